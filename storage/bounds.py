@@ -1,0 +1,101 @@
+"""Every bound of the storage layer in one place, with the relations that must hold between them.
+
+A queue, batch, retry or wait that is not bounded here is a mistake. Times in seconds, sizes in bytes.
+"""
+
+from typing import Any
+
+import msgspec
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    flush_batch_entries: int = 500
+    """Entries that write-behind applies in one database transaction."""
+    flush_interval_s: float = 0.020
+    """How long an entry waits for company before write-behind takes it."""
+    flush_retry_s: float = 0.050
+    """First pause after the database refused a batch; doubles up to `flush_retry_max_s`."""
+    flush_retry_max_s: float = 1.0
+
+    backlog_entries: int = 100_000
+    """Acknowledged entries that the database may lack before writes are refused."""
+    backlog_bytes: int = 128 * 2**20
+    backlog_age_s: float = 3600.0
+
+    log_group_entries: int = 256
+    """Entries that share one fsync of the log."""
+    log_retention_s: float = 24 * 3600.0
+    """How long entries that carry an Idempotency-Key stay in the log after they are flushed."""
+    log_trim_entries: int = 5_000
+    """Entries removed by one trim, so that trimming never holds up an append for long."""
+
+    local_entries: int = 50_000
+    local_bytes: int = 128 * 2**20
+    absent_entries: int = 5_000
+    """Ids known not to exist; apart from the rest, so that a flood of wrong ids evicts no order."""
+    absent_age_s: float = 10.0
+
+    views: int = 256
+    """Maintained lists kept at once."""
+    views_bytes: int = 128 * 2**20
+    view_rows: int = 1_200
+    """Rows that a maintained list holds from its beginning."""
+    view_rows_min: int = 400
+    """A shortened list is loaded again when it holds fewer rows than this and the database has more."""
+    view_pages: int = 16
+    """Encoded pages kept per view."""
+    journal_entries: int = 4_096
+    """Recent changes kept for views to catch up; an older view is loaded again."""
+
+    warm_orders: int = 1_000
+    warm_models: int = 1_000
+
+    models_entries: int = 10_000
+    popularity_entries: int = 50_000
+    popularity_half_life_s: float = 7 * 86_400.0
+    model_queue_entries: int = 2_000
+    """Facts and counters waiting for the database. They can be recomputed: the oldest is dropped."""
+
+    take_deadline_s: float = 5.0
+    """How long taking an order waits for the database before 503."""
+    durability_deadline_s: float = 5.0
+    """How long `Prefer: durability=database` waits."""
+    log_deadline_s: float = 5.0
+    """How long a change waits for the log."""
+    drain_deadline_s: float = 30.0
+    """How long a stop waits for the database to catch up. The log keeps what is left."""
+    catch_up_s: float = 0.250
+    """How long a read waits for a position that it must not be older than."""
+
+    busy_timeout_s: float = 0.200
+    """How long SQLite itself waits for a lock before write-behind pauses and tries again."""
+    reader_connections: int = 2
+    read_deadline_s: float = 5.0
+
+    number_block: int = 500
+    """Order numbers leased from the database at once; a restart leaves a gap of at most two blocks."""
+    decide_attempts: int = 5
+    """How often a change is decided again because the order moved meanwhile."""
+    undo_window_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name, holds in self._relations().items():
+            if not holds:
+                raise ValueError(f"bounds: {name} does not hold")
+
+    def _relations(self) -> dict[str, bool]:
+        return {
+            "flush_batch_entries <= backlog_entries": self.flush_batch_entries <= self.backlog_entries,
+            "flush_retry_s <= flush_retry_max_s": self.flush_retry_s <= self.flush_retry_max_s,
+            "200 <= view_rows_min < view_rows": 200 <= self.view_rows_min < self.view_rows,
+            "warm_orders <= view_rows": self.warm_orders <= self.view_rows,
+            "warm_orders <= local_entries": self.warm_orders <= self.local_entries,
+            "warm_models <= models_entries": self.warm_models <= self.models_entries,
+            "busy_timeout_s < take_deadline_s": self.busy_timeout_s < self.take_deadline_s,
+            "log_group_entries <= journal_entries": self.log_group_entries <= self.journal_entries,
+        }
+
+
+def smaller(**changes: Any) -> Bounds:
+    """Bounds with some of them changed, for tests that must reach one."""
+    return msgspec.structs.replace(Bounds(), **changes)

@@ -1,0 +1,145 @@
+"""The contract of the database: what is loaded from it and how changes reach it.
+
+Only write-behind writes through it; only the read-through tiers load from it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from storage.filters import ListQuery, OrderFilter
+from storage.log import Logged, Position
+from storage.orders import HistoryItem, Order, Role, Status
+
+
+class ListSnapshot(NamedTuple):
+    """The first rows of a list and the position they were read at, from one snapshot."""
+
+    position: Position
+    rows: list[Order]
+
+
+class CountsSnapshot(NamedTuple):
+    position: Position
+    counts: dict[Status, int]
+
+
+class StoredQuote(msgspec.Struct, frozen=True):
+    id: str
+    tenant: str | None
+    valid_until: datetime
+    body: bytes
+
+
+class StoredVersion(msgspec.Struct, frozen=True):
+    """A price list or a metal fix: immutable once published."""
+
+    version: str
+    starts_at: datetime
+    ends_at: datetime | None
+    body: bytes
+
+
+class StoredToken(msgspec.Struct, frozen=True):
+    id: str
+    secret_hash: str
+    role: Role
+    name: str
+    customer: str | None
+    created_at: datetime
+
+
+class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's facts as they were computed, and how much it is asked for."""
+
+    sha256: str
+    analyser: str
+    byte_count: int
+    facts: bytes
+    first_seen_at: datetime
+    score: float
+    requested_at: datetime
+    tenants: frozenset[str] = frozenset()
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry that the database refused for good, set aside with its error."""
+
+    id: str
+    position: str
+    order_id: str | None
+    error: str
+    at: datetime
+
+
+class Rejected(NamedTuple):
+    """An entry that a batch could not apply, and why."""
+
+    logged: Logged
+    error: str
+
+
+class Database(Protocol):
+    async def position(self) -> Position:
+        """How far the database has read the log."""
+        ...
+
+    async def load_order(self, order_id: str) -> Order | None: ...
+
+    async def load_history(self, order_id: str) -> list[HistoryItem]: ...
+
+    async def load_list(self, query: ListQuery, limit: int) -> ListSnapshot: ...
+
+    async def load_counts(self, order_filter: OrderFilter) -> CountsSnapshot: ...
+
+    async def find_reference(self, created_by: str, reference: str) -> str | None:
+        """The id of the order for which this token used this reference."""
+        ...
+
+    async def holds_entry(self, order_id: str, version: int, entry_id: str) -> bool: ...
+
+    async def load_quote(self, quote_id: str) -> StoredQuote | None: ...
+
+    async def load_model(self, sha256: str) -> StoredModel | None: ...
+
+    async def load_popular_models(self, limit: int) -> list[StoredModel]: ...
+
+    async def load_price_lists(self) -> list[StoredVersion]: ...
+
+    async def load_metal_fixes(self) -> list[StoredVersion]: ...
+
+    async def load_tokens(self) -> list[StoredToken]: ...
+
+    async def load_dead_letters(self) -> list[tuple[DeadLetter, Logged]]: ...
+
+    async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
+        """The batch and the new position in one transaction, guarded by the old position.
+
+        What the database refuses for good is set aside as dead letters in the same transaction, with every
+        later entry of the same order. Raises DatabaseUnavailable when nothing was done and trying again
+        may help, Fenced when somebody else has moved the position.
+        """
+        ...
+
+    async def unite(self, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
+        """Entries of another life of the log, one by one: known ones are skipped by their id, what does
+        not fit becomes a dead letter. The position stays."""
+        ...
+
+    async def replay(self, order_id: str) -> None:
+        """Apply the dead letters of one order, in order, and forget them. Raises Conflict with the
+        database's words when one is still refused; then nothing is changed."""
+        ...
+
+    async def store_models(self, models: Sequence[StoredModel]) -> None: ...
+
+    async def lease_numbers(self, count: int) -> range: ...
+
+    async def begin_epoch(self, epoch: int) -> None: ...
+
+    async def backup(self, target: Path) -> None: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,78 @@
+"""The log: every accepted change is one entry in it, and everything else follows it.
+
+A position is (epoch, n). An epoch is one life of the log; n only grows within it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from storage.entries import AnyEntry
+from storage.errors import Invalid
+
+
+class Position(NamedTuple):
+    epoch: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.n}"
+
+
+def parse_position(text: str) -> Position:
+    """Raises Invalid for anything that is not `epoch-n`."""
+    epoch, separator, n = text.partition("-")
+    if not (separator and epoch.isascii() and n.isascii() and epoch.isdigit() and n.isdigit()):
+        raise Invalid(("", "not a position of this service"))
+    if len(epoch) > 18 or len(n) > 18:
+        raise Invalid(("", "not a position of this service"))
+    return Position(int(epoch), int(n))
+
+
+class Logged(NamedTuple):
+    """An entry that is durable, with where it stands and how long it is."""
+
+    n: int
+    entry: AnyEntry
+    byte_count: int
+
+
+class Log(Protocol):
+    """Durable, ordered, appended to by one caller at a time."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def head(self) -> int:
+        """Position of the newest durable entry."""
+        ...
+
+    async def append(self, entries: Sequence[AnyEntry]) -> list[Logged]:
+        """All of them or none, durable on return, at the positions after `head`, in this order.
+
+        Raises LogUnavailable; what became of the entries is then known only after `recover`.
+        """
+        ...
+
+    async def recover(self) -> list[Logged]:
+        """After a failed append: what did reach the log beyond `head`; moves `head`."""
+        ...
+
+    async def read(self, after: int, limit: int) -> list[Logged]: ...
+
+    async def find_remembered(self, scope: str) -> tuple[Position, AnyEntry] | None:
+        """The entry that answered this keyed request, while the log keeps it."""
+        ...
+
+    async def trim(self, flushed: int, keyed_before: datetime, limit: int) -> int:
+        """Forget at most `limit` entries up to the flushed position; keyed ones only when older than that."""
+        ...
+
+    async def begin_epoch(self, epoch: int) -> None:
+        """Start a new life: all entries are gone, positions begin again."""
+        ...
+
+    async def close(self) -> None: ...
+
+

@@ -1,0 +1,45 @@
+"""Order numbers, from blocks leased from the database ahead of need: a stalled database does not stall orders."""
+
+import asyncio
+
+from storage.bounds import Bounds
+from storage.database import Database
+from storage.errors import DatabaseUnavailable
+
+
+class Numbers:
+    def __init__(self, database: Database, bounds: Bounds) -> None:
+        self._database = database
+        self._block = bounds.number_block
+        self._ranges: list[range] = []
+        self._leasing: asyncio.Task[None] | None = None
+
+    async def next(self) -> int:
+        """A number that no other order has. Raises DatabaseUnavailable when the leased ones are used up."""
+        if self._left() <= self._block // 2 and self._leasing is None:
+            self._leasing = asyncio.create_task(self._lease(), name="lease numbers")
+        while not self._left():
+            if self._leasing is None:
+                raise DatabaseUnavailable("No order number can be had: the database does not answer.")
+            await asyncio.wait([self._leasing])
+        first = self._ranges[0]
+        number = first.start
+        self._ranges[0] = first[1:]
+        if not self._ranges[0]:
+            self._ranges.pop(0)
+        return number
+
+    async def close(self) -> None:
+        if self._leasing is not None:
+            await asyncio.wait([self._leasing])
+
+    def _left(self) -> int:
+        return sum(map(len, self._ranges))
+
+    async def _lease(self) -> None:
+        try:
+            self._ranges.append(await self._database.lease_numbers(self._block))
+        except DatabaseUnavailable:
+            pass  # asked again with the next order; whoever has none left is told
+        finally:
+            self._leasing = None

@@ -1,0 +1,97 @@
+"""Price lists and metal fixes: versions that never change once published. All are held; there are few."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from storage.clock import Clock
+from storage.database import StoredVersion
+from storage.entries import MetalFixed, PriceListPublished, Remembered
+from storage.errors import Conflict
+from storage.ids import new_id
+from storage.log import Position
+from storage.shared import SharedTier
+from storage.tail import Followed
+
+Record = TypeVar("Record")
+VersionEntry = PriceListPublished | MetalFixed
+
+
+class Published(Generic[Record]):
+    """The versions of one thing, decoded once; they follow the log."""
+
+    def __init__(
+        self,
+        kind: type[VersionEntry],
+        decode: Callable[[bytes], Record],
+        shared: SharedTier,
+        clock: Clock,
+    ) -> None:
+        self._kind = kind
+        self._decode = decode
+        self._shared = shared
+        self._clock = clock
+        self._known: dict[str, tuple[StoredVersion, Record]] = {}
+
+    def load(self, stored: list[StoredVersion]) -> None:
+        for version in stored:
+            self._add(version)
+
+    def apply(self, followed: Followed) -> None:
+        """Follow the log by one entry."""
+        entry = followed.logged.entry
+        if isinstance(entry, self._kind):
+            self._add(_stored(entry))
+
+    def get(self, version: str) -> tuple[StoredVersion, Record] | None:
+        return self._known.get(version)
+
+    def all(self) -> list[StoredVersion]:
+        """In the order of publication."""
+        return [stored for stored, _ in self._known.values()]
+
+    def current(self, now: datetime) -> Record | None:
+        """The valid version that begins last; of several that begin together, the one published last."""
+        newest: tuple[StoredVersion, Record] | None = None
+        for stored, record in self._known.values():
+            valid = stored.starts_at <= now and (stored.ends_at is None or now < stored.ends_at)
+            if valid and (newest is None or stored.starts_at >= newest[0].starts_at):
+                newest = stored, record
+        return None if newest is None else newest[1]
+
+    async def publish(self, stored: StoredVersion, remembered: Remembered | None = None) -> Position:
+        """Raises Conflict when the version exists."""
+        if stored.version in self._known:
+            raise Conflict(f"Version {stored.version} is published: a published version never changes.")
+        return await self._shared.append(self._entry(stored, remembered))
+
+    def _entry(self, stored: StoredVersion, remembered: Remembered | None) -> VersionEntry:
+        now = self._clock.now()
+        if self._kind is MetalFixed:
+            return MetalFixed(
+                id=new_id(now),
+                at=now,
+                version=stored.version,
+                fixed_at=stored.starts_at,
+                body=stored.body,
+                remembered=remembered,
+            )
+        return PriceListPublished(
+            id=new_id(now),
+            at=now,
+            version=stored.version,
+            valid_from=stored.starts_at,
+            valid_to=stored.ends_at,
+            body=stored.body,
+            remembered=remembered,
+        )
+
+    def _add(self, stored: StoredVersion) -> None:
+        if stored.version not in self._known:
+            self._known[stored.version] = (stored, self._decode(stored.body))
+
+
+def _stored(entry: VersionEntry) -> StoredVersion:
+    if isinstance(entry, MetalFixed):
+        return StoredVersion(entry.version, entry.fixed_at, None, entry.body)
+    return StoredVersion(entry.version, entry.valid_from, entry.valid_to, entry.body)

@@ -1,0 +1,4 @@
+"""The embedded engine: the database and the log as two SQLite files.
+
+Exactly one connection writes (and checkpoints) each file; readers are opened read-only.
+"""

@@ -1,0 +1,241 @@
+"""The database in a SQLite file. Implements `storage.database.Database`."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite as dialects
+
+from storage.clock import from_text, to_text
+from storage.database import (
+    CountsSnapshot,
+    DeadLetter,
+    ListSnapshot,
+    Rejected,
+    StoredModel,
+    StoredQuote,
+    StoredToken,
+    StoredVersion,
+)
+from storage.entries import decode_entry
+from storage.errors import Conflict
+from storage.filters import ListQuery, OrderFilter
+from storage.log import Logged, Position
+from storage.orders import HistoryItem, Order, Status
+from storage.queries import counts_statement, list_statement
+from storage.schema import ORDER_NUMBERS, ORDERS_POSITION
+from storage.sqlite.apply import apply_one_by_one, apply_together, move_position
+from storage.sqlite.connection import Readers
+from storage.sqlite.rows import (
+    HISTORY_COLUMNS,
+    INSERT_MODEL_TENANT,
+    MODEL_COLUMNS,
+    SELECT_ORDER,
+    UPSERT_MODEL,
+    history_of,
+    model_of,
+    model_row,
+    order_of,
+    quote_of,
+    token_of,
+    version_of,
+)
+from storage.sqlite.writer import Writer
+
+_DIALECT = dialects.dialect(paramstyle="named")
+_MODEL_LISTED = (
+    f"SELECT {MODEL_COLUMNS}, (SELECT json_group_array(tenant) FROM model_tenants AS t"
+    " WHERE t.sha256 = models.sha256) FROM models"
+)
+
+
+class SqliteDatabase:
+    def __init__(
+        self, path: Path, busy_timeout_s: float, reader_connections: int, read_deadline_s: float
+    ) -> None:
+        self._writer = Writer(path, busy_timeout_s)
+        self._readers = Readers(path, reader_connections, read_deadline_s)
+
+    async def open(self) -> None:
+        await self._writer.open()
+        await self._readers.open()
+
+    async def close(self) -> None:
+        """Readers first: the last connection to close checkpoints, and only the writer may."""
+        await self._readers.close()
+        await self._writer.close()
+
+    async def position(self) -> Position:
+        rows = await self._readers.fetch(
+            "SELECT epoch, position FROM log_positions WHERE name = ?", (ORDERS_POSITION,)
+        )
+        return Position(*rows[0])
+
+    async def load_order(self, order_id: str) -> Order | None:
+        rows = await self._readers.fetch(SELECT_ORDER, (order_id,))
+        return order_of(rows[0]) if rows else None
+
+    async def load_history(self, order_id: str) -> list[HistoryItem]:
+        rows = await self._readers.fetch(
+            f"SELECT {HISTORY_COLUMNS} FROM order_history WHERE order_id = ? ORDER BY version", (order_id,)
+        )
+        return [history_of(row) for row in rows]
+
+    async def load_list(self, query: ListQuery, limit: int) -> ListSnapshot:
+        rows = await self._select(list_statement(query, limit))
+        orders = [order_of(row[2:]) for row in rows if row[2] is not None]
+        return ListSnapshot(Position(*rows[0][:2]), orders)
+
+    async def load_counts(self, order_filter: OrderFilter) -> CountsSnapshot:
+        rows = await self._select(counts_statement(order_filter))
+        counts = {Status(row[2]): row[3] for row in rows if row[2] is not None}
+        return CountsSnapshot(Position(*rows[0][:2]), counts)
+
+    async def find_reference(self, created_by: str, reference: str) -> str | None:
+        rows = await self._readers.fetch(
+            "SELECT id FROM orders WHERE created_by = ? AND reference = ?", (created_by, reference)
+        )
+        return rows[0][0] if rows else None
+
+    async def holds_entry(self, order_id: str, version: int, entry_id: str) -> bool:
+        rows = await self._readers.fetch(
+            "SELECT 1 FROM order_history WHERE order_id = ? AND version = ? AND entry_id = ?",
+            (order_id, version, entry_id),
+        )
+        return bool(rows)
+
+    async def load_quote(self, quote_id: str) -> StoredQuote | None:
+        rows = await self._readers.fetch(
+            "SELECT id, tenant, valid_until, body FROM prices WHERE id = ?", (quote_id,)
+        )
+        return quote_of(rows[0]) if rows else None
+
+    async def load_model(self, sha256: str) -> StoredModel | None:
+        rows = await self._readers.fetch(f"{_MODEL_LISTED} WHERE sha256 = ?", (sha256,))
+        return _model_of(rows[0]) if rows else None
+
+    async def load_popular_models(self, limit: int) -> list[StoredModel]:
+        rows = await self._readers.fetch(f"{_MODEL_LISTED} ORDER BY requests_score DESC LIMIT ?", (limit,))
+        return [_model_of(row) for row in rows]
+
+    async def load_price_lists(self) -> list[StoredVersion]:
+        rows = await self._readers.fetch(
+            "SELECT version, valid_from, valid_to, body FROM price_lists ORDER BY published_at, rowid"
+        )
+        return [version_of(row) for row in rows]
+
+    async def load_metal_fixes(self) -> list[StoredVersion]:
+        rows = await self._readers.fetch(
+            "SELECT version, fixed_at, NULL, body FROM metal_fixes ORDER BY published_at, rowid"
+        )
+        return [version_of(row) for row in rows]
+
+    async def load_tokens(self) -> list[StoredToken]:
+        rows = await self._readers.fetch(
+            "SELECT id, secret_hash, role, name, customer, created_at FROM tokens"
+            " WHERE revoked_at IS NULL ORDER BY created_at, id"
+        )
+        return [token_of(row) for row in rows]
+
+    async def load_dead_letters(self) -> list[tuple[DeadLetter, Logged]]:
+        rows = await self._readers.fetch(
+            "SELECT id, epoch, position, order_id, error, at, payload FROM dead_letters"
+            " ORDER BY epoch, position"
+        )
+        return [_dead_letter_of(row) for row in rows]
+
+    async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
+        async def together(connection: aiosqlite.Connection) -> list[Rejected]:
+            await move_position(connection, old, new)
+            await apply_together(connection, batch, old.epoch)
+            return []
+
+        async def one_by_one(connection: aiosqlite.Connection) -> list[Rejected]:
+            await move_position(connection, old, new)
+            return await apply_one_by_one(connection, batch, old.epoch)
+
+        try:
+            return await self._writer.run(together)
+        except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError):
+            return await self._writer.run(one_by_one)
+
+    async def unite(self, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
+        return await self._writer.run(lambda connection: apply_one_by_one(connection, batch, epoch))
+
+    async def replay(self, order_id: str) -> None:
+        letters = [
+            (letter, logged)
+            for letter, logged in await self.load_dead_letters()
+            if letter.order_id == order_id
+        ]
+
+        async def job(connection: aiosqlite.Connection) -> None:
+            # All of them first: one that stays behind would keep the order parked for the others.
+            await connection.executemany(
+                "DELETE FROM dead_letters WHERE id = ?", [(letter.id,) for letter, _ in letters]
+            )
+            for letter, logged in letters:
+                epoch = int(letter.position.partition("-")[0])
+                rejected = await apply_one_by_one(connection, [logged], epoch)
+                if rejected:
+                    raise Conflict(f"The database still refuses it: {rejected[0].error}")
+
+        await self._writer.run(job)
+
+    async def store_models(self, models: Sequence[StoredModel]) -> None:
+        async def job(connection: aiosqlite.Connection) -> None:
+            await connection.executemany(UPSERT_MODEL, [model_row(model) for model in models])
+            tenants = [(model.sha256, tenant) for model in models for tenant in sorted(model.tenants)]
+            if tenants:
+                await connection.executemany(INSERT_MODEL_TENANT, tenants)
+
+        await self._writer.run(job)
+
+    async def lease_numbers(self, count: int) -> range:
+        async def job(connection: aiosqlite.Connection) -> range:
+            rows = await connection.execute_fetchall(
+                "UPDATE sequences SET next = next + ? WHERE name = ? RETURNING next", (count, ORDER_NUMBERS)
+            )
+            following = next(iter(rows))[0]
+            return range(following - count, following)
+
+        return await self._writer.run(job)
+
+    async def begin_epoch(self, epoch: int) -> None:
+        async def job(connection: aiosqlite.Connection) -> None:
+            await connection.execute(
+                "UPDATE log_positions SET epoch = ?, position = 0 WHERE name = ?", (epoch, ORDERS_POSITION)
+            )
+
+        await self._writer.run(job)
+
+    async def backup(self, target: Path) -> None:
+        await self._readers.backup(target)
+
+    async def _select(self, statement: sa.Select[Any]) -> list[Any]:
+        compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+        parameters = {
+            name: to_text(value) if isinstance(value, datetime) else value
+            for name, value in compiled.params.items()
+        }
+        return await self._readers.fetch(str(compiled), parameters)
+
+
+def _model_of(row: Any) -> StoredModel:
+    return model_of(row, frozenset(json.loads(row[-1])))
+
+
+def _dead_letter_of(row: Any) -> tuple[DeadLetter, Logged]:
+    letter = DeadLetter(
+        id=row[0],
+        position=str(Position(row[1], row[2])),
+        order_id=row[3],
+        error=row[4],
+        at=from_text(row[5]),
+    )
+    return letter, Logged(row[2], decode_entry(row[6]), len(row[6]))

@@ -1,0 +1,201 @@
+"""The end of the log as this process holds it: what the database lacks, and a little of what it has.
+
+Write-behind takes batches from the front. Whoever reads consults it before believing the database.
+Maintained lists catch up from it.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+from storage.bounds import Bounds
+from storage.clock import Clock
+from storage.entries import OrderChanged, QuoteIssued
+from storage.errors import BacklogFull
+from storage.local import Held, held_of
+from storage.log import Logged
+from storage.orders import HistoryItem, Order, history_item
+
+
+class Followed(NamedTuple):
+    """A log entry with what its followers need. `before`, `order` and `held` are those of an order change."""
+
+    logged: Logged
+    at_s: float
+    before: Order | None = None
+    order: Order | None = None
+    held: Held | None = None
+
+    @property
+    def n(self) -> int:
+        return self.logged.n
+
+    @property
+    def history(self) -> HistoryItem:
+        """The history row of an order change."""
+        assert isinstance(self.logged.entry, OrderChanged)
+        return history_item(self.logged.entry.change)
+
+
+class PendingOrder:
+    """The newest state of an order that the database lacks, and the history rows it lacks."""
+
+    __slots__ = ("changes", "held", "n", "order", "parked", "references")
+
+    def __init__(self) -> None:
+        self.changes: deque[tuple[int, HistoryItem]] = deque()
+        self.references: set[tuple[str, str]] = set()
+        self.parked = False
+        self.order: Order
+        self.held: Held
+        self.n = 0
+
+
+class Tail:
+    def __init__(self, bounds: Bounds, clock: Clock) -> None:
+        self._bounds = bounds
+        self._clock = clock
+        self._waiting: deque[Followed] = deque()
+        self._recent: deque[Followed] = deque(maxlen=bounds.journal_entries)
+        self._pending: dict[str, PendingOrder] = {}
+        self._references: dict[tuple[str, str], str] = {}
+        self._quotes: dict[str, QuoteIssued] = {}
+        self.byte_count = 0
+        self.head = 0
+        self.flushed = 0
+        self._floor = 0
+
+    def start(self, flushed: int) -> None:
+        """The database has read the log up to here; entries after it are added next."""
+        self.head = self.flushed = self._floor = flushed
+
+    def __len__(self) -> int:
+        """Entries that the database lacks."""
+        return len(self._waiting)
+
+    @property
+    def age_s(self) -> float:
+        """Age of the oldest entry that the database lacks."""
+        return self._clock.monotonic_s() - self._waiting[0].at_s if self._waiting else 0.0
+
+    @property
+    def parked(self) -> list[str]:
+        return [order_id for order_id, pending in self._pending.items() if pending.parked]
+
+    def require_room(self) -> None:
+        """Raises BacklogFull when the database is too far behind."""
+        if (
+            len(self._waiting) >= self._bounds.backlog_entries
+            or self.byte_count >= self._bounds.backlog_bytes
+            or self.age_s > self._bounds.backlog_age_s
+        ):
+            raise BacklogFull(retry_after_s=5)
+
+    def add(self, logged: Logged) -> Followed:
+        """Follow the log by one entry."""
+        followed = self._followed(logged)
+        self._waiting.append(followed)
+        self.byte_count += logged.byte_count
+        self.head = logged.n
+        if followed.order is not None:
+            self._add_pending(followed)
+        elif isinstance(logged.entry, QuoteIssued):
+            self._quotes[logged.entry.quote_id] = logged.entry
+        return followed
+
+    def batch(self, limit: int) -> list[Followed]:
+        """The oldest entries that the database lacks."""
+        return [self._waiting[index] for index in range(min(limit, len(self._waiting)))]
+
+    def release(self, upto: int, rejected: frozenset[int] = frozenset()) -> None:
+        """The database has these entries, but for the rejected ones: their orders are parked."""
+        while self._waiting and self._waiting[0].n <= upto:
+            followed = self._waiting.popleft()
+            self.byte_count -= followed.logged.byte_count
+            if len(self._recent) == self._recent.maxlen:
+                self._floor = self._recent[0].n
+            self._recent.append(followed)
+            self._release_one(followed, followed.n in rejected)
+        self.flushed = upto
+
+    def since(self, n: int) -> list[Followed] | None:
+        """The entries after position n, oldest first; None when they are no longer all held."""
+        if n < self._floor:
+            return None
+        found: list[Followed] = []
+        for entries in (self._waiting, self._recent):
+            for followed in reversed(entries):
+                if followed.n <= n:
+                    return found[::-1]
+                found.append(followed)
+        return found[::-1]
+
+    def pending(self, order_id: str) -> PendingOrder | None:
+        return self._pending.get(order_id)
+
+    def pending_reference(self, created_by: str, reference: str) -> str | None:
+        return self._references.get((created_by, reference))
+
+    def pending_quote(self, quote_id: str) -> QuoteIssued | None:
+        return self._quotes.get(quote_id)
+
+    @property
+    def pending_orders(self) -> int:
+        return len(self._pending)
+
+    def park(self, logged: Logged) -> None:
+        """A dead letter from an earlier run: its order is served from here until it is repaired."""
+        followed = self._followed(logged)
+        if followed.order is not None:
+            self._add_pending(followed).parked = True
+
+    def unpark(self, order_id: str) -> None:
+        """The database has taken the order's dead letters after all."""
+        pending = self._pending.get(order_id)
+        if pending is not None:
+            waiting = {followed.n for followed in self._waiting if followed.order is not None}
+            pending.parked = False
+            pending.changes = deque(item for item in pending.changes if item[0] in waiting)
+            if not pending.changes:
+                self._forget(order_id, pending)
+
+    def _followed(self, logged: Logged) -> Followed:
+        at_s = self._clock.monotonic_s()
+        if not isinstance(logged.entry, OrderChanged):
+            return Followed(logged, at_s)
+        change = logged.entry.change
+        return Followed(logged, at_s, change.before(), change.order, held_of(change.order, at_s))
+
+    def _add_pending(self, followed: Followed) -> PendingOrder:
+        assert followed.order is not None
+        assert followed.held is not None
+        assert isinstance(followed.logged.entry, OrderChanged)
+        order = followed.order
+        pending = self._pending.setdefault(order.id, PendingOrder())
+        pending.order, pending.held, pending.n = order, followed.held, followed.n
+        pending.changes.append((followed.n, history_item(followed.logged.entry.change)))
+        if order.reference is not None:
+            key = (order.created_by, order.reference)
+            pending.references.add(key)
+            self._references[key] = order.id
+        return pending
+
+    def _release_one(self, followed: Followed, rejected: bool) -> None:
+        entry = followed.logged.entry
+        if isinstance(entry, QuoteIssued):
+            self._quotes.pop(entry.quote_id, None)
+        if followed.order is None:
+            return
+        pending = self._pending[followed.order.id]
+        if rejected:
+            pending.parked = True
+        elif not pending.parked:
+            while pending.changes and pending.changes[0][0] <= followed.n:
+                pending.changes.popleft()
+            if not pending.changes:
+                self._forget(followed.order.id, pending)
+
+    def _forget(self, order_id: str, pending: PendingOrder) -> None:
+        del self._pending[order_id]
+        for key in pending.references:
+            if self._references.get(key) == order_id:
+                del self._references[key]

@@ -1,0 +1,136 @@
+"""Access tokens. Only the SHA-256 of a secret is kept: a secret has 256 random bits, nothing to guess."""
+
+import hashlib
+import secrets
+from datetime import datetime
+
+import msgspec
+
+from storage.clock import Clock
+from storage.database import StoredToken
+from storage.entries import Remembered, TokenIssued, TokenRevoked
+from storage.errors import Invalid, NotFound
+from storage.ids import new_id
+from storage.log import Position
+from storage.orders import TENANT_ROLES, Actor, Role
+from storage.shared import SharedTier
+from storage.tail import Followed
+
+PREFIX = "facet_"
+"""So that a leaked secret is recognised by scanners."""
+MEMO_ENTRIES = 1_000
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be shown of a token."""
+
+    id: str
+    role: Role
+    name: str
+    customer: str | None
+    created_at: datetime
+
+
+class Tokens:
+    """All valid tokens, in memory; they follow the log."""
+
+    def __init__(self, shared: SharedTier, clock: Clock) -> None:
+        self._shared = shared
+        self._clock = clock
+        self._by_hash: dict[str, Actor] = {}
+        self._tokens: dict[str, tuple[Token, str]] = {}
+        self._memo: dict[str, Actor] = {}
+
+    def load(self, stored: list[StoredToken]) -> None:
+        for token in stored:
+            self._add(
+                Token(
+                    id=token.id,
+                    role=token.role,
+                    name=token.name,
+                    customer=token.customer,
+                    created_at=token.created_at,
+                ),
+                token.secret_hash,
+            )
+
+    def apply(self, followed: Followed) -> None:
+        """Follow the log by one entry."""
+        entry = followed.logged.entry
+        if isinstance(entry, TokenIssued):
+            token = Token(
+                id=entry.token_id,
+                role=entry.role,
+                name=entry.name,
+                customer=entry.customer,
+                created_at=entry.at,
+            )
+            self._add(token, entry.secret_hash)
+        elif isinstance(entry, TokenRevoked):
+            self._remove(entry.token_id)
+
+    def add_configured(self, secret: str) -> None:
+        """The administrator's secret from the settings: valid while it is set, listed nowhere."""
+        self._by_hash[_hash(secret)] = Actor(token_id="configured", name="admin", role=Role.ADMIN)
+
+    def authenticate(self, secret: str) -> Actor | None:
+        actor = self._memo.get(secret)
+        if actor is None:
+            actor = self._by_hash.get(_hash(secret))
+            if actor is not None:
+                if len(self._memo) >= MEMO_ENTRIES:
+                    self._memo.clear()
+                self._memo[secret] = actor
+        return actor
+
+    def list(self) -> list[Token]:
+        return [token for token, _ in self._tokens.values()]
+
+    def names(self, role: Role) -> set[str]:
+        return {token.name for token, _ in self._tokens.values() if token.role is role}
+
+    async def issue(
+        self, role: Role, name: str, customer: str | None, remembered: Remembered | None = None
+    ) -> tuple[Token, str, Position]:
+        """A new token with its secret, which is shown this once. Raises Invalid."""
+        if (role in TENANT_ROLES) != (customer is not None):
+            needs = "names its customer" if role in TENANT_ROLES else "has no customer"
+            raise Invalid(("/customer", f"a token of role {role} {needs}"))
+        now, secret = self._clock.now(), PREFIX + secrets.token_urlsafe(32)
+        token = Token(id=new_id(now), role=role, name=name, customer=customer, created_at=now)
+        position = await self._shared.append(
+            TokenIssued(
+                id=new_id(now),
+                at=now,
+                token_id=token.id,
+                secret_hash=_hash(secret),
+                role=role,
+                name=name,
+                customer=customer,
+                remembered=remembered,
+            )
+        )
+        return token, secret, position
+
+    async def revoke(self, token_id: str) -> Position:
+        """Raises NotFound."""
+        if token_id not in self._tokens:
+            raise NotFound("There is no such token.")
+        now = self._clock.now()
+        return await self._shared.append(TokenRevoked(id=new_id(now), at=now, token_id=token_id))
+
+    def _add(self, token: Token, secret_hash: str) -> None:
+        self._tokens[token.id] = (token, secret_hash)
+        self._by_hash[secret_hash] = Actor(
+            token_id=token.id, name=token.name, role=token.role, customer=token.customer
+        )
+
+    def _remove(self, token_id: str) -> None:
+        known = self._tokens.pop(token_id, None)
+        if known is not None:
+            self._by_hash.pop(known[1], None)
+            self._memo.clear()
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,146 @@
+"""The maintained lists this process holds: loaded once for any number of callers, then kept up to date."""
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import datetime
+
+from storage.bounds import Bounds
+from storage.database import Database
+from storage.errors import Behind
+from storage.filters import ALL, ListQuery, OrderFilter
+from storage.local import LocalOrders, Held, Lru, MISS, Sentinel
+from storage.orders import Order, encode_order
+from storage.single_flight import SingleFlight
+from storage.tail import Tail
+from storage.views import CountsQuery, CountsView, ListView, Page
+
+LOAD_ATTEMPTS = 3
+"""A load that the log overtakes by more than the tail holds is begun again this often."""
+
+Query = ListQuery | CountsQuery
+
+
+class ViewCache:
+    def __init__(self, database: Database, tail: Tail, local: LocalOrders, bounds: Bounds) -> None:
+        self._database = database
+        self._tail = tail
+        self._local = local
+        self._bounds = bounds
+        self._views: Lru[Query, ListView | CountsView] = Lru(bounds.views, bounds.views_bytes)
+        self._flights: SingleFlight[Query, ListView | CountsView] = SingleFlight()
+        self._refills: set[asyncio.Task[object]] = set()
+        self._invalidations = 0
+        self.loads = 0
+
+    @property
+    def lru(self) -> Lru[Query, ListView | CountsView]:
+        return self._views
+
+    def peek_page(self, query: ListQuery, limit: int, now: datetime) -> Page | Sentinel:
+        """The page from what is held here; MISS when a load is needed. Never waits."""
+        view = self._current(query)
+        if not isinstance(view, ListView) or not view.holds(limit):
+            return MISS
+        if not view.complete and len(view) < self._bounds.view_rows_min:
+            self._refill(query)
+        return view.page(limit, now, self._bounds.view_pages)
+
+    async def page(self, query: ListQuery, limit: int, now: datetime) -> Page:
+        """Load the list and show its first rows."""
+        view = await self._flights.do(query, lambda: self._load(query))
+        assert isinstance(view, ListView)
+        self._catch_up(view)
+        return view.page(limit, now, self._bounds.view_pages)
+
+    def peek_counts(self, order_filter: OrderFilter) -> bytes | Sentinel:
+        view = self._current(CountsQuery(order_filter))
+        return view.body if isinstance(view, CountsView) else MISS
+
+    async def counts(self, order_filter: OrderFilter) -> bytes:
+        query = CountsQuery(order_filter)
+        view = await self._flights.do(query, lambda: self._load(query))
+        assert isinstance(view, CountsView)
+        self._catch_up(view)
+        return view.body
+
+    async def newest_bodies(self, limit: int) -> list[bytes]:
+        """The newest orders, encoded, loading the list of all orders when it is not held."""
+        query = ListQuery(filter=ALL)
+        view = self._current(query)
+        if not isinstance(view, ListView):
+            loaded = await self._flights.do(query, lambda: self._load(query))
+            assert isinstance(loaded, ListView)
+            view = loaded
+        return view.bodies[:limit]
+
+    def show(self, order_id: str, order: Order | None) -> None:
+        """After an invalidation by key: every list shows the order as it now is; counts are loaded again."""
+        for query in list(self._views):
+            view = self._views.peek(query)
+            if isinstance(view, ListView):
+                view.put(order_id, order)
+            else:
+                self._views.discard(query)
+
+    def clear(self) -> None:
+        self._invalidations += 1
+        self._views.clear()
+        self._flights.clear()
+
+    def _current(self, query: Query) -> ListView | CountsView | Sentinel:
+        """The view, brought up to date, or MISS."""
+        view = self._views.get(query)
+        if isinstance(view, Sentinel):
+            return MISS
+        if view.n != self._tail.head and not self._catch_up(view):
+            self._views.discard(query)
+            return MISS
+        return view
+
+    def _catch_up(self, view: ListView | CountsView) -> bool:
+        followed = self._tail.since(view.n)
+        if followed is None:
+            return False
+        for entry in followed:
+            view.apply(entry)
+        return True
+
+    def _refill(self, query: ListQuery) -> None:
+        """A list that has become short is loaded again before somebody has to wait for it."""
+        task = asyncio.create_task(_drop_result(self._flights.do(query, lambda: self._load(query))))
+        self._refills.add(task)
+        task.add_done_callback(self._refills.discard)
+
+    async def _load(self, query: Query) -> ListView | CountsView:
+        for _ in range(LOAD_ATTEMPTS):
+            began = self._invalidations
+            view = await self._snapshot(query)
+            if self._catch_up(view):
+                if began == self._invalidations:
+                    self._views.put(query, view, view.byte_count)
+                return view
+        raise Behind("The list changes faster than it can be loaded.")
+
+    async def _snapshot(self, query: Query) -> ListView | CountsView:
+        self.loads += 1
+        if isinstance(query, CountsQuery):
+            counts = await self._database.load_counts(query.filter)
+            return CountsView(query, counts.counts, counts.position.n)
+        rows_max = self._bounds.view_rows
+        snapshot = await self._database.load_list(query, rows_max + 1)
+        complete = len(snapshot.rows) <= rows_max
+        rows = [(order, self._body(order)) for order in snapshot.rows[:rows_max]]
+        return ListView(query, rows, complete, snapshot.position.n, rows_max)
+
+    def _body(self, order: Order) -> bytes:
+        """The order's bytes, shared with the local tier when that holds the same version."""
+        held = self._local.lru.peek(order.id)
+        if isinstance(held, Held) and held.version == order.version:
+            return held.body
+        return encode_order(order)
+
+
+async def _drop_result(load: Awaitable[object]) -> None:
+    await load
+
+
