@@ -1,0 +1,1 @@
+"""HTTP: the outside of Facet. `app.py` puts everything together; `routes.py` lists what is served."""

@@ -285,15 +285,17 @@ def _print_table(rows: Sequence[_Row], out: TextIO) -> None:
 
 def _heading(priced: Price) -> str:
     return (
-        f"{priced.quantity} x {priced.material}, {priced.finish}, plating {priced.plating}; {priced.currency},"
-        f" net without and gross with VAT; price list {priced.price_list}, metal fix {priced.metal_fix}"
+        f"{priced.quantity} x {priced.material}, {priced.finish}, plating {priced.plating}; "
+        f"{priced.currency}, net without and gross with VAT; "
+        f"price list {priced.price_list}, metal fix {priced.metal_fix}"
     )
 
 
 def _cells(row: _Row) -> tuple[str, ...]:
     name = Path(row.file).name
     if row.refusal:
-        return (name, *[""] * 7, "refused", f"{row.refusal.code}: {row.refusal.detail} {row.refusal.remedy}")
+        said = f"{row.refusal.code}: {row.refusal.detail} {row.refusal.remedy}"
+        return (name, *[""] * 7, "refused", said)
     assert row.model is not None and row.price is not None
     amounts = (row.price.mass_g, row.price.unit_price, row.price.net, row.price.gross)
     return (
@@ -309,16 +311,17 @@ def _cells(row: _Row) -> tuple[str, ...]:
 
 def _print_explanations(rows: Iterable[_Row], out: TextIO) -> None:
     for row in rows:
-        if not row.price or not row.price.lines:
-            continue
-        print(f"\n{row.file}", file=out)
-        for line, steps in zip(row.price.lines, row.explanation, strict=True):
-            print(f"  {line.code:<15}{line.amount:>14}  {line.basis}", file=out)
-            named = ", ".join(f"{name} = {value}" for name, value in steps.variables)
-            print(f"  {'':<29}  {named}", file=out)
-        price_ = row.price
-        print(f"  {'net':<15}{price_.net:>14}", file=out)
-        print(f"  {'VAT':<15}{price_.vat:>14}", file=out)
-        print(f"  {'gross':<15}{price_.gross:>14}", file=out)
-        for warning in price_.warnings:
-            print(f"  {warning.code}: {warning.detail}", file=out)
+        if row.price and row.price.lines:
+            print(f"\n{row.file}", file=out)
+            _print_explanation(row.price, row.explanation, out)
+
+
+def _print_explanation(priced: Price, steps: Sequence[Explanation], out: TextIO) -> None:
+    for line, step in zip(priced.lines, steps, strict=True):
+        print(f"  {line.code:<15}{line.amount:>14}  {line.basis}", file=out)
+        named = ", ".join(f"{name} = {value}" for name, value in step.variables)
+        print(f"  {'':<29}  {named}", file=out)
+    for name, amount in (("net", priced.net), ("VAT", priced.vat), ("gross", priced.gross)):
+        print(f"  {name:<15}{amount:>14}", file=out)
+    for warning in priced.warnings:
+        print(f"  {warning.code}: {warning.detail}", file=out)

@@ -24,7 +24,7 @@ from storage.errors import (
 from storage.ids import new_id
 from storage.log import Position
 from storage.numbers import Numbers
-from storage.orders import Actor, Change, HistoryItem, Order, Status, decode_order, encode_order
+from storage.orders import Actor, Change, Order, Status, decode_order, encode_order
 from storage.read_through import ReadThrough
 from storage.shared import SharedTier
 from storage.single_flight import KeyedLocks
@@ -32,8 +32,9 @@ from storage.steps import assigns_operator, create, require_visible, undo
 from storage.tail import Tail
 from storage.write_behind import WriteBehind
 
-Decide = Callable[[Order], Change | None]
-"""From the newest state of an order to what shall change; None when nothing shall."""
+Decide = Callable[[Order], Awaitable[Change | None]]
+"""From the newest state of an order to what shall change; None when nothing shall. Asked only when the
+request was not answered before."""
 Act = Callable[[], Awaitable["Outcome"]]
 
 
@@ -104,10 +105,14 @@ class OrderBook:
         self._clock = clock
         self._locks: KeyedLocks[tuple[str, str]] = KeyedLocks()
 
-    async def create(self, draft: Draft, request: Request) -> Outcome:
-        """A new order. Raises Forbidden, DuplicateReference, BacklogFull, OutcomeUnknown."""
+    async def create(self, make_draft: "Callable[[], Awaitable[Draft]]", request: Request) -> Outcome:
+        """A new order. The draft is made only when the request was not answered before.
+
+        Raises what `make_draft` raises, Forbidden, DuplicateReference, BacklogFull, OutcomeUnknown.
+        """
 
         async def once() -> Outcome:
+            draft = await make_draft()
             if draft.reference is None:
                 return await self._create(draft, request)
             async with self._locks.hold((request.actor.token_id, draft.reference)):
@@ -121,38 +126,31 @@ class OrderBook:
 
         Raises NotFound, PreconditionFailed, what `decide` raises, OrderParked, BacklogFull, OutcomeUnknown.
         """
+        return await self._once(request, lambda: self._change(order_id, decide, request))
+
+    async def edit(self, order_id: str, reference: str | None, decide: Decide, request: Request) -> Outcome:
+        """As `change`, for an edit that sets this reference (None: leaves it or clears it)."""
 
         async def once() -> Outcome:
-            async with self._locks.hold(("order", order_id)):
+            if reference is None:
+                return await self._change(order_id, decide, request)
+            order = await self._reads.order(order_id)
+            require_visible(order, request.actor)
+            async with self._locks.hold((order.created_by, reference)):
+                await self._require_new_reference(order.created_by, reference, order_id)
                 return await self._change(order_id, decide, request)
 
         return await self._once(request, once)
 
-    async def edit(self, order_id: str, reference: str | None, decide: Decide, request: Request) -> Outcome:
-        """As `change`, for an edit that sets this reference (None: leaves it or clears it)."""
-        if reference is None:
-            return await self.change(order_id, decide, request)
-        owner = (await self._reads.order(order_id)).created_by
-        async with self._locks.hold((owner, reference)):
-            await self._require_new_reference(owner, reference, order_id)
-            return await self.change(order_id, decide, request)
-
     async def undo(self, order_id: str, request: Request) -> Outcome:
         """Take back the actor's own last step."""
 
-        async def once() -> Outcome:
-            async with self._locks.hold(("order", order_id)):
-                order = await self._reads.order(order_id)
-                require_visible(order, request.actor)
-                since = await self._since_last_step(order)
-                window_s = self._bounds.undo_window_s
-                return await self._change(
-                    order_id,
-                    lambda newest: undo(newest, since, request.actor, self._clock.now(), window_s),
-                    request,
-                )
+        async def decide(order: Order) -> Change:
+            items, _ = await self._reads.history(order.id)
+            since = [item for item in items if item.version >= order.status_version]
+            return undo(order, since, request.actor, self._clock.now(), self._bounds.undo_window_s)
 
-        return await self._once(request, once)
+        return await self.change(order_id, decide, request)
 
     @asynccontextmanager
     async def keyed_once(self, keyed: Keyed) -> AsyncIterator[tuple[Position, AnyEntry] | None]:
@@ -205,19 +203,23 @@ class OrderBook:
         return await self._accept(create(order, request.actor), request)
 
     async def _change(self, order_id: str, decide: Decide, request: Request) -> Outcome:
-        for _ in range(self._bounds.decide_attempts):
-            order = await self._reads.order(order_id)
-            require_visible(order, request.actor)
-            if request.if_match is not None and order.version not in request.if_match:
-                raise PreconditionFailed(f"The order has version {order.version}.", current=order)
-            change = decide(order)
-            if change is None:
-                return await self._unchanged(order, request)
-            try:
-                return await self._accept(change, request)
-            except Superseded:
-                continue
+        async with self._locks.hold(("order", order_id)):
+            for _ in range(self._bounds.decide_attempts):
+                try:
+                    return await self._change_newest(order_id, decide, request)
+                except Superseded:
+                    continue
         raise Unavailable("The order changes too fast: try again.")
+
+    async def _change_newest(self, order_id: str, decide: Decide, request: Request) -> Outcome:
+        order = await self._reads.order(order_id)
+        require_visible(order, request.actor)
+        if request.if_match is not None and order.version not in request.if_match:
+            raise PreconditionFailed(f"The order has version {order.version}.", current=order)
+        change = await decide(order)
+        if change is None:
+            return await self._unchanged(order, request)
+        return await self._accept(change, request)
 
     async def _accept(self, change: Change, request: Request) -> Outcome:
         entry = OrderChanged(
@@ -256,10 +258,6 @@ class OrderBook:
         known = await self._reads.find_reference(created_by, reference)
         if known is not None and known != order_id:
             raise DuplicateReference(f"Order {known} has this reference.", order=known)
-
-    async def _since_last_step(self, order: Order) -> list[HistoryItem]:
-        items, _ = await self._reads.history(order.id)
-        return [item for item in items if item.version >= order.status_version]
 
 
 def _remember(request: Request, answer: Answer) -> Remembered | None:

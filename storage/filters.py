@@ -93,17 +93,31 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     `until` are left out of the walk.
     """
 
+    sort: str
     moment: str | None
     id: str
     until: str | None = None
+
+
+def sort_text(sort: Sort) -> str:
+    return f"-{sort.field.value}" if sort.descending else sort.field.value
+
+
+def parse_sort(text: str) -> Sort:
+    """Raises Invalid."""
+    try:
+        return Sort(SortField(text.removeprefix("-")), text.startswith("-"))
+    except ValueError:
+        choices = ", ".join(field.value for field in SortField)
+        raise Invalid(("/sort", f"one of {choices}, with - in front for descending")) from None
 
 
 def encode_cursor(cursor: Cursor) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
 
 
-def decode_cursor(text: str) -> Cursor:
-    """Raises Invalid for anything that `encode_cursor` did not make."""
+def decode_cursor(text: str, sort: Sort) -> Cursor:
+    """Raises Invalid for anything that `encode_cursor` did not make for a list sorted like this."""
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         cursor = msgspec.json.decode(raw, type=Cursor)
@@ -112,7 +126,7 @@ def decode_cursor(text: str) -> Cursor:
                 raise ValueError(moment)
     except (ValueError, msgspec.MsgspecError, OverflowError):
         raise Invalid(("/cursor", "not a cursor of this service")) from None
-    if not is_id(cursor.id):
+    if not is_id(cursor.id) or cursor.sort != sort_text(sort):
         raise Invalid(("/cursor", "not a cursor of this service"))
     return cursor
 
@@ -147,7 +161,9 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
         until = None
         if self.sort.field is SortField.UPDATED_AT:
             until = to_text(now) if self.after is None or self.after.until is None else self.after.until
-        return Cursor(None if missing else to_text(from_micros(place.micros)), place.id, until)
+        return Cursor(
+            sort_text(self.sort), None if missing else to_text(from_micros(place.micros)), place.id, until
+        )
 
     def covers(self, order: Order) -> bool:
         """Whether the order stands in this list."""

@@ -48,7 +48,11 @@ class PopularModels:
         self._window: dict[str, Model] = {}
         self._main: dict[str, Model] = {}
         self._popularity = popularity
-        self.hits = self.misses = 0
+        self.hits = self.misses = self.evictions = 0
+
+    @property
+    def byte_count(self) -> int:
+        return sum(len(model.facts) for part in (self._main, self._window) for model in part.values())
 
     def __len__(self) -> int:
         return len(self._window) + len(self._main)
@@ -80,8 +84,10 @@ class PopularModels:
         if len(self._main) >= self._main_max:
             victim = next(iter(self._main))
             if not self._popularity.beats(candidate.sha256, victim):
+                self.evictions += 1
                 self._main[victim] = self._main.pop(victim)  # it has proved itself: back to the young end
                 return
+            self.evictions += 1
             del self._main[victim]
         self._main[candidate.sha256] = candidate
 

@@ -15,7 +15,7 @@ from storage.filters import ListQuery, OrderFilter
 from storage.ids import is_id
 from storage.local import ABSENT, MISS, Held, LocalOrders, Lru, Sentinel, held_of
 from storage.log import Position
-from storage.orders import HistoryItem, Order, decode_order
+from storage.orders import HistoryItem, Order, Status, decode_order
 from storage.single_flight import SingleFlight
 from storage.tail import Followed, Tail
 from storage.view_cache import ViewCache
@@ -48,13 +48,28 @@ class FoundBody(NamedTuple):
     source: str
 
 
-class Peeked(msgspec.Struct, frozen=True, kw_only=True):
-    """What each tier holds of an order."""
+class InLocal(msgspec.Struct, frozen=True):
+    version: int
+    age_s: float
+
+
+class InShared(msgspec.Struct, frozen=True):
+    version: int
+    position: int
+
+
+class InDatabase(msgspec.Struct, frozen=True):
+    version: int
+    status: Status
+
+
+class Inspected(msgspec.Struct, frozen=True, kw_only=True):
+    """What each tier holds of an order. `state`: pending, parked or persisted."""
 
     state: str
-    local: dict[str, object] | None
-    shared: dict[str, object] | None
-    database: dict[str, object] | None
+    local: InLocal | None
+    shared: InShared | None
+    database: InDatabase | None
 
 
 class ReadThrough:
@@ -174,24 +189,24 @@ class ReadThrough:
         self.views.show(order_id, order)
         return True
 
-    async def inspect(self, order_id: str) -> Peeked:
+    async def inspect(self, order_id: str) -> Inspected:
         """What each tier holds, by asking each. Raises NotFound when none holds it."""
         held, pending = self.local.lru.peek(order_id), self._tail.pending(order_id)
         stored = await self._database.load_order(order_id) if is_id(order_id) else None
         if not isinstance(held, Held) and pending is None and stored is None:
             raise NotFound("There is no such order.")
-        age_s = round(self._clock.monotonic_s() - held.at_s, 3) if isinstance(held, Held) else None
+        now_s = self._clock.monotonic_s()
         state = "persisted" if pending is None else ("parked" if pending.parked else "pending")
-        return Peeked(
+        return Inspected(
             state=state,
-            local={"version": held.version, "age_s": age_s} if isinstance(held, Held) else None,
-            shared={"version": pending.order.version, "position": pending.n} if pending else None,
-            database={"version": stored.version, "status": stored.status} if stored else None,
+            local=InLocal(held.version, round(now_s - held.at_s, 3)) if isinstance(held, Held) else None,
+            shared=InShared(pending.order.version, pending.n) if pending else None,
+            database=InDatabase(stored.version, stored.status) if stored else None,
         )
 
     async def warm_orders(self, limit: int) -> int:
         """Hold the newest orders, from the rows of the list of all orders."""
-        bodies = await self.views.newest_bodies(limit)
+        bodies = await self.views.bodies(ListQuery(), limit)
         for body in reversed(bodies):
             self.local.replace(held_of(decode_order(body), self._clock.monotonic_s()))
         return len(bodies)

@@ -8,10 +8,12 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from storage.book import OrderBook
+from storage.book import Keyed, OrderBook
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database import Database
+from storage.entries import Answer, AnswerKept, Remembered
+from storage.ids import new_id
 from storage.log import Log, Position
 from storage.models import Models
 from storage.numbers import Numbers
@@ -99,6 +101,12 @@ class Storage:
         await self.database.replay(order_id)
         self.tail.unpark(order_id)
         await self.reads.invalidate(order_id)
+
+    async def remember(self, keyed: Keyed, answer: Answer) -> Position:
+        """Keep the answer to a keyed request that changed nothing in the log."""
+        now = self.clock.now()
+        remembered = Remembered(scope=keyed.scope, key=keyed.key, body_hash=keyed.body_hash, answer=answer)
+        return await self.shared.append(AnswerKept(id=new_id(now), at=now, remembered=remembered))
 
     async def _agree_on_epoch(self) -> Position:
         """The log and the database must speak of the same life of the log.

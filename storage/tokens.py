@@ -40,6 +40,7 @@ class Tokens:
         self._by_hash: dict[str, Actor] = {}
         self._tokens: dict[str, tuple[Token, str]] = {}
         self._memo: dict[str, Actor] = {}
+        self.has_configured = False
 
     def load(self, stored: list[StoredToken]) -> None:
         for token in stored:
@@ -71,6 +72,7 @@ class Tokens:
 
     def add_configured(self, secret: str) -> None:
         """The administrator's secret from the settings: valid while it is set, listed nowhere."""
+        self.has_configured = True
         self._by_hash[_hash(secret)] = Actor(token_id="configured", name="admin", role=Role.ADMIN)
 
     def authenticate(self, secret: str) -> Actor | None:
@@ -90,13 +92,19 @@ class Tokens:
         return {token.name for token, _ in self._tokens.values() if token.role is role}
 
     async def issue(
-        self, role: Role, name: str, customer: str | None, remembered: Remembered | None = None
+        self,
+        role: Role,
+        name: str,
+        customer: str | None,
+        secret: str | None = None,
+        remembered: Remembered | None = None,
     ) -> tuple[Token, str, Position]:
-        """A new token with its secret, which is shown this once. Raises Invalid."""
+        """A new token with its secret, which is shown this once; random unless given. Raises Invalid."""
         if (role in TENANT_ROLES) != (customer is not None):
             needs = "names its customer" if role in TENANT_ROLES else "has no customer"
             raise Invalid(("/customer", f"a token of role {role} {needs}"))
-        now, secret = self._clock.now(), PREFIX + secrets.token_urlsafe(32)
+        now = self._clock.now()
+        secret = PREFIX + (secret or secrets.token_urlsafe(32))
         token = Token(id=new_id(now), role=role, name=name, customer=customer, created_at=now)
         position = await self._shared.append(
             TokenIssued(

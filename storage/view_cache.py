@@ -9,7 +9,7 @@ from storage.database import Database
 from storage.errors import Behind
 from storage.filters import ALL, ListQuery, OrderFilter
 from storage.local import LocalOrders, Held, Lru, MISS, Sentinel
-from storage.orders import Order, encode_order
+from storage.orders import Order, Status, encode_order
 from storage.single_flight import SingleFlight
 from storage.tail import Tail
 from storage.views import CountsQuery, CountsView, ListView, Page
@@ -63,15 +63,25 @@ class ViewCache:
         self._catch_up(view)
         return view.body
 
-    async def newest_bodies(self, limit: int) -> list[bytes]:
-        """The newest orders, encoded, loading the list of all orders when it is not held."""
-        query = ListQuery(filter=ALL)
+    async def bodies(self, query: ListQuery, limit: int) -> list[bytes]:
+        """The first rows of a list, encoded, loading it when it is not held."""
         view = self._current(query)
         if not isinstance(view, ListView):
             loaded = await self._flights.do(query, lambda: self._load(query))
             assert isinstance(loaded, ListView)
             view = loaded
+            self._catch_up(view)
         return view.bodies[:limit]
+
+    def peek_first(self, query: ListQuery) -> bytes | None:
+        """The first row of a list that is held; never loads."""
+        view = self._current(query)
+        return view.first if isinstance(view, ListView) else None
+
+    def peek_all_counts(self) -> dict[Status, int]:
+        """Orders by status, when these counts are held; never loads."""
+        view = self._current(CountsQuery(ALL))
+        return dict(view.counts) if isinstance(view, CountsView) else {}
 
     def show(self, order_id: str, order: Order | None) -> None:
         """After an invalidation by key: every list shows the order as it now is; counts are loaded again."""

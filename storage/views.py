@@ -65,6 +65,12 @@ class ListView:
         """In the order of the list."""
         return self._bodies[::-1] if self._descending else list(self._bodies)
 
+    @property
+    def first(self) -> bytes | None:
+        if not self._bodies:
+            return None
+        return self._bodies[-1 if self._descending else 0]
+
     def holds(self, limit: int) -> bool:
         """Whether the first `limit` rows can be shown from here."""
         return self.complete or len(self._places) > limit
@@ -160,7 +166,7 @@ class CountsView:
     def __init__(self, query: CountsQuery, counts: dict[Status, int], n: int) -> None:
         self.query = query
         self.n = n
-        self._counts = counts
+        self.counts = counts
         self._body: bytes | None = None
 
     @property
@@ -170,7 +176,7 @@ class CountsView:
     @property
     def body(self) -> bytes:
         if self._body is None:
-            shown = {status.value: self._counts.get(status, 0) for status in Status}
+            shown = {status.value: self.counts.get(status, 0) for status in Status}
             self._body = msgspec.json.encode({"counts": shown})
         return self._body
 
@@ -185,6 +191,6 @@ class CountsView:
             self._add(after.status, 1)
 
     def _add(self, status: Status, by: int) -> None:
-        self._counts[status] = self._counts.get(status, 0) + by
+        self.counts[status] = self.counts.get(status, 0) + by
         self._body = None
 

@@ -1,0 +1,165 @@
+"""The composition root: everything concrete meets here, once."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from aiohttp import web
+
+from pricing.facts import ANALYSER_VERSION
+from pricing.pool import FactsPool, Limits
+from pricing.price_list import default_metal_fix, default_price_list, parse_metal_fix, parse_price_list
+from server import cache, health, models, orders, prices, tokens
+from server.cache import warm
+from server.config import Settings
+from server.documents import Documents, document_routes
+from server.keys import DIRECTORY, LINKS, METRICS, PRICER, READINESS, SETTINGS, STORAGE, UPLOADS
+from server.links import Links
+from server.metrics import Metrics
+from server.pages import Pages, page_routes
+from server.pricer import Pricer
+from server.readiness import Phase, Readiness
+from server.routes import Route, add_routes
+from server.screens import templates
+from server.uploads import Uploads
+from storage.bounds import Bounds
+from storage.clock import Clock, SystemClock
+from storage.data_directory import DataDirectory
+from storage.database import StoredVersion
+from storage.entries import MetalFixed, PriceListPublished
+from storage.migrate import migrate_sqlite
+from storage.model_files import ModelFiles
+from storage.published import Published
+from storage.sqlite.database import SqliteDatabase
+from storage.sqlite.log import SqliteLog
+from storage.stack import Storage
+
+import msgspec
+
+logger = logging.getLogger("facet")
+
+MODEL_FILES_BYTES_MAX = 10 * 2**30
+LOG_BUSY_TIMEOUT_S = 1.0
+
+Failed = Callable[[str, BaseException], None]
+
+
+def all_routes() -> list[Route]:
+    """Every route but those of documents and pages, which need something rendered."""
+    return [
+        *orders.ROUTES,
+        *prices.ROUTES,
+        *models.ROUTES,
+        *tokens.ROUTES,
+        *cache.ROUTES,
+        *health.ROUTES,
+    ]
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    return Bounds(
+        backlog_entries=settings.backlog_entries,
+        backlog_bytes=settings.backlog_bytes,
+        local_bytes=settings.local_bytes,
+        drain_deadline_s=settings.drain_s,
+    )
+
+
+def build_storage(
+    settings: Settings, directory: DataDirectory, clock: Clock
+) -> tuple[Storage, SqliteDatabase, SqliteLog]:
+    """The embedded engines, not yet open."""
+    bounds = bounds_of(settings)
+    database = SqliteDatabase(
+        directory.database, bounds.busy_timeout_s, bounds.reader_connections, bounds.read_deadline_s
+    )
+    log = SqliteLog(directory.log, LOG_BUSY_TIMEOUT_S, bounds.read_deadline_s)
+    storage = Storage(database, log, analyser=ANALYSER_VERSION, bounds=bounds, clock=clock)
+    return storage, database, log
+
+
+def build(settings: Settings, directory: DataDirectory, failed: Failed, clock: Clock | None = None) -> web.Application:
+    """The application; it opens and closes with its runner. `failed` is told when a background task dies."""
+    clock = clock or SystemClock()
+    storage, database, log = build_storage(settings, directory, clock)
+    price_lists = Published(PriceListPublished, parse_price_list, storage.shared, clock)
+    metal_fixes = Published(MetalFixed, parse_metal_fix, storage.shared, clock)
+    pool = FactsPool(Limits(workers=settings.model_workers))
+    files = ModelFiles(directory.models, MODEL_FILES_BYTES_MAX)
+
+    app = web.Application()
+    app[SETTINGS] = settings
+    app[DIRECTORY] = directory
+    app[STORAGE] = storage
+    app[PRICER] = Pricer(storage, pool, files, price_lists, metal_fixes, clock)
+    app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
+    app[READINESS] = Readiness(storage)
+    app[METRICS] = Metrics(storage)
+    app[LINKS] = Links(directory.link_key)
+
+    environment = templates()
+    routes = [*all_routes(), *page_routes(Pages(environment))]
+    add_routes(app, [*routes, *document_routes(Documents(routes, environment))])
+
+    storage.follow(price_lists.apply)
+    storage.follow(metal_fixes.apply)
+
+    async def open_everything(app: web.Application) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            await asyncio.to_thread(migrate_sqlite, directory.database)
+            app[LINKS].open()
+            await database.open()
+            await log.open()
+            stack.push_async_callback(storage.close)
+            price_lists.load(await database.load_price_lists())
+            metal_fixes.load(await database.load_metal_fixes())
+            if settings.admin_token:
+                storage.tokens.add_configured(settings.admin_token)
+            await storage.open(failed)
+            stack.push_async_callback(drain, app)
+            await publish_defaults(price_lists, metal_fixes)
+            await pool.start()
+            stack.push_async_callback(pool.close)
+            app[READINESS].phase = Phase.WARMING
+            warmed = await warm(storage)
+            logger.info("warm: %d orders, %d lists, %d models", warmed.orders, warmed.lists, warmed.models)
+            _settle_memory()
+            app[READINESS].phase = Phase.READY
+            yield
+
+    async def before_connections_close(app: web.Application) -> None:
+        app[READINESS].phase = Phase.DRAINING
+
+    app.cleanup_ctx.append(open_everything)
+    app.on_shutdown.append(before_connections_close)
+    return app
+
+
+async def drain(app: web.Application) -> None:
+    app[READINESS].phase = Phase.DRAINING
+    storage = app[STORAGE]
+    if not await storage.drain(storage.bounds.drain_deadline_s):
+        logger.warning("stopped with %d entries that the database lacks: the log has them", len(storage.tail))
+
+
+async def publish_defaults(price_lists: Published[Any], metal_fixes: Published[Any]) -> None:
+    """A new installation has the delivered price list and metal fix, until it publishes its own."""
+    if not price_lists.all():
+        record = default_price_list()
+        body = msgspec.json.encode(record)
+        await price_lists.publish(StoredVersion(record.version, record.valid_from, record.valid_to, body))
+    if not metal_fixes.all():
+        fix = default_metal_fix()
+        await metal_fixes.publish(StoredVersion(fix.version, fix.fixed_at, None, msgspec.json.encode(fix)))
+
+
+def _settle_memory() -> None:
+    """What start-up made stays: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+
+

@@ -1,0 +1,259 @@
+"""The cache over HTTP: what it holds, invalidation by key, warming, dead letters."""
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from server.calls import Call, json_response
+from server.metrics import database_loads, oldest_first
+from server.orders import Nothing
+from server.problems import HttpError
+from server.routes import ADMIN, Route
+from storage.bounds import Bounds
+from storage.database import DeadLetter
+from storage.errors import NotFound
+from storage.filters import ALL, ListQuery, OrderFilter
+from storage.orders import ACTIVE
+from storage.read_through import Inspected
+from storage.stack import Storage
+
+
+class Tier(msgspec.Struct, frozen=True, kw_only=True):
+    entries: int
+    bytes: int
+    hits: int
+    misses: int
+    evictions: int
+
+
+class Lag(msgspec.Struct, frozen=True):
+    entries: int
+    seconds: float
+
+
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    entries: int
+    bytes: int
+    entries_max: int
+    bytes_max: int
+    age_s_max: float
+
+
+class CacheReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`loads`: reads that reached the database, by what was loaded, since the process started."""
+
+    local: Tier
+    lists: Tier
+    models: Tier
+    pending: int
+    pending_hits: int
+    refused_fills: int
+    loads: dict[str, int]
+    log_head: str
+    flushed: str
+    lag: Lag
+    backlog: Backlog
+    dead_letters: int
+    parked: list[str]
+
+
+class Warmed(msgspec.Struct, frozen=True, kw_only=True):
+    orders: int
+    lists: int
+    models: int
+
+
+class DeadLetters(msgspec.Struct, frozen=True):
+    items: list[DeadLetter]
+    next: str | None = None
+
+
+async def get_cache(call: Call) -> web.StreamResponse:
+    storage, bounds = call.storage, call.storage.bounds
+    epoch, tail = storage.shared.epoch, storage.tail
+    dead_letters = await storage.database.load_dead_letters()
+    report = CacheReport(
+        local=_tier(storage.reads.local.lru),
+        lists=_tier(storage.reads.views.lru),
+        models=_models_tier(storage),
+        pending=tail.pending_orders,
+        pending_hits=storage.reads.pending_hits,
+        refused_fills=storage.reads.local.refused_fills,
+        loads=database_loads(storage),
+        log_head=f"{epoch}-{tail.head}",
+        flushed=f"{epoch}-{tail.flushed}",
+        lag=Lag(len(tail), round(tail.age_s, 3)),
+        backlog=Backlog(
+            entries=len(tail),
+            bytes=tail.byte_count,
+            entries_max=bounds.backlog_entries,
+            bytes_max=bounds.backlog_bytes,
+            age_s_max=bounds.backlog_age_s,
+        ),
+        dead_letters=len(dead_letters),
+        parked=tail.parked,
+    )
+    return json_response(report)
+
+
+async def get_cached_order(call: Call) -> web.StreamResponse:
+    return json_response(await call.storage.reads.inspect(call.order_id))
+
+
+async def delete_cached_order(call: Call) -> web.StreamResponse:
+    """What is held is forgotten and read again; a pending change stays, it is newer than the database."""
+    if not await call.storage.reads.invalidate(call.order_id):
+        raise NotFound("There is no such order; nothing is held of it now.")
+    return web.Response(status=204)
+
+
+async def delete_cached_model(call: Call) -> web.StreamResponse:
+    if not await call.storage.models.invalidate(call.request.match_info["sha256"]):
+        raise HttpError(404, "unknown_model", "This model is not known here; nothing is held of it now.")
+    return web.Response(status=204)
+
+
+async def delete_cached_lists(call: Call) -> web.StreamResponse:
+    call.storage.reads.views.clear()
+    return web.Response(status=204)
+
+
+async def warm_cache(call: Call) -> web.StreamResponse:
+    await call.body(Nothing, optional=True)
+    return json_response(await warm(call.storage))
+
+
+async def list_dead_letters(call: Call) -> web.StreamResponse:
+    letters = await call.storage.database.load_dead_letters()
+    return json_response(DeadLetters([letter for letter, _ in letters]))
+
+
+async def replay_dead_letter(call: Call) -> web.StreamResponse:
+    """Apply all dead letters of this one's order, in order, after the cause was repaired."""
+    await call.body(Nothing, optional=True)
+    letters = await call.storage.database.load_dead_letters()
+    letter = next((letter for letter, _ in letters if letter.id == call.request.match_info["id"]), None)
+    if letter is None or letter.order_id is None:
+        raise NotFound("There is no such dead letter.")
+    await call.storage.replay_dead_letters(letter.order_id)
+    return web.Response(status=204)
+
+
+async def warm(storage: Storage) -> Warmed:
+    """Load what the first requests will ask for: the newest orders, the lists of every active status, the
+    counts, the most popular models."""
+    bounds: Bounds = storage.bounds
+    orders = await storage.reads.warm_orders(bounds.warm_orders)
+    for status in ACTIVE:
+        await storage.reads.views.bodies(ListQuery(filter=OrderFilter(statuses=frozenset({status}))), 1)
+        await storage.reads.views.bodies(oldest_first(status), 1)
+    await storage.reads.counts(ALL)
+    models = await storage.models.warm(bounds.warm_models)
+    return Warmed(orders=orders, lists=1 + 2 * len(ACTIVE), models=models)
+
+
+def _tier(lru: Any) -> Tier:
+    return Tier(
+        entries=len(lru),
+        bytes=lru.byte_count,
+        hits=lru.hits,
+        misses=lru.misses,
+        evictions=lru.evictions,
+    )
+
+
+def _models_tier(storage: Storage) -> Tier:
+    cache = storage.models.cache
+    return Tier(
+        entries=len(cache), bytes=cache.byte_count, hits=cache.hits, misses=cache.misses, evictions=cache.evictions
+    )
+
+
+_NO_BODY = {204: None}
+
+ROUTES = [
+    Route(
+        method="GET",
+        path="/v1/cache",
+        handler=get_cache,
+        summary="What the tiers hold, and how far the database is behind",
+        tag="cache",
+        roles=ADMIN,
+        answers={200: CacheReport},
+        errors=(503,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/cache/orders/{id}",
+        handler=get_cached_order,
+        summary="What each tier holds of an order",
+        tag="cache",
+        roles=ADMIN,
+        answers={200: Inspected},
+        errors=(404, 503),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/cache/orders/{id}",
+        handler=delete_cached_order,
+        summary="Forget an order and read it again",
+        tag="cache",
+        roles=ADMIN,
+        answers=_NO_BODY,
+        errors=(404, 503),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/cache/models/{sha256}",
+        handler=delete_cached_model,
+        summary="Forget a model's facts and read them again",
+        tag="cache",
+        roles=ADMIN,
+        answers=_NO_BODY,
+        errors=(404, 503),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/cache/lists",
+        handler=delete_cached_lists,
+        summary="Forget all lists and counts",
+        tag="cache",
+        roles=ADMIN,
+        answers=_NO_BODY,
+    ),
+    Route(
+        method="POST",
+        path="/v1/cache/warm",
+        handler=warm_cache,
+        summary="Warm again",
+        tag="cache",
+        roles=ADMIN,
+        body=Nothing,
+        body_optional=True,
+        answers={200: Warmed},
+        errors=(503,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/cache/dead-letters",
+        handler=list_dead_letters,
+        summary="Entries the database refused, with its words",
+        tag="cache",
+        roles=ADMIN,
+        answers={200: DeadLetters},
+        errors=(503,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/cache/dead-letters/{id}/replay",
+        handler=replay_dead_letter,
+        summary="Apply the dead letters of this one's order, after a repair",
+        tag="cache",
+        roles=ADMIN,
+        body=Nothing,
+        body_optional=True,
+        answers=_NO_BODY,
+        errors=(404, 409, 503),
+    ),
+]

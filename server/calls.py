@@ -1,0 +1,189 @@
+"""One request as handlers see it: who asks, what was sent, and how to answer."""
+
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import BodyPartReader, web
+
+from server.conditions import Preferences, echoed_position, if_match, preferences
+from server.json_body import convert, parse_json
+from server.keys import STORAGE
+from server.problems import HttpError
+from server.uploads import Pace
+from storage.book import Keyed, Request
+from storage.errors import Invalid
+from storage.log import Position
+from storage.orders import Actor
+from storage.stack import Storage
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+JSON_BYTES_MAX = 1 << 20
+"""A price list is the largest JSON document there is; orders are bounded field by field."""
+KEY_CHARS_MAX = 255
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
+_PROCESS = os.urandom(4).hex()
+_count = itertools.count(1)
+
+
+def request_id_of(request: web.Request) -> str:
+    """The caller's own id when it is a plain one, else a new one."""
+    given = request.headers.get("X-Request-Id")
+    if given is not None and _REQUEST_ID.match(given):
+        return given
+    return f"{_PROCESS}-{next(_count)}"
+
+
+class RawBody:
+    """The request's body as a source of bytes."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._content = request.content
+
+    async def read_chunk(self) -> bytes:
+        return await self._content.readany()
+
+
+class PartBody:
+    """One field of a multipart body as a source of bytes."""
+
+    def __init__(self, part: BodyPartReader) -> None:
+        self._part = part
+
+    async def read_chunk(self) -> bytes:
+        return bytes(await self._part.read_chunk(1 << 16))
+
+
+class Call:
+    """A request with its actor. `raw` is the body once it has been read."""
+
+    __slots__ = ("actor", "raw", "request", "request_id", "storage")
+
+    def __init__(self, request: web.Request, actor: Actor, request_id: str) -> None:
+        self.request = request
+        self.actor = actor
+        self.request_id = request_id
+        self.storage: Storage = request.app[STORAGE]
+        self.raw = b""
+
+    async def document(self) -> Any:
+        """Any JSON body. Raises HttpError 413, 415, 408 or MalformedJson."""
+        self.raw = await self._read()
+        content_type = self.request.content_type
+        if content_type != "application/json" and not content_type.endswith("+json"):
+            raise HttpError(
+                415,
+                "unsupported_media_type",
+                f"Send JSON with Content-Type: application/json, not {content_type}.",
+            )
+        return parse_json(self.raw)
+
+    async def body(self, record: type[Record], *, optional: bool = False) -> Record:
+        """The JSON body as a record. Raises HttpError 413, 415, 408, MalformedJson or Invalid."""
+        if optional and not self.request.body_exists:
+            return convert({}, record)
+        return convert(await self.document(), record)
+
+    def query(self, record: type[Record]) -> Record:
+        """The query parameters as a record. Raises Invalid with every error."""
+        given = self.request.query
+        twice = [(f"/{name}", "given twice") for name in given if len(given.getall(name)) > 1]
+        if twice:
+            raise Invalid(*dict.fromkeys(twice))
+        return convert_query(given, record)
+
+    def change(self, *, success: int = 200) -> Request:
+        """The conditions under which this request changes an order. After the body was read."""
+        return Request(
+            actor=self.actor,
+            if_match=if_match(self.request),
+            keyed=self.keyed(self.raw),
+            wait_for_database=self.preferences.wait_for_database,
+            success=success,
+        )
+
+    def keyed(self, body: bytes) -> Keyed | None:
+        """The request's Idempotency-Key; `body` is what tells it from another with the same key."""
+        key = self.request.headers.get("Idempotency-Key")
+        if key is None:
+            return None
+        if not _KEY.match(key):
+            raise HttpError(400, "invalid_idempotency_key", "An Idempotency-Key has 1 to 255 visible characters.")
+        request = self.request
+        scope = "\n".join((self.actor.token_id, request.method, request.path, key))
+        digest = hashlib.sha256(request.query_string.encode() + b"\n" + body)
+        return Keyed(
+            scope=hashlib.sha256(scope.encode("utf-8", "surrogateescape")).hexdigest(),
+            key=key,
+            body_hash=digest.hexdigest(),
+        )
+
+    @property
+    def preferences(self) -> Preferences:
+        return preferences(self.request)
+
+    @property
+    def order_id(self) -> str:
+        return self.request.match_info["id"]
+
+    @property
+    def flushed(self) -> Position:
+        return Position(self.storage.shared.epoch, self.storage.tail.flushed)
+
+    def require_position(self) -> None:
+        """Raises Behind when the caller has seen more than this process has."""
+        echoed = echoed_position(self.request)
+        if echoed is not None:
+            self.storage.reads.require_position(echoed, self.storage.shared.epoch)
+
+    async def _read(self) -> bytes:
+        if (self.request.content_length or 0) > JSON_BYTES_MAX:
+            raise _too_large()
+        if not self.request.body_exists:
+            return b""
+        pace, source, raw = Pace(), RawBody(self.request), bytearray()
+        while chunk := await pace.next(source):
+            raw += chunk
+            if len(raw) > JSON_BYTES_MAX:
+                raise _too_large()
+        return bytes(raw)
+
+
+def convert_query(given: Mapping[str, str], record: type[Record]) -> Record:
+    """Texts to a record; what is empty counts as absent."""
+    try:
+        return msgspec.convert({k: v for k, v in given.items() if v}, record, strict=False)
+    except msgspec.ValidationError:
+        pass
+    errors: list[tuple[str, str]] = []
+    fields = {field.encode_name: field for field in msgspec.structs.fields(record)}
+    errors += [(f"/{name}", "unknown parameter") for name in given if name not in fields]
+    for name, field in fields.items():
+        if given.get(name):
+            try:
+                msgspec.convert(given[name], field.type, strict=False)
+            except msgspec.ValidationError as error:
+                errors.append((f"/{name}", str(error)))
+        elif field.required:
+            errors.append((f"/{name}", "required"))
+    raise Invalid(*errors)
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A record or ready bytes."""
+    return web.Response(
+        body=body if isinstance(body, bytes) else msgspec.json.encode(body),
+        status=status,
+        headers={"Content-Type": "application/json", "Cache-Control": "private, no-cache", **(headers or {})},
+    )
+
+
+def _too_large() -> HttpError:
+    return HttpError(413, "too_large", f"A JSON body may have at most {JSON_BYTES_MAX} bytes.")

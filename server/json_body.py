@@ -1,0 +1,145 @@
+"""Strict JSON: what two parsers could read differently is an error, and every error of a body is named."""
+
+import json
+import types
+from typing import Any, Final, TypeVar, Union, get_args, get_origin
+
+import msgspec
+
+from storage.errors import Invalid
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+DEPTH_MAX = 32
+INTEGER_MAX: Final = 2**63 - 1
+
+
+class MalformedJson(Exception):
+    """Not JSON, or JSON that two readers would understand differently."""
+
+
+def parse_json(raw: bytes) -> Any:
+    """Any JSON value. Raises MalformedJson: bad UTF-8, syntax, NaN, duplicate keys, numbers out of range,
+    nesting deeper than DEPTH_MAX, surrogates without their pair, NUL characters."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedJson(f"The body is not UTF-8: byte {error.start}.") from None
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_integer,
+            parse_float=_float,
+        )
+    except RecursionError:
+        raise MalformedJson(f"The body is nested deeper than {DEPTH_MAX} levels.") from None
+    except json.JSONDecodeError as error:
+        raise MalformedJson(f"The body is not JSON: {error.msg} at character {error.pos}.") from None
+    _check(value, 0)
+    return value
+
+
+def convert(value: Any, record: type[Record]) -> Record:
+    """The record. Raises Invalid with every error and its JSON pointer."""
+    try:
+        return msgspec.convert(value, record)
+    except msgspec.ValidationError:
+        errors = _errors(value, record, "")
+    raise Invalid(*errors)
+
+
+def _errors(value: Any, kind: Any, pointer: str) -> list[tuple[str, str]]:
+    """msgspec stops at the first error; here records are walked so that all are found."""
+    record = _record_in(kind)
+    if record is not None and isinstance(value, dict):
+        return _record_errors(value, record, pointer)
+    if get_origin(kind) is list and isinstance(value, list):
+        inner = get_args(kind)[0]
+        return [error for index, item in enumerate(value) for error in _errors(item, inner, f"{pointer}/{index}")]
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        return [(pointer, str(error).partition(" - at")[0])]
+    return []
+
+
+def _record_errors(
+    value: dict[str, Any], record: type[msgspec.Struct], pointer: str
+) -> list[tuple[str, str]]:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(record)}
+    errors = [(f"{pointer}/{_escape(name)}", "unknown field") for name in value if name not in fields]
+    for name, field in fields.items():
+        if name in value:
+            errors += _errors(value[name], field.type, f"{pointer}/{name}")
+        elif field.required:
+            errors.append((f"{pointer}/{name}", "required"))
+    if not errors:
+        try:
+            msgspec.convert(value, record)
+        except msgspec.ValidationError as error:
+            errors.append((pointer, str(error).partition(" - at")[0]))
+    return errors
+
+
+def _record_in(kind: Any) -> type[msgspec.Struct] | None:
+    candidates = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    for candidate in candidates:
+        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
+            return candidate
+    return None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise MalformedJson(f"The key {twice!r} occurs twice in one object.")
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise MalformedJson(f"{name} is not JSON.")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or not -INTEGER_MAX - 1 <= (value := int(digits)) <= INTEGER_MAX:
+        raise MalformedJson(f"The integer {digits[:24]} does not fit 64 bits.")
+    return value
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise MalformedJson(f"The number {digits[:24]} is too large.")
+    return value
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth > DEPTH_MAX:
+        raise MalformedJson(f"The body is nested deeper than {DEPTH_MAX} levels.")
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check_text(name)
+            _check(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, depth + 1)
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise MalformedJson("A text contains the character U+0000.")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise MalformedJson("A text contains half of a surrogate pair.") from None
+
+
+def _escape(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")

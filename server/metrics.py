@@ -1,0 +1,171 @@
+"""`/metrics` for Prometheus. Counters live where things happen; they are read when somebody scrapes."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from storage.filters import ListQuery, OrderFilter, Sort, SortField
+from storage.orders import ACTIVE, Status, decode_order
+from storage.stack import Storage
+
+BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+Sample = Callable[[Storage], float]
+
+GAUGES: dict[str, tuple[str, Sample]] = {
+    "facet_log_head_position": ("Newest position of the log.", lambda s: s.tail.head),
+    "facet_log_flushed_position": ("Position the database has reached.", lambda s: s.tail.flushed),
+    "facet_backlog_entries": ("Acknowledged changes the database lacks.", lambda s: len(s.tail)),
+    "facet_backlog_bytes": ("The same in bytes.", lambda s: s.tail.byte_count),
+    "facet_oldest_unpersisted_age_seconds": (
+        "Age of the oldest change the database lacks.",
+        lambda s: s.tail.age_s,
+    ),
+    "facet_pending_orders": ("Orders whose newest version the database lacks.", lambda s: s.tail.pending_orders),
+    "facet_parked_orders": ("Orders that wait for a repair.", lambda s: len(s.tail.parked)),
+    "facet_database_up": (
+        "1 when the last write to the database went through.",
+        lambda s: 0.0 if s.write_behind.last_error else 1.0,
+    ),
+    "facet_local_orders": ("Orders in the local tier.", lambda s: len(s.reads.local.lru)),
+    "facet_local_bytes": ("Bytes in the local tier.", lambda s: s.reads.local.lru.byte_count),
+    "facet_views": ("Maintained lists and counts.", lambda s: len(s.reads.views.lru)),
+    "facet_views_bytes": ("Bytes of maintained lists.", lambda s: s.reads.views.lru.byte_count),
+    "facet_models": ("Models in the local tier.", lambda s: len(s.models.cache)),
+    "facet_models_waiting": ("Model facts on their way to the database.", lambda s: s.models.waiting),
+}
+
+COUNTERS: dict[str, tuple[str, Sample]] = {
+    "facet_log_entries": ("Entries appended to the log.", lambda s: s.shared.appended),
+    "facet_log_groups": ("Groups of entries that shared one fsync.", lambda s: s.shared.groups),
+    "facet_flushed_entries": ("Entries brought to the database.", lambda s: s.write_behind.entries),
+    "facet_flushed_batches": ("Batches brought to the database.", lambda s: s.write_behind.batches),
+    "facet_flush_failures": ("Batches the database did not take at once.", lambda s: s.write_behind.failures),
+    "facet_forks": ("Entries that claimed a version another entry has.", lambda s: s.write_behind.forks),
+    "facet_local_hits": ("Order reads answered by the local tier.", lambda s: s.reads.local.lru.hits),
+    "facet_local_misses": ("Order reads the local tier could not answer.", lambda s: s.reads.local.lru.misses),
+    "facet_local_evictions": ("Orders evicted from the local tier.", lambda s: s.reads.local.lru.evictions),
+    "facet_refused_fills": ("Loads overtaken by a change.", lambda s: s.reads.local.refused_fills),
+    "facet_pending_hits": ("Order reads answered by the pending changes.", lambda s: s.reads.pending_hits),
+    "facet_view_hits": ("List reads answered by a maintained list.", lambda s: s.reads.views.lru.hits),
+    "facet_view_misses": ("List reads that had to load one.", lambda s: s.reads.views.lru.misses),
+    "facet_model_hits": ("Model reads answered by the local tier.", lambda s: s.models.cache.hits),
+    "facet_model_misses": ("Model reads the local tier could not answer.", lambda s: s.models.cache.misses),
+    "facet_model_computations": ("Models whose facts were computed.", lambda s: s.models.computations),
+    "facet_model_records_dropped": (
+        "Model records dropped because too many waited.",
+        lambda s: s.models.dropped,
+    ),
+}
+
+LABELLED = {
+    "facet_database_loads": "Loads from the database, by what was loaded.",
+    "facet_orders": "Orders, by status.",
+    "facet_orders_oldest_age_seconds": "Time the longest waiting order has been in its status.",
+    "facet_http_requests": "Requests, by route, method and status.",
+    "facet_http_request_duration_seconds": "Time to answer, by route and method.",
+}
+
+
+class Metrics:
+    """Counts requests and renders everything."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_StorageCollector(storage))
+        self._registry.register(_RequestCollector(self))
+        self._durations = Histogram(
+            "facet_http_request_duration_seconds",
+            LABELLED["facet_http_request_duration_seconds"],
+            ("route", "method"),
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        self.requests: dict[tuple[str, str, int], int] = {}
+
+    def observer(self, route: str, method: str) -> Callable[[int, float], None]:
+        """Called with the status and the seconds of each request of a route."""
+        observe = self._durations.labels(route, method).observe
+        requests = self.requests
+
+        def observed(status: int, seconds: float) -> None:
+            key = (route, method, status)
+            requests[key] = requests.get(key, 0) + 1
+            observe(seconds)
+
+        return observed
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+class _RequestCollector(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        name = "facet_http_requests"
+        family = CounterMetricFamily(name, LABELLED[name], labels=("route", "method", "status"))
+        for (route, method, status), count in self._metrics.requests.items():
+            family.add_metric((route, method, str(status)), count)
+        yield family
+
+
+class _StorageCollector(Collector):
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (meaning, sample) in GAUGES.items():
+            yield GaugeMetricFamily(name, meaning, value=sample(self._storage))
+        for name, (meaning, sample) in COUNTERS.items():
+            yield CounterMetricFamily(name, meaning, value=sample(self._storage))
+        yield self._loads()
+        yield self._orders()
+        yield self._oldest()
+
+    def _loads(self) -> Metric:
+        name = "facet_database_loads"
+        family = CounterMetricFamily(name, LABELLED[name], labels=("what",))
+        for what, count in database_loads(self._storage).items():
+            family.add_metric((what,), count)
+        return family
+
+    def _orders(self) -> Metric:
+        family = GaugeMetricFamily("facet_orders", LABELLED["facet_orders"], labels=("status",))
+        for status, count in self._storage.reads.views.peek_all_counts().items():
+            family.add_metric((status.value,), count)
+        return family
+
+    def _oldest(self) -> Metric:
+        """From the maintained lists of the orders that have waited longest: no database read."""
+        name = "facet_orders_oldest_age_seconds"
+        family = GaugeMetricFamily(name, LABELLED[name], labels=("status",))
+        now = datetime.now(UTC)
+        for status in ACTIVE:
+            body = self._storage.reads.views.peek_first(oldest_first(status))
+            if body is not None:
+                waited = now - decode_order(body).status_since
+                family.add_metric((status.value,), max(0.0, waited.total_seconds()))
+        return family
+
+
+def oldest_first(status: Status) -> ListQuery:
+    """Orders of a status, the one untouched for longest first."""
+    return ListQuery(
+        filter=OrderFilter(statuses=frozenset({status})), sort=Sort(SortField.UPDATED_AT, False)
+    )
+
+
+def database_loads(storage: Storage) -> dict[str, int]:
+    return {
+        "order": storage.reads.loads["order"],
+        "history": storage.reads.loads["history"],
+        "reference": storage.reads.loads["reference"],
+        "list": storage.reads.views.loads,
+        "model": storage.models.loads,
+        "quote": storage.quotes.loads,
+    }

@@ -1,0 +1,679 @@
+"""Orders over HTTP: read, list, create, edit, move, take, undo, comment."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, Meta, UnsetType
+
+from server.calls import Call, json_response
+from server.conditions import if_none_match
+from server.keys import LINKS, PRICER, SETTINGS
+from server.problems import HttpError
+from server.routes import EVERYBODY, Route
+from storage.book import Draft, Outcome
+from storage.errors import Conflict, Invalid, NotFound
+from storage.filters import (
+    LIMIT_MAX,
+    NO_OPERATOR,
+    ListQuery,
+    OrderFilter,
+    decode_cursor,
+    parse_sort,
+)
+from storage.local import Held
+from storage.orders import (
+    COMMENT_CHARS,
+    NAME_CHARS,
+    NOTE_CHARS,
+    OPENING_ROLES,
+    QUANTITY_MAX,
+    REFERENCE_CHARS,
+    TENANT_ROLES,
+    Actor,
+    Change,
+    HistoryItem,
+    Money,
+    Order,
+    OrderStatus,
+    Role,
+    Status,
+    decode_order,
+)
+from storage.read_through import Found
+from storage.steps import Wish, advance, comment, edit
+
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS, pattern=r"\S")]
+Reference = Annotated[str, Meta(min_length=1, max_length=REFERENCE_CHARS, pattern=r"\S")]
+Note = Annotated[str, Meta(max_length=NOTE_CHARS)]
+Comment = Annotated[str, Meta(min_length=1, max_length=COMMENT_CHARS, pattern=r"\S")]
+Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Code = Annotated[str, Meta(min_length=1, max_length=40)]
+QuoteId = Annotated[str, Meta(min_length=1, max_length=64)]
+Moment = Annotated[datetime, Meta(tz=True)]
+
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+TAKERS = frozenset({Role.OPERATOR, Role.MES, Role.ADMIN})
+RELEASERS = frozenset({Role.OPERATOR, Role.MES, Role.SELLER, Role.ADMIN})
+STEPPERS = EVERYBODY - {Role.CUSTOMER}
+OPERATORS_ORDERS = 1_000
+"""Orders in work that the list of operators looks through."""
+
+
+class NewOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`customer` may be left out by a partner: it is the partner itself."""
+
+    customer: Name | None = None
+    model: Sha256 | None = None
+    units: Code | None = None
+    material: Code | None = None
+    finish: Code | None = None
+    plating: Code | None = None
+    quantity: Quantity | None = None
+    quote: QuoteId | None = None
+    due_at: Moment | None = None
+    note: Note | None = None
+    reference: Reference | None = None
+
+
+class OrderEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Only what is given is changed; null clears a field that may be empty."""
+
+    model: Sha256 | UnsetType = UNSET
+    units: Code | None | UnsetType = UNSET
+    material: Code | None | UnsetType = UNSET
+    finish: Code | None | UnsetType = UNSET
+    plating: Code | None | UnsetType = UNSET
+    quantity: Quantity | UnsetType = UNSET
+    quote: QuoteId | None | UnsetType = UNSET
+    due_at: Moment | None | UnsetType = UNSET
+    note: Note | None | UnsetType = UNSET
+    reference: Reference | None | UnsetType = UNSET
+
+
+class PersonPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A price that a person set, with the reason."""
+
+    net: Money
+    reason: Comment
+
+
+class StatusChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    status: Status
+    comment: Comment | None = None
+    operator: Name | None = None
+    price: PersonPrice | None = None
+
+
+class Take(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`operator`: whom a MES takes the order for."""
+
+    operator: Name | None = None
+    comment: Comment | None = None
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    comment: Comment | None = None
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An empty body."""
+
+
+class Remark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    comment: Comment
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    limit: Annotated[int, Meta(ge=1, le=LIMIT_MAX)] = LIMIT_MAX
+    cursor: Annotated[str, Meta(max_length=400)] | None = None
+
+
+class Filters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`status`: several with commas. `operator`: a name, `me` or `none`. `q`: text to find."""
+
+    status: Annotated[str, Meta(max_length=300)] | None = None
+    operator: Name | None = None
+    customer: Name | None = None
+    number: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    reference: Reference | None = None
+    q: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    created_from: Moment | None = None
+    created_to: Moment | None = None
+    due_from: Moment | None = None
+    due_to: Moment | None = None
+
+
+class Listing(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    sort: Annotated[str, Meta(max_length=20)] = "-created_at"
+    limit: Annotated[int, Meta(ge=1, le=LIMIT_MAX)] = 50
+    cursor: Annotated[str, Meta(max_length=400)] | None = None
+
+
+class Ids(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Up to 200 ids with commas."""
+
+    ids: Annotated[str, Meta(min_length=1, max_length=LIMIT_MAX * 37)]
+
+
+class OrderPage(msgspec.Struct, frozen=True):
+    items: list[Order]
+    next: str | None
+
+
+class Statuses(msgspec.Struct, frozen=True, kw_only=True):
+    """`missing`: ids that name no order the caller may see."""
+
+    items: list[OrderStatus]
+    missing: list[str]
+    next: str | None = None
+
+
+class Counts(msgspec.Struct, frozen=True):
+    counts: dict[Status, int]
+
+
+class History(msgspec.Struct, frozen=True):
+    """`was`: what each change replaced."""
+
+    items: list[HistoryItem]
+    next: str | None
+
+
+class InWork(msgspec.Struct, frozen=True):
+    id: str
+    number: int
+    since: datetime
+
+
+class Operator(msgspec.Struct, frozen=True):
+    name: str
+    in_work: list[InWork]
+
+
+class Operators(msgspec.Struct, frozen=True):
+    items: list[Operator]
+    next: str | None = None
+
+
+class Link(msgspec.Struct, frozen=True):
+    url: str
+    expires_at: datetime
+
+
+async def get_order(call: Call) -> web.StreamResponse:
+    found = await _find(call, lambda held: held.version)
+    return _read(call, found.held.body, f'"{found.held.version}"', found.source)
+
+
+async def get_status(call: Call) -> web.StreamResponse:
+    found = await _find(call, lambda held: held.status_version)
+    return _read(call, found.held.status_body, f'"{found.held.status_version}"', found.source)
+
+
+async def list_orders(call: Call) -> web.StreamResponse:
+    call.require_position()
+    query, limit = list_query(call.query(Listing), call.actor)
+    found = await call.storage.reads.page(query, limit, call.storage.clock.now())
+    response = _read(call, found.page.body, found.page.etag, found.source)
+    if found.page.next is not None:
+        following = call.request.url.update_query(cursor=found.page.next)
+        response.headers["Link"] = f'<{following.raw_path_qs}>; rel="next"'
+    return response
+
+
+async def count_orders(call: Call) -> web.StreamResponse:
+    call.require_position()
+    found = await call.storage.reads.counts(order_filter(call.query(Filters), call.actor))
+    return json_response(found.body, headers={"Cache-Status": found.source, "Facet-Position": _head(call)})
+
+
+async def get_statuses(call: Call) -> web.StreamResponse:
+    """Up to 200 statuses in one answer, in the order asked for; each id once."""
+    call.require_position()
+    ids = list(dict.fromkeys(call.query(Ids).ids.split(",")))
+    if len(ids) > LIMIT_MAX:
+        raise Invalid(("/ids", f"at most {LIMIT_MAX}"))
+    shown: list[bytes] = []
+    missing: list[str] = []
+    for order_id in ids:
+        held = await _held_or_none(call, order_id)
+        if held is None:
+            missing.append(order_id)
+        else:
+            shown.append(held.status_body)
+    body = b'{"items":[%b],"missing":%b,"next":null}' % (b",".join(shown), msgspec.json.encode(missing))
+    return json_response(body, headers={"Facet-Position": _head(call)})
+
+
+async def get_history(call: Call) -> web.StreamResponse:
+    limits = call.query(Limits)
+    await _visible(call)
+    after = _history_cursor(limits.cursor)
+    items, source = await call.storage.reads.history(call.order_id)
+    page = [item for item in items if item.version > after][: limits.limit]
+    following = str(page[-1].version) if page and page[-1].version < items[-1].version else None
+    headers = {"Cache-Status": source, "Facet-Position": _head(call)}
+    return json_response(History(page, following), headers=headers)
+
+
+async def create_order(call: Call) -> web.StreamResponse:
+    new = await call.body(NewOrder)
+    draft = _draft(new, call.actor)
+    pricer = call.request.app[PRICER]
+    outcome = await call.storage.book.create(
+        lambda: pricer.complete_draft(draft, call.actor), call.change(success=201)
+    )
+    return _changed(call, outcome)
+
+
+async def edit_order(call: Call) -> web.StreamResponse:
+    changes = await call.body(OrderEdit)
+    fields = {
+        name: _in_range(name, value)
+        for name in changes.__struct_fields__
+        if (value := getattr(changes, name)) is not UNSET
+    }
+    pricer = call.request.app[PRICER]
+
+    async def decide(order: Order) -> Change | None:
+        await pricer.check_edit(order, fields, call.actor)
+        return edit(order, fields, call.actor, call.storage.clock.now())
+
+    reference = fields.get("reference")
+    given = reference if isinstance(reference, str) else None
+    return _changed(call, await call.storage.book.edit(call.order_id, given, decide, call.change()))
+
+
+async def put_status(call: Call) -> web.StreamResponse:
+    return await _advance(call, await call.body(StatusChange))
+
+
+async def take_order(call: Call) -> web.StreamResponse:
+    take = await call.body(Take, optional=True)
+    change = StatusChange(
+        status=Status.MANUFACTURING_STARTED, operator=take.operator, comment=take.comment
+    )
+    return await _advance(call, change)
+
+
+async def release_order(call: Call) -> web.StreamResponse:
+    release = await call.body(Release, optional=True)
+    change = StatusChange(status=Status.MANUFACTURING_APPROVED, comment=release.comment)
+    return await _advance(call, change, only_from=Status.MANUFACTURING_STARTED)
+
+
+async def undo_step(call: Call) -> web.StreamResponse:
+    await call.body(Nothing, optional=True)
+    return _changed(call, await call.storage.book.undo(call.order_id, call.change()))
+
+
+async def add_comment(call: Call) -> web.StreamResponse:
+    remark = await call.body(Remark)
+
+    async def decide(order: Order) -> Change:
+        return comment(order, remark.comment, call.actor, call.storage.clock.now())
+
+    return _changed(call, await call.storage.book.change(call.order_id, decide, call.change(success=201)))
+
+
+async def list_operators(call: Call) -> web.StreamResponse:
+    """Every operator's name, with the orders in work, the longest in work first."""
+    started = ListQuery(filter=OrderFilter(statuses=frozenset({Status.MANUFACTURING_STARTED})))
+    bodies = await call.storage.reads.views.bodies(started, OPERATORS_ORDERS)
+    in_work: dict[str, list[InWork]] = {name: [] for name in call.storage.tokens.names(Role.OPERATOR)}
+    for order in sorted(map(decode_order, bodies), key=lambda order: order.status_since):
+        if order.operator is not None:
+            in_work.setdefault(order.operator, []).append(InWork(order.id, order.number, order.status_since))
+    return json_response(Operators([Operator(name, in_work[name]) for name in sorted(in_work)]))
+
+
+async def make_link(call: Call) -> web.StreamResponse:
+    """A page that shows a customer the status of this order, for whoever has the link."""
+    await call.body(Nothing, optional=True)
+    await _visible(call)
+    path, expires_at = call.request.app[LINKS].make(call.order_id, call.storage.clock.now())
+    origin = call.request.app[SETTINGS].public_url.rstrip("/") or str(call.request.url.origin())
+    return json_response(Link(origin + path, expires_at), 201)
+
+
+def list_query(listing: Listing, actor: Actor) -> tuple[ListQuery, int]:
+    """Raises Invalid."""
+    sort = parse_sort(listing.sort)
+    after = None if listing.cursor is None else decode_cursor(listing.cursor, sort)
+    return ListQuery(filter=order_filter(listing, actor), sort=sort, after=after), listing.limit
+
+
+def order_filter(filters: Filters, actor: Actor) -> OrderFilter:
+    """What the parameters mean for this actor: tenants see their own orders only. Raises Invalid."""
+    operator = filters.operator
+    if operator == "me":
+        operator = actor.name
+    elif operator == "none":
+        operator = NO_OPERATOR
+    customer = filters.customer
+    if actor.tenant is not None:
+        if customer not in (None, actor.tenant):
+            raise Invalid(("/customer", "not yours"))
+        customer = actor.tenant
+    moments = {
+        name: _in_range(name, getattr(filters, name))
+        for name in ("created_from", "created_to", "due_from", "due_to")
+    }
+    return OrderFilter(
+        statuses=_statuses(filters.status),
+        operator=operator,
+        customer=customer,
+        number=filters.number,
+        reference=filters.reference,
+        q=None if filters.q is None else filters.q.casefold(),
+        **moments,  # type: ignore[arg-type]
+    )
+
+
+def _statuses(text: str | None) -> frozenset[Status]:
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    unknown = [name for name in names if name not in Status.__members__]
+    if unknown:
+        raise Invalid(("/status", f"no such status: {', '.join(unknown)[:100]}"))
+    return frozenset(Status(name) for name in names)
+
+
+def _in_range(name: str, value: object) -> object:
+    """A moment as UTC. Raises Invalid for one that no order can have."""
+    if not isinstance(value, datetime):
+        return value
+    try:
+        moment = value.astimezone(UTC)
+    except OverflowError:
+        moment = datetime.min.replace(tzinfo=UTC)
+    if not EARLIEST <= moment < LATEST:
+        raise Invalid((f"/{name}", f"must lie from {EARLIEST.year} to {LATEST.year - 1}"))
+    return moment
+
+
+def _history_cursor(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise Invalid(("/cursor", "not a cursor of this service"))
+    return int(text)
+
+
+def _draft(new: NewOrder, actor: Actor) -> Draft:
+    customer = new.customer
+    if customer is None:
+        if actor.role not in TENANT_ROLES or actor.customer is None:
+            raise Invalid(("/customer", "required"))
+        customer = actor.customer
+    if actor.role in OPENING_ROLES and not actor.sees(customer):
+        raise HttpError(403, "forbidden", "A partner creates orders for itself only.")
+    due_at = _in_range("due_at", new.due_at)
+    return Draft(
+        customer=customer,
+        model=new.model,
+        units=new.units,
+        material=new.material,
+        finish=new.finish,
+        plating=new.plating,
+        quantity=new.quantity if new.quantity is not None else 0,
+        quote=new.quote,
+        due_at=due_at if isinstance(due_at, datetime) else None,
+        note=new.note,
+        reference=new.reference,
+    )
+
+
+async def _advance(call: Call, change: StatusChange, only_from: Status | None = None) -> web.StreamResponse:
+    """One step. `only_from`: the status that this step is defined for."""
+    pricer = call.request.app[PRICER]
+    given = change.price
+    if given is not None and change.status is not Status.PRICE_CALCULATED:
+        raise Invalid(("/price", "goes with PRICE_CALCULATED only"))
+
+    async def decide(order: Order) -> Change | None:
+        if only_from is not None and order.status is not only_from:
+            raise Conflict(f"The order is {order.status}, not {only_from}.")
+        price = None
+        if change.status is Status.PRICE_CALCULATED and order.status is Status.SUBMITTED:
+            person = None if given is None else (given.net, given.reason)
+            price = await pricer.price_of_order(order, call.actor, person)
+        wish = Wish(status=change.status, comment=change.comment, operator=change.operator, price=price)
+        return advance(order, wish, call.actor, call.storage.clock.now())
+
+    return _changed(call, await call.storage.book.change(call.order_id, decide, call.change()))
+
+
+async def _find(call: Call, tag: Callable[[Held], int]) -> Found:
+    """The order of the path, when the caller may see it. With `Prefer: wait`, a caller that has it already
+    is answered at its next change. Raises NotFound, Behind."""
+    call.require_position()
+    found = await _visible(call)
+    wait_s = call.preferences.wait_s
+    if wait_s is None or not if_none_match(call.request, f'"{tag(found.held)}"'):
+        return found
+    known, loop = tag(found.held), asyncio.get_running_loop()
+    deadline_s = loop.time() + wait_s
+    while tag(found.held) == known and (left_s := deadline_s - loop.time()) > 0:
+        await call.storage.reads.wait_for_change(call.order_id, left_s)
+        found = await call.storage.reads.get(call.order_id)
+    return found
+
+
+async def _visible(call: Call) -> Found:
+    found = await call.storage.reads.get(call.order_id)
+    if not call.actor.sees(found.held.customer):
+        raise NotFound("There is no such order.")
+    return found
+
+
+async def _held_or_none(call: Call, order_id: str) -> Held | None:
+    try:
+        held = (await call.storage.reads.get(order_id)).held
+    except NotFound:
+        return None
+    return held if call.actor.sees(held.customer) else None
+
+
+def _head(call: Call) -> str:
+    return f"{call.storage.shared.epoch}-{call.storage.tail.head}"
+
+
+def _read(call: Call, body: bytes, etag: str, source: str) -> web.Response:
+    headers = {"ETag": etag, "Cache-Status": source, "Facet-Position": _head(call)}
+    if if_none_match(call.request, etag):
+        return web.Response(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
+    return json_response(body, headers=headers)
+
+
+def _changed(call: Call, outcome: Outcome) -> web.Response:
+    headers = {
+        "ETag": f'"{outcome.order.version}"',
+        "Facet-Position": str(outcome.position),
+        "Durability": "database" if outcome.in_database else "log",
+    }
+    if outcome.status == 201:
+        headers["Location"] = f"/v1/orders/{outcome.order.id}"
+    if call.preferences.wait_for_database and outcome.in_database:
+        headers["Preference-Applied"] = "durability=database"
+    return json_response(outcome.body, outcome.status, headers)
+
+
+_READ_ERRORS = (404, 503)
+_CHANGE_ERRORS = (404, 409, 412, 503)
+
+ROUTES = [
+    Route(
+        method="POST",
+        path="/v1/orders",
+        handler=create_order,
+        summary="Open an order",
+        tag="orders",
+        roles=OPENING_ROLES,
+        body=NewOrder,
+        answers={201: Order},
+        errors=(409, 503),
+        changes=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/orders",
+        handler=list_orders,
+        summary="List orders, newest first",
+        tag="orders",
+        query=Listing,
+        answers={200: OrderPage},
+        errors=(503,),
+        conditional=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/orders/counts",
+        handler=count_orders,
+        summary="Count orders by status",
+        tag="orders",
+        query=Filters,
+        answers={200: Counts},
+        errors=(503,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/orders/{id}",
+        handler=get_order,
+        summary="One order",
+        tag="orders",
+        answers={200: Order},
+        errors=_READ_ERRORS,
+        conditional=True,
+    ),
+    Route(
+        method="PATCH",
+        path="/v1/orders/{id}",
+        handler=edit_order,
+        summary="Edit an order before approval",
+        tag="orders",
+        roles=OPENING_ROLES,
+        body=OrderEdit,
+        answers={200: Order},
+        errors=_CHANGE_ERRORS,
+        changes=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/orders/{id}/status",
+        handler=get_status,
+        summary="The status alone; what customers poll",
+        tag="orders",
+        answers={200: OrderStatus},
+        errors=_READ_ERRORS,
+        conditional=True,
+    ),
+    Route(
+        method="PUT",
+        path="/v1/orders/{id}/status",
+        handler=put_status,
+        summary="Bring an order to another status",
+        tag="orders",
+        roles=STEPPERS,
+        body=StatusChange,
+        answers={200: Order},
+        errors=_CHANGE_ERRORS,
+        changes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/orders/{id}/take",
+        handler=take_order,
+        summary="Take an order into work; answered when the database has it",
+        tag="orders",
+        roles=TAKERS,
+        body=Take,
+        body_optional=True,
+        answers={200: Order},
+        errors=_CHANGE_ERRORS,
+        changes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/orders/{id}/release",
+        handler=release_order,
+        summary="Give a taken order back",
+        tag="orders",
+        roles=RELEASERS,
+        body=Release,
+        body_optional=True,
+        answers={200: Order},
+        errors=_CHANGE_ERRORS,
+        changes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/orders/{id}/undo",
+        handler=undo_step,
+        summary="Undo one's own last step, within 30 s",
+        tag="orders",
+        roles=STEPPERS,
+        body=Nothing,
+        body_optional=True,
+        answers={200: Order},
+        errors=_CHANGE_ERRORS,
+        changes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/orders/{id}/comments",
+        handler=add_comment,
+        summary="Leave a remark in the history",
+        tag="orders",
+        body=Remark,
+        answers={201: Order},
+        errors=_CHANGE_ERRORS,
+        changes=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/orders/{id}/history",
+        handler=get_history,
+        summary="Every change of an order",
+        tag="orders",
+        query=Limits,
+        answers={200: History},
+        errors=_READ_ERRORS,
+    ),
+    Route(
+        method="POST",
+        path="/v1/orders/{id}/links",
+        handler=make_link,
+        summary="A signed link to the customer's page of an order",
+        tag="orders",
+        roles=frozenset({Role.SELLER, Role.ADMIN}),
+        body=Nothing,
+        body_optional=True,
+        answers={201: Link},
+        errors=_READ_ERRORS,
+    ),
+    Route(
+        method="GET",
+        path="/v1/statuses",
+        handler=get_statuses,
+        summary="Up to 200 statuses in one call",
+        tag="orders",
+        query=Ids,
+        answers={200: Statuses},
+        errors=(503,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/operators",
+        handler=list_operators,
+        summary="Operators and what each has in work",
+        tag="orders",
+        roles=EVERYBODY - TENANT_ROLES,
+        answers={200: Operators},
+        errors=(503,),
+    ),
+]

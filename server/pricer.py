@@ -1,0 +1,361 @@
+"""From an upload or a known model to a quote, and from an order to its price: pricing meets storage here."""
+
+import asyncio
+import hashlib
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from pricing.errors import Refused
+from pricing.facts import ANALYSER_VERSION, Facts, MeshWarning
+from pricing.formats import check_content_type
+from pricing.formula import Options, Price, check_options, price
+from pricing.model import ModelView, model_view
+from pricing.pool import FactsPool
+from pricing.price_list import MetalFix, PriceList
+from pricing.units import DECLARABLE_UNITS
+from server.problems import HttpError
+from server.uploads import Upload
+from storage.book import Draft
+from storage.clock import Clock
+from storage.database import StoredQuote
+from storage.entries import Remembered
+from storage.errors import Invalid, NotFound, NotPriceable
+from storage.model_files import ModelFiles
+from storage.models import Model
+from storage.orders import Actor, Money, Order, OrderPrice, PriceSource, Role
+from storage.published import Published
+from storage.stack import Storage
+
+CENT = Decimal("0.01")
+AMOUNT_MAX = Decimal(1_000_000_000)
+HOUSE = ""
+"""The tenant of models that the workshop's own systems upload."""
+
+_decode_facts = msgspec.json.Decoder(Facts).decode
+
+
+class PriceLine(msgspec.Struct, frozen=True):
+    code: str
+    basis: str
+    amount: Money
+
+
+class Quote(msgspec.Struct, frozen=True, kw_only=True):
+    """A price as it is promised. `manual`: no lines and no amounts, a person prices it."""
+
+    id: str
+    model: str
+    priceable: str
+    material: str
+    finish: str
+    plating: str
+    quantity: int
+    units: str
+    rush: bool
+    lines: list[PriceLine]
+    unit_price: Money | None
+    net: Money | None
+    vat: Money | None
+    gross: Money | None
+    mass_g: float | None
+    mass_tolerance_pct: float
+    price_list: str
+    metal_fix: str
+    warnings: list[MeshWarning]
+    issued_at: datetime
+    valid_until: datetime
+
+
+_decode_quote = msgspec.json.Decoder(Quote).decode
+
+
+class Pricer:
+    def __init__(
+        self,
+        storage: Storage,
+        pool: FactsPool,
+        files: ModelFiles,
+        price_lists: Published[PriceList],
+        metal_fixes: Published[MetalFix],
+        clock: Clock,
+    ) -> None:
+        self._storage = storage
+        self._pool = pool
+        self._files = files
+        self.price_lists = price_lists
+        self.metal_fixes = metal_fixes
+        self._clock = clock
+
+    async def receive(self, upload: Upload, content_type: str | None, actor: Actor) -> tuple[Model, str]:
+        """The model of an upload, its facts known or computed once, and where they came from.
+
+        Raises Refused, PoolBusy.
+        """
+
+        async def compute() -> bytes:
+            facts = await self._pool.analyse(upload.body)
+            await asyncio.to_thread(self._files.keep, upload.sha256, upload.body)
+            return msgspec.json.encode(facts)
+
+        if upload.byte_count == 0:
+            raise Refused("empty_file", "The file has no bytes.", "Send the model as the body.")
+        models = self._storage.models
+        tenant = actor.tenant or HOUSE
+        found, source = await models.facts(upload.sha256, upload.byte_count, tenant, compute)
+        check_content_type(content_type, self.facts(found).format)
+        return found, source
+
+    async def known_model(self, sha256: str, actor: Actor) -> tuple[Model, str]:
+        """A model this actor has uploaded (the workshop's own systems see all). Raises HttpError 404."""
+        found = await self._storage.models.find(sha256)
+        if found is None or (actor.tenant is not None and actor.tenant not in found[0].tenants):
+            raise HttpError(404, "unknown_model", "This model is not known here: upload it.")
+        return found
+
+    async def file_of(self, model: Model) -> Any:
+        """The path of a kept model. Raises HttpError 404."""
+        path = await asyncio.to_thread(self._files.path, model.sha256)
+        if path is None:
+            raise HttpError(404, "file_gone", "The file is no longer kept; its facts are. Upload it again.")
+        return path
+
+    def facts(self, model: Model) -> Facts:
+        return _decode_facts(model.facts)
+
+    def view(self, model: Model, units: str) -> ModelView:
+        return model_view(model.sha256, model.byte_count, self.facts(model), units)
+
+    def current(self) -> tuple[PriceList, MetalFix]:
+        """Raises HttpError 503 when no published version is valid now."""
+        now = self._clock.now()
+        price_list, metal_fix = self.price_lists.current(now), self.metal_fixes.current(now)
+        if price_list is None or metal_fix is None:
+            raise HttpError(503, "no_price_list", "No price list is valid now.", {"Retry-After": "60"})
+        return price_list, metal_fix
+
+    async def quote(
+        self, model: Model, options: Options, actor: Actor, remembered: Remembered | None = None
+    ) -> tuple[StoredQuote, bool]:
+        """The quote for this question today, and whether it was known. Raises Refused."""
+        price_list, metal_fix = self.current()
+        check_options(options, price_list)
+        options = msgspec.structs.replace(
+            options,
+            finish=options.finish or price_list.default_finish,
+            plating=options.plating or price_list.default_plating,
+        )
+        now = self._clock.now()
+        quote_id = _quote_id(model.sha256, options, price_list, metal_fix, now, actor.tenant)
+        known = self._storage.quotes.peek(quote_id)
+        if isinstance(known, StoredQuote) and remembered is None:
+            return known, True
+        priced = price(self.facts(model), options, price_list, metal_fix)
+        valid_until = _midnight(now) + timedelta(days=1 + price_list.quote_validity_days)
+        quote = _quote(quote_id, model.sha256, options, priced, now, valid_until)
+        stored = StoredQuote(quote_id, actor.tenant, valid_until, msgspec.json.encode(quote))
+        return await self._storage.quotes.issue(stored, model.sha256, remembered), False
+
+    async def known_quote(self, quote_id: str, actor: Actor) -> StoredQuote:
+        """Raises NotFound, for another tenant's quote as well."""
+        stored = await self._storage.quotes.get(quote_id)
+        if actor.tenant is not None and stored.tenant != actor.tenant:
+            raise NotFound("There is no such quote.")
+        return stored
+
+    async def complete_draft(self, draft: Draft, actor: Actor) -> Draft:
+        """A new order's choices, checked, and taken from its quote where it names one. Raises Invalid."""
+        self._check_choices(msgspec.structs.asdict(draft))
+        if draft.quote is None:
+            return msgspec.structs.replace(draft, quantity=draft.quantity or 1)
+        quote = await self._quote_for(draft.quote, actor)
+        chosen = {**_choices(quote), "model": quote.model, "quantity": quote.quantity}
+        given = {name: getattr(draft, name) for name in chosen}
+        errors = [
+            (f"/{name}", f"the quote has {chosen[name]}")
+            for name in chosen
+            if given[name] not in (None, 0, chosen[name])
+        ]
+        if errors:
+            raise Invalid(*errors, code="quote_mismatch")
+        return msgspec.structs.replace(draft, **chosen)
+
+    async def check_edit(self, order: Order, fields: dict[str, Any], actor: Actor) -> None:
+        """Raises Invalid for a choice the price list does not have, or a quote for something else."""
+        self._check_choices(fields)
+        quote_id = fields.get("quote")
+        if quote_id is None:
+            return
+        quote = await self._quote_for(quote_id, actor)
+        after = {name: fields.get(name, getattr(order, name)) for name in _ASKED}
+        if not _answers(quote, after):
+            raise Invalid(("/quote", "is for another model or other choices"), code="quote_mismatch")
+
+    async def price_of_order(
+        self, order: Order, actor: Actor, person: tuple[Money, str] | None
+    ) -> OrderPrice | None:
+        """What PRICE_CALCULATED puts on an order: a person's price, else its valid quote, else the price of
+        its model. None when the order has no model here. Raises Invalid, NotPriceable."""
+        if person is not None:
+            return self._price_of_person(*person)
+        if actor.role is Role.SELLER:
+            raise Invalid(("/price", "a seller sets the price: net and reason"), code="price_required")
+        quote = await self._valid_quote(order)
+        if quote is not None:
+            return _order_price(quote, PriceSource.QUOTE)
+        found = await self._storage.models.find(order.model) if order.model is not None else None
+        if found is None:
+            return None
+        if order.material is None:
+            raise NotPriceable("The order names no material: edit it, or send price {net, reason}.")
+        options = Options(
+            material=order.material,
+            units=order.units or "mm",
+            finish=order.finish,
+            plating=order.plating,
+            quantity=order.quantity,
+        )
+        self._storage.models.count(found[0])
+        asker = Actor(token_id="", name="", role=Role.PARTNER, customer=order.customer)
+        stored, _ = await self.quote(found[0], options, asker)
+        return _order_price(_decode_quote(stored.body), PriceSource.COMPUTED)
+
+    async def _valid_quote(self, order: Order) -> Quote | None:
+        if order.quote is None:
+            return None
+        try:
+            stored = await self._storage.quotes.get(order.quote)
+        except NotFound:
+            return None
+        if stored.valid_until <= self._clock.now():
+            return None
+        quote = _decode_quote(stored.body)
+        return quote if _answers(quote, {name: getattr(order, name) for name in _ASKED}) else None
+
+    async def _quote_for(self, quote_id: str, actor: Actor) -> Quote:
+        try:
+            stored = await self.known_quote(quote_id, actor)
+        except NotFound:
+            raise Invalid(("/quote", "no such quote"), code="unknown_quote") from None
+        if stored.valid_until <= self._clock.now():
+            raise Invalid(("/quote", "has expired"), code="quote_expired")
+        return _decode_quote(stored.body)
+
+    def _check_choices(self, fields: dict[str, Any]) -> None:
+        price_list, _ = self.current()
+        known = {
+            "units": set(DECLARABLE_UNITS),
+            "material": {row.code for row in price_list.materials},
+            "finish": {row.code for row in price_list.finishes},
+            "plating": {row.code for row in price_list.platings},
+        }
+        errors = [
+            (f"/{name}", f"one of {', '.join(sorted(codes))}")
+            for name, codes in known.items()
+            if fields.get(name) is not None and fields[name] not in codes
+        ]
+        if errors:
+            raise Invalid(*errors)
+
+    def _price_of_person(self, net: Money, reason: str) -> OrderPrice:
+        price_list, _ = self.current()
+        if net.currency != price_list.currency:
+            raise Invalid(("/price/net/currency", f"must be {price_list.currency}"))
+        amount = net.amount
+        if not amount.is_finite() or not 0 < amount <= AMOUNT_MAX or amount != amount.quantize(CENT):
+            raise Invalid(("/price/net/amount", f"above 0, at most {AMOUNT_MAX}, with two decimals"))
+        vat = (amount * price_list.rates.vat).quantize(CENT)
+        currency = price_list.currency
+        return OrderPrice(
+            source=PriceSource.PERSON,
+            net=Money(amount.quantize(CENT), currency),
+            vat=Money(vat, currency),
+            gross=Money(amount.quantize(CENT) + vat, currency),
+            reason=reason,
+        )
+
+
+_ASKED = ("model", "units", "material", "finish", "plating", "quantity")
+
+
+def _choices(quote: Quote) -> dict[str, Any]:
+    return {
+        "units": quote.units if quote.units in DECLARABLE_UNITS else None,
+        "material": quote.material,
+        "finish": quote.finish,
+        "plating": quote.plating,
+    }
+
+
+def _answers(quote: Quote, asked: dict[str, Any]) -> bool:
+    """Whether the quote is for what is asked; a choice left open fits any."""
+    chosen = {**_choices(quote), "model": quote.model, "quantity": quote.quantity}
+    return all(value is None or value == chosen[name] for name, value in asked.items())
+
+
+def _order_price(quote: Quote, source: PriceSource) -> OrderPrice:
+    if quote.priceable != "auto" or quote.net is None or quote.vat is None or quote.gross is None:
+        codes = ", ".join(warning.code for warning in quote.warnings) or quote.priceable
+        raise NotPriceable(
+            f"The model cannot be priced firmly ({codes}): send price {{net, reason}}.",
+            priceable=quote.priceable,
+        )
+    return OrderPrice(source=source, net=quote.net, vat=quote.vat, gross=quote.gross, quote=quote.id)
+
+
+def _quote(
+    quote_id: str, sha256: str, options: Options, priced: Price, now: datetime, valid_until: datetime
+) -> Quote:
+    def money(amount: Decimal | None) -> Money | None:
+        return None if amount is None else Money(amount, "EUR")
+
+    return Quote(
+        id=quote_id,
+        model=sha256,
+        priceable=priced.priceable,
+        material=priced.material,
+        finish=priced.finish,
+        plating=priced.plating,
+        quantity=priced.quantity,
+        units=priced.units,
+        rush=options.rush,
+        lines=[PriceLine(line.code, line.basis, Money(line.amount, "EUR")) for line in priced.lines],
+        unit_price=money(priced.unit_price),
+        net=money(priced.net),
+        vat=money(priced.vat),
+        gross=money(priced.gross),
+        mass_g=None if priced.mass_g is None else float(priced.mass_g),
+        mass_tolerance_pct=float(priced.mass_tolerance_pct),
+        price_list=priced.price_list,
+        metal_fix=priced.metal_fix,
+        warnings=list(priced.warnings),
+        issued_at=now,
+        valid_until=valid_until,
+    )
+
+
+def _quote_id(
+    sha256: str,
+    options: Options,
+    price_list: PriceList,
+    metal_fix: MetalFix,
+    now: datetime,
+    tenant: str | None,
+) -> str:
+    """The same question on the same day is the same quote. The analyser belongs to the question."""
+    inputs = (
+        sha256,
+        ANALYSER_VERSION,
+        *msgspec.structs.astuple(options),
+        price_list.version,
+        metal_fix.version,
+        _midnight(now),
+        tenant,
+    )
+    return "q_" + hashlib.sha256(msgspec.json.encode(inputs)).hexdigest()[:32]
+
+
+def _midnight(now: datetime) -> datetime:
+    return datetime(now.year, now.month, now.day, tzinfo=UTC)

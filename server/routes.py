@@ -1,0 +1,148 @@
+"""What a route is, and what stands between the server and a handler: access, errors, request ids, timing."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from server.calls import Call, request_id_of
+from server.keys import METRICS, STORAGE
+from server.problems import HttpError, problem_response
+from storage.orders import Actor, Role
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+ANYBODY = Actor(token_id="", name="", role=Role.CUSTOMER, customer="")
+"""Who asks where no token is needed."""
+LOCAL_ADMIN = Actor(token_id="local", name="local", role=Role.ADMIN)
+"""Who asks through the socket in the data directory: its permissions are the access check."""
+EVERYBODY = frozenset(Role)
+ADMIN = frozenset({Role.ADMIN})
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One method of one path: what it does, who may, what goes in and what comes out.
+
+    `roles` None: no token is needed. `answers`: status -> the record of the body, or a media type.
+    `errors`: statuses it can be refused with, beside those every route has.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    tag: str
+    roles: frozenset[Role] | None = EVERYBODY
+    query: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None
+    body_optional: bool = False
+    uploads: bool = False
+    answers: Mapping[int, Any] = {}
+    errors: tuple[int, ...] = ()
+    conditional: bool = False
+    changes: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+def add_routes(app: web.Application, routes: list[Route]) -> None:
+    for route in routes:
+        handler = _endpoint(app, route)
+        if route.method == "GET":
+            app.router.add_get(route.path, handler, allow_head=True)
+        else:
+            app.router.add_route(route.method, route.path, handler)
+    app.router.add_route("*", "/{tail:.*}", _nowhere)
+
+
+def _endpoint(app: web.Application, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    observe = app[METRICS].observer(route.path, route.method)
+    roles, handler = route.roles, route.handler
+    clock = time.perf_counter
+
+    async def endpoint(request: web.Request) -> web.StreamResponse:
+        began_s = clock()
+        request_id = request_id_of(request)
+        response: web.StreamResponse
+        try:
+            actor = ANYBODY if roles is None else _authorized(request, roles)
+            if "Content-Encoding" in request.headers:
+                raise HttpError(415, "content_encoding_unsupported", "Send the body without Content-Encoding.")
+            response = await handler(Call(request, actor, request_id))
+        except web.HTTPException as error:
+            response = problem_response(HttpError(error.status, "refused", error.reason), request_id)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            response = problem_response(error, request_id)
+            _end_unread(request, response)
+        except asyncio.CancelledError:
+            observe(499, clock() - began_s)
+            raise
+        if not response.prepared:
+            response.headers["X-Request-Id"] = request_id
+        observe(response.status, clock() - began_s)
+        return response
+
+    return endpoint
+
+
+def _end_unread(request: web.Request, response: web.StreamResponse) -> None:
+    """A refused body that is still coming is not waited for: the connection ends with the answer."""
+    if request.body_exists and not request.content.is_eof() and not response.prepared:
+        response.force_close()
+
+
+def _authorized(request: web.Request, roles: frozenset[Role]) -> Actor:
+    actor = authenticate(request)
+    if actor.role not in roles:
+        allowed = ", ".join(sorted(roles))
+        raise HttpError(403, "forbidden", f"A token of role {actor.role} cannot do this; these can: {allowed}.")
+    return actor
+
+
+def authenticate(request: web.Request) -> Actor:
+    """Raises HttpError 401."""
+    header = request.headers.get("Authorization")
+    if header is None:
+        if is_local(request):
+            return LOCAL_ADMIN
+        raise HttpError(401, "unauthenticated", "Send Authorization: Bearer <token>.", _CHALLENGE)
+    actor = None
+    if header[:7].lower() == "bearer ":
+        actor = request.app[STORAGE].tokens.authenticate(header[7:].strip())
+    if actor is None:
+        raise HttpError(401, "invalid_token", "This token is not known here, or was revoked.", _CHALLENGE)
+    return actor
+
+
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="facet"'}
+
+
+def is_local(request: web.Request) -> bool:
+    """Whether the request came through the Unix socket in the data directory."""
+    transport = request.transport
+    return transport is not None and isinstance(transport.get_extra_info("sockname"), (str, bytes))
+
+
+async def _nowhere(request: web.Request) -> web.StreamResponse:
+    """No such path: 404; or a path without this method: 405."""
+    allowed: set[str] = set()
+    for resource in request.app.router.resources():
+        if resource.canonical != "/{tail}":
+            _, methods = await resource.resolve(request)
+            allowed |= methods
+    error = HttpError(404, "not_found", "There is nothing at this address.")
+    if allowed:
+        detail = f"This address answers {', '.join(sorted(allowed))}."
+        error = HttpError(405, "method_not_allowed", detail, {"Allow": ", ".join(sorted(allowed))})
+    request_id = request_id_of(request)
+    response = problem_response(error, request_id)
+    response.headers["X-Request-Id"] = request_id
+    _end_unread(request, response)
+    return response

@@ -1,0 +1,182 @@
+"""Running the service: the sockets, the signals, and an orderly end."""
+
+import asyncio
+import errno
+import logging
+import os
+import resource
+import signal
+import stat
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from server.app import build
+from server.config import ConfigError, Settings
+from server.keys import STORAGE
+from server.problems import HttpError, problem_response
+from storage.data_directory import DataDirectory, Holder
+from storage.orders import Role
+
+logger = logging.getLogger("facet")
+
+CONTROL_PATH_MAX = 100
+"""A Unix socket's path must fit about 104 bytes; a longer one moves to a private temporary directory."""
+SHUTDOWN_S = 15.0
+"""How long requests under way may take to finish at a stop."""
+BACKLOG_CONNECTIONS = 1024
+
+
+class ProblemHandler(RequestHandler):
+    """aiohttp's protocol; what it refuses by itself is a problem document too."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("The answer has begun already.")
+        error: BaseException = HttpError(status, "malformed_request", "This is not a request that can be read.")
+        if status == 500:
+            error = exc or RuntimeError(message)
+        response = problem_response(error, "none")
+        response.force_close()
+        return response
+
+
+class ProblemServer(web.Server):
+    def __init__(self, inner: web.Server) -> None:
+        super().__init__(
+            inner.request_handler,
+            request_factory=inner.request_factory,
+            loop=asyncio.get_running_loop(),
+            **inner._kwargs,
+        )
+
+    def __call__(self) -> RequestHandler:
+        return ProblemHandler(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    async def _make_server(self) -> web.Server:
+        return ProblemServer(await super()._make_server())
+
+
+def runner_of(app: web.Application, settings: Settings) -> Runner:
+    access_log = logging.getLogger("facet.access") if settings.access_log else None
+    return Runner(
+        app,
+        access_log=access_log,
+        keepalive_timeout=settings.keepalive_s,
+        shutdown_timeout=SHUTDOWN_S,
+        auto_decompress=False,
+    )
+
+
+def run(settings: Settings, started: "Callable[[web.Application, str], Awaitable[None]] | None" = None) -> int:
+    """Serve until a signal comes. `started` is called once ready. Raises ConfigError."""
+    directory = DataDirectory(settings.data_dir)
+    try:
+        directory.create()
+    except OSError as error:
+        raise ConfigError(f"the data directory {settings.data_dir} cannot be used: {error.strerror}") from None
+    _raise_file_limit()
+    with directory:
+        return uvloop.run(_serve(settings, directory, started))
+
+
+async def _serve(
+    settings: Settings,
+    directory: DataDirectory,
+    started: "Callable[[web.Application, str], Awaitable[None]] | None",
+) -> int:
+    stop, failures = asyncio.Event(), []
+
+    def failed(name: str, error: BaseException) -> None:
+        logger.critical("the %s task died: the service stops", name, exc_info=error)
+        failures.append(name)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    app = build(settings, directory, failed)
+    runner = runner_of(app, settings)
+    await runner.setup()
+    try:
+        control = await _listen_locally(runner, directory)
+        url = await _listen(runner, settings)
+        directory.announce(Holder(os.getpid(), str(control), url))
+        logger.info("serving on %s", url)
+        await _first_admin_token(app, directory)
+        if started is not None:
+            await started(app, url)
+        await stop.wait()
+        logger.info("stopping")
+    finally:
+        await runner.cleanup()
+    return 1 if failures else 0
+
+
+async def _listen(runner: Runner, settings: Settings) -> str:
+    site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG_CONNECTIONS)
+    try:
+        await site.start()
+    except OSError as error:
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+        raise ConfigError(
+            f"port {settings.port} on {settings.host} {reason}: choose another with --port"
+        ) from None
+    host, port = runner.addresses[-1][:2]
+    shown = f"[{host}]" if ":" in str(host) else host
+    return f"http://{shown}:{port}"
+
+
+async def _listen_locally(runner: Runner, directory: DataDirectory) -> Path:
+    """The socket through which commands on this machine talk to the service, as administrators."""
+    path = (directory.path / "control.sock").absolute()
+    if len(os.fsencode(path)) > CONTROL_PATH_MAX:
+        path = Path(tempfile.mkdtemp(prefix="facet-")) / "control.sock"
+    path.unlink(missing_ok=True)
+    before = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, path).start()
+    finally:
+        os.umask(before)
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    return path
+
+
+async def _first_admin_token(app: web.Application, directory: DataDirectory) -> None:
+    """Somebody must be able to get in: to a terminal, else to a file that only its owner reads."""
+    storage = app[STORAGE]
+    tokens = storage.tokens
+    if tokens.has_configured or any(token.role is Role.ADMIN for token in tokens.list()):
+        return
+    _, secret, position = await tokens.issue(Role.ADMIN, "admin", None)
+    await storage.write_behind.wait_for(position.n, storage.bounds.durability_deadline_s)
+    if sys.stdout.isatty():
+        print(f"First admin token (shown once): {secret}", flush=True)
+        return
+    descriptor = os.open(directory.admin_token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret + "\n")
+    logger.info("the first admin token is in %s", directory.admin_token)
+
+
+def _raise_file_limit() -> None:
+    """As many connections as the system allows this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
