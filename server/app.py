@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from pricing.facts import ANALYSER_VERSION
@@ -36,8 +37,6 @@ from storage.published import Published
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
 from storage.stack import Storage
-
-import msgspec
 
 logger = logging.getLogger("facet")
 
@@ -81,7 +80,9 @@ def build_storage(
     return storage, database, log
 
 
-def build(settings: Settings, directory: DataDirectory, failed: Failed, clock: Clock | None = None) -> web.Application:
+def build(
+    settings: Settings, directory: DataDirectory, failed: Failed, clock: Clock | None = None
+) -> web.Application:
     """The application; it opens and closes with its runner. `failed` is told when a background task dies."""
     clock = clock or SystemClock()
     storage, database, log = build_storage(settings, directory, clock)
@@ -161,5 +162,3 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-
-

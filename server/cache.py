@@ -166,7 +166,11 @@ def _tier(lru: Any) -> Tier:
 def _models_tier(storage: Storage) -> Tier:
     cache = storage.models.cache
     return Tier(
-        entries=len(cache), bytes=cache.byte_count, hits=cache.hits, misses=cache.misses, evictions=cache.evictions
+        entries=len(cache),
+        bytes=cache.byte_count,
+        hits=cache.hits,
+        misses=cache.misses,
+        evictions=cache.evictions,
     )
 
 

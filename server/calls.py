@@ -115,7 +115,9 @@ class Call:
         if key is None:
             return None
         if not _KEY.match(key):
-            raise HttpError(400, "invalid_idempotency_key", "An Idempotency-Key has 1 to 255 visible characters.")
+            raise HttpError(
+                400, "invalid_idempotency_key", "An Idempotency-Key has 1 to 255 visible characters."
+            )
         request = self.request
         scope = "\n".join((self.actor.token_id, request.method, request.path, key))
         digest = hashlib.sha256(request.query_string.encode() + b"\n" + body)

@@ -10,8 +10,8 @@ from jinja2 import Environment
 
 from server.calls import Call
 from server.problems import TITLES, Problem
-from server.screens import SAFE_PAGE
 from server.routes import EVERYBODY, Route
+from server.screens import SAFE_PAGE
 
 VERSION = "0.1.0"
 _REF = "#/components/schemas/{name}"
@@ -98,7 +98,13 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     for name in _header_names(route):
         description, kind = _HEADERS[name]
         parameters.append(
-            {"name": name, "in": "header", "description": description, "required": False, "schema": {"type": kind}}
+            {
+                "name": name,
+                "in": "header",
+                "description": description,
+                "required": False,
+                "schema": {"type": kind},
+            }
         )
     return parameters
 
@@ -116,7 +122,9 @@ def _query_parameters(record: type[msgspec.Struct]) -> list[dict[str, Any]]:
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """A query parameter is absent, never null."""
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
-    shown = {name: value for name, value in schema.items() if name not in ("anyOf", "default") or value is not None}
+    shown = {
+        name: value for name, value in schema.items() if name not in ("anyOf", "default") or value is not None
+    }
     if len(kinds) == 1:
         shown.pop("anyOf")
         return {**kinds[0], **shown}

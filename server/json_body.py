@@ -57,7 +57,9 @@ def _errors(value: Any, kind: Any, pointer: str) -> list[tuple[str, str]]:
         return _record_errors(value, record, pointer)
     if get_origin(kind) is list and isinstance(value, list):
         inner = get_args(kind)[0]
-        return [error for index, item in enumerate(value) for error in _errors(item, inner, f"{pointer}/{index}")]
+        return [
+            error for index, item in enumerate(value) for error in _errors(item, inner, f"{pointer}/{index}")
+        ]
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

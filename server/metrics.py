@@ -24,7 +24,10 @@ GAUGES: dict[str, tuple[str, Sample]] = {
         "Age of the oldest change the database lacks.",
         lambda s: s.tail.age_s,
     ),
-    "facet_pending_orders": ("Orders whose newest version the database lacks.", lambda s: s.tail.pending_orders),
+    "facet_pending_orders": (
+        "Orders whose newest version the database lacks.",
+        lambda s: s.tail.pending_orders,
+    ),
     "facet_parked_orders": ("Orders that wait for a repair.", lambda s: len(s.tail.parked)),
     "facet_database_up": (
         "1 when the last write to the database went through.",
@@ -46,7 +49,10 @@ COUNTERS: dict[str, tuple[str, Sample]] = {
     "facet_flush_failures": ("Batches the database did not take at once.", lambda s: s.write_behind.failures),
     "facet_forks": ("Entries that claimed a version another entry has.", lambda s: s.write_behind.forks),
     "facet_local_hits": ("Order reads answered by the local tier.", lambda s: s.reads.local.lru.hits),
-    "facet_local_misses": ("Order reads the local tier could not answer.", lambda s: s.reads.local.lru.misses),
+    "facet_local_misses": (
+        "Order reads the local tier could not answer.",
+        lambda s: s.reads.local.lru.misses,
+    ),
     "facet_local_evictions": ("Orders evicted from the local tier.", lambda s: s.reads.local.lru.evictions),
     "facet_refused_fills": ("Loads overtaken by a change.", lambda s: s.reads.local.refused_fills),
     "facet_pending_hits": ("Order reads answered by the pending changes.", lambda s: s.reads.pending_hits),
@@ -155,9 +161,7 @@ class _StorageCollector(Collector):
 
 def oldest_first(status: Status) -> ListQuery:
     """Orders of a status, the one untouched for longest first."""
-    return ListQuery(
-        filter=OrderFilter(statuses=frozenset({status})), sort=Sort(SortField.UPDATED_AT, False)
-    )
+    return ListQuery(filter=OrderFilter(statuses=frozenset({status})), sort=Sort(SortField.UPDATED_AT, False))
 
 
 def database_loads(storage: Storage) -> dict[str, int]:

@@ -37,7 +37,9 @@ async def _model_part(request: web.Request) -> BodyPartReader:
         raise HttpError(
             422, "no_model", f"The first field of the body must be the file, named {FIELD!r}.", errors=[]
         )
-    if part.headers.get("Content-Encoding") or part.headers.get("Content-Transfer-Encoding", "binary") not in (
+    if part.headers.get("Content-Encoding") or part.headers.get(
+        "Content-Transfer-Encoding", "binary"
+    ) not in (
         "binary",
         "8bit",
         "7bit",

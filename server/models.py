@@ -48,9 +48,7 @@ async def get_model(call: Call) -> web.StreamResponse:
     units = check_declared_unit(call.query(Units).units)
     pricer = call.request.app[PRICER]
     model, source = await pricer.known_model(_sha256(call), call.actor)
-    return json_response(
-        ModelBody(pricer.view(model, units)), headers={"Cache-Status": cache_status(source)}
-    )
+    return json_response(ModelBody(pricer.view(model, units)), headers={"Cache-Status": cache_status(source)})
 
 
 async def get_model_price(call: Call) -> web.StreamResponse:

@@ -295,9 +295,7 @@ async def put_status(call: Call) -> web.StreamResponse:
 
 async def take_order(call: Call) -> web.StreamResponse:
     take = await call.body(Take, optional=True)
-    change = StatusChange(
-        status=Status.MANUFACTURING_STARTED, operator=take.operator, comment=take.comment
-    )
+    change = StatusChange(status=Status.MANUFACTURING_STARTED, operator=take.operator, comment=take.comment)
     return await _advance(call, change)
 
 

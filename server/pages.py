@@ -16,7 +16,7 @@ from server.keys import LINKS, PRICER, UPLOADS
 from server.orders import Listing, list_query
 from server.prices import Choices
 from server.problems import HttpError
-from server.routes import Route, is_local, LOCAL_ADMIN
+from server.routes import LOCAL_ADMIN, Route, is_local
 from server.screens import TEXTS, language_of, render
 from server.uploads import Pace
 from storage.errors import Invalid, NotFound
@@ -110,7 +110,9 @@ class Pages:
         return self._home(
             call,
             actor,
-            orders=[decode_order(bytes(raw)) for raw in msgspec.json.decode(rows["items"], type=list[msgspec.Raw])],
+            orders=[
+                decode_order(bytes(raw)) for raw in msgspec.json.decode(rows["items"], type=list[msgspec.Raw])
+            ],
             counts=_decode_counts(counted.body)["counts"],
             next=page.next,
             status=status,

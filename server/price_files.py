@@ -296,7 +296,8 @@ def _cells(row: _Row) -> tuple[str, ...]:
     if row.refusal:
         said = f"{row.refusal.code}: {row.refusal.detail} {row.refusal.remedy}"
         return (name, *[""] * 7, "refused", said)
-    assert row.model is not None and row.price is not None
+    assert row.model is not None
+    assert row.price is not None
     amounts = (row.price.mass_g, row.price.unit_price, row.price.net, row.price.gross)
     return (
         name,

@@ -163,9 +163,7 @@ async def _publish(call: Call, known: Published[Any], stored: StoredVersion) -> 
         if found is not None:
             return _repeated(found)
         answer = Answer(status=201, body=stored.body)
-        remembered = Remembered(
-            scope=keyed.scope, key=keyed.key, body_hash=keyed.body_hash, answer=answer
-        )
+        remembered = Remembered(scope=keyed.scope, key=keyed.key, body_hash=keyed.body_hash, answer=answer)
         return _published(await known.publish(stored, remembered), stored)
 
 

@@ -35,7 +35,9 @@ class Readiness:
         """Status code and body. Degraded is 200: reads and, while there is room, writes are served."""
         storage, bounds = self._storage, self._storage.bounds
         error = storage.write_behind.last_error
-        filled = max(len(storage.tail) / bounds.backlog_entries, storage.tail.byte_count / bounds.backlog_bytes)
+        filled = max(
+            len(storage.tail) / bounds.backlog_entries, storage.tail.byte_count / bounds.backlog_bytes
+        )
         parked = storage.tail.parked
         troubles = [
             *(["database"] if error else []),
@@ -50,7 +52,10 @@ class Readiness:
             "reason": self.reason,
             "dependencies": {
                 "database": {"state": "away" if error else "up", "engine": "sqlite", "error": error},
-                "log": {"state": "up", "durability": "survives SIGKILL and power loss (WAL, synchronous=FULL)"},
+                "log": {
+                    "state": "up",
+                    "durability": "survives SIGKILL and power loss (WAL, synchronous=FULL)",
+                },
                 "redis": {"state": "none"},
             },
             "backlog": {"entries": len(storage.tail), "filled": round(filled, 4)},

@@ -72,7 +72,9 @@ def _endpoint(app: web.Application, route: Route) -> Callable[[web.Request], Awa
         try:
             actor = ANYBODY if roles is None else _authorized(request, roles)
             if "Content-Encoding" in request.headers:
-                raise HttpError(415, "content_encoding_unsupported", "Send the body without Content-Encoding.")
+                raise HttpError(
+                    415, "content_encoding_unsupported", "Send the body without Content-Encoding."
+                )
             response = await handler(Call(request, actor, request_id))
         except web.HTTPException as error:
             response = problem_response(HttpError(error.status, "refused", error.reason), request_id)
@@ -102,7 +104,9 @@ def _authorized(request: web.Request, roles: frozenset[Role]) -> Actor:
     actor = authenticate(request)
     if actor.role not in roles:
         allowed = ", ".join(sorted(roles))
-        raise HttpError(403, "forbidden", f"A token of role {actor.role} cannot do this; these can: {allowed}.")
+        raise HttpError(
+            403, "forbidden", f"A token of role {actor.role} cannot do this; these can: {allowed}."
+        )
     return actor
 
 

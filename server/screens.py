@@ -139,9 +139,7 @@ def language_of(request: web.Request) -> str:
     return LANGUAGES[0]
 
 
-def render(
-    environment: Environment, name: str, lang: str, status: int = 200, **values: Any
-) -> web.Response:
+def render(environment: Environment, name: str, lang: str, status: int = 200, **values: Any) -> web.Response:
     page = environment.get_template(name).render(
         t=TEXTS[lang], lang=lang, status_names=STATUS_NAMES[lang], **values
     )

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import uvloop
 from aiohttp import web
@@ -47,7 +46,9 @@ class ProblemHandler(RequestHandler):
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("The answer has begun already.")
-        error: BaseException = HttpError(status, "malformed_request", "This is not a request that can be read.")
+        error: BaseException = HttpError(
+            status, "malformed_request", "This is not a request that can be read."
+        )
         if status == 500:
             error = exc or RuntimeError(message)
         response = problem_response(error, "none")
@@ -84,13 +85,17 @@ def runner_of(app: web.Application, settings: Settings) -> Runner:
     )
 
 
-def run(settings: Settings, started: "Callable[[web.Application, str], Awaitable[None]] | None" = None) -> int:
+def run(
+    settings: Settings, started: "Callable[[web.Application, str], Awaitable[None]] | None" = None
+) -> int:
     """Serve until a signal comes. `started` is called once ready. Raises ConfigError."""
     directory = DataDirectory(settings.data_dir)
     try:
         directory.create()
     except OSError as error:
-        raise ConfigError(f"the data directory {settings.data_dir} cannot be used: {error.strerror}") from None
+        raise ConfigError(
+            f"the data directory {settings.data_dir} cannot be used: {error.strerror}"
+        ) from None
     _raise_file_limit()
     with directory:
         return uvloop.run(_serve(settings, directory, started))
@@ -179,4 +184,3 @@ def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-

@@ -1,4 +1,4 @@
-"""Order numbers, from blocks leased from the database ahead of need: a stalled database does not stall orders."""
+"""Order numbers, from blocks leased ahead of need: a stalled database does not stall new orders."""
 
 import asyncio
 

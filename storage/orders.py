@@ -3,6 +3,7 @@
 Standard library and msgspec only. Everything else in the project speaks in these nouns.
 """
 
+import itertools
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -230,8 +231,8 @@ def _steps() -> dict[tuple[Status, Status], Step]:
         Status.SHIPPED: frozenset({Role.OPERATOR, Role.MES, admin}),
         Status.CLOSED: frozenset({Role.SELLER, admin}),
     }
-    steps = {
-        (before, after): Step(Kind.STATUS, who[after]) for before, after in zip(LINE, LINE[1:], strict=False)
+    steps: dict[tuple[Status, Status], Step] = {
+        (before, after): Step(Kind.STATUS, who[after]) for before, after in itertools.pairwise(LINE)
     }
     started, approved = Status.MANUFACTURING_STARTED, Status.MANUFACTURING_APPROVED
     steps[approved, started] = Step(Kind.TAKE, who[started])

@@ -25,14 +25,11 @@ def list_statement(query: ListQuery, limit: int) -> sa.Select[Any]:
         rows = rows.where(_behind(query))
     if query.until is not None:
         rows = rows.where(orders.c.updated_at <= query.until)
-    if query.sort.descending:
-        rows = rows.order_by(key.desc(), row_id.desc())
-    else:
-        rows = rows.order_by(key, row_id)
-    page = rows.limit(limit).subquery("page")
-    ordering = [page.c.sort_key, page.c.id]
+    ordering = (key.desc(), row_id.desc()) if query.sort.descending else (key, row_id)
+    page = rows.order_by(*ordering).limit(limit).subquery("page")
+    shown = [page.c.sort_key, page.c.id]
     return _beside_position(page, [page.c[column.name] for column in _COLUMNS]).order_by(
-        *(column.desc() if query.sort.descending else column for column in ordering)
+        *(column.desc() if query.sort.descending else column for column in shown)
     )
 
 

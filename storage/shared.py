@@ -1,4 +1,4 @@
-"""The shared tier: where a change is accepted, and what all processes can see of it before the database has it.
+"""The shared tier: where a change is accepted, and where it is seen before the database has it.
 
 Without Redis there is one process, and the shared tier is in it.
 """
@@ -108,12 +108,11 @@ class EmbeddedTier:
         self._under_way[order.id] = order.version
 
     async def _write(self, group: list[tuple[AnyEntry, "asyncio.Future[int]"]]) -> None:
-        writing = asyncio.ensure_future(self._log.append([entry for entry, _ in group]))
         deadline = asyncio.get_running_loop().call_later(
             self._bounds.log_deadline_s, self._give_up, [accepted for _, accepted in group]
         )
         try:
-            logged = await writing
+            logged = await self._log.append([entry for entry, _ in group])
         except LogUnavailable as error:
             logger.error("append failed: %s", error.detail)
             await self._recover(group, error)
@@ -171,4 +170,3 @@ class EmbeddedTier:
     def _no_longer_under_way(self, entry: AnyEntry) -> None:
         if isinstance(entry, OrderChanged):
             self._under_way.pop(entry.change.order.id, None)
-

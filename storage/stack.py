@@ -32,9 +32,7 @@ REPLAY_BATCH = 1_000
 class Storage:
     """Everything of storage that the server uses. `open` replays what the database lacks."""
 
-    def __init__(
-        self, database: Database, log: Log, *, analyser: str, bounds: Bounds, clock: Clock
-    ) -> None:
+    def __init__(self, database: Database, log: Log, *, analyser: str, bounds: Bounds, clock: Clock) -> None:
         self.database = database
         self.log = log
         self.bounds = bounds

@@ -126,7 +126,9 @@ def undo(order: Order, since: Sequence[HistoryItem], actor: Actor, now: datetime
     if any(item.kind is not Kind.COMMENT for item in since[1:]):
         raise NothingToUndo("The order was edited after its last step.")
     replaced = step.was.set_fields()
-    effects = {name: replaced[name] for name in ("operator", "price", "quote") if name in replaced}
+    effects: dict[str, Any] = {
+        name: replaced[name] for name in ("operator", "price", "quote") if name in replaced
+    }
     effects["status"] = step.from_status
     return _changed(order, effects, Kind.UNDO, actor, now, None)
 

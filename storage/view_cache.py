@@ -8,7 +8,7 @@ from storage.bounds import Bounds
 from storage.database import Database
 from storage.errors import Behind
 from storage.filters import ALL, ListQuery, OrderFilter
-from storage.local import LocalOrders, Held, Lru, MISS, Sentinel
+from storage.local import MISS, Held, LocalOrders, Lru, Sentinel
 from storage.orders import Order, Status, encode_order
 from storage.single_flight import SingleFlight
 from storage.tail import Tail
@@ -152,5 +152,3 @@ class ViewCache:
 
 async def _drop_result(load: Awaitable[object]) -> None:
     await load
-
-

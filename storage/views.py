@@ -193,4 +193,3 @@ class CountsView:
     def _add(self, status: Status, by: int) -> None:
         self.counts[status] = self.counts.get(status, 0) + by
         self._body = None
-

@@ -106,9 +106,7 @@ class WriteBehind:
         self._confirm(new.n, {item.logged.n: item.error for item in rejected})
         await self._trim()
 
-    async def _apply_until_done(
-        self, batch: list[Followed], old: Position, new: Position
-    ) -> list[Rejected]:
+    async def _apply_until_done(self, batch: list[Followed], old: Position, new: Position) -> list[Rejected]:
         """Tries again, with growing pauses, for as long as the database is away. After a commit whose
         outcome got lost, the position says whether it happened."""
         pause_s = self._bounds.flush_retry_s
@@ -155,4 +153,3 @@ class WriteBehind:
             await self._log.trim(self._tail.flushed, keyed_before, self._bounds.log_trim_entries)
         except LogUnavailable as error:
             logger.warning("%s", error.detail)
-

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import aiosqlite
 
 from storage.clock import to_text
+from storage.database import Rejected
 from storage.entries import OrderChanged, encode_entry
 from storage.errors import Fenced
-from storage.database import Rejected
 from storage.log import Logged, Position
 from storage.schema import ORDERS_POSITION
 from storage.sqlite.rows import (
@@ -37,9 +37,13 @@ async def move_position(connection: aiosqlite.Connection, old: Position, new: Po
 async def apply_together(connection: aiosqlite.Connection, batch: Sequence[Logged], epoch: int) -> None:
     """The common case: everything fits. Raises sqlite3.IntegrityError when something does not."""
     changed = [logged for logged in batch if isinstance(logged.entry, OrderChanged)]
+    latest = {
+        logged.entry.change.order.id: logged.entry.change.order
+        for logged in batch
+        if isinstance(logged.entry, OrderChanged)
+    }
     if changed:
         await connection.executemany(INSERT_HISTORY, [history_row(logged, epoch) for logged in changed])
-        latest = {logged.entry.change.order.id: logged.entry.change.order for logged in changed}
         await connection.executemany(UPSERT_ORDER, [order_row(order) for order in latest.values()])
     for logged in batch:
         statement = other_statement(logged.entry)

@@ -59,7 +59,7 @@ class Readers:
         """All rows of one statement. Raises DatabaseUnavailable past the deadline."""
         try:
             async with asyncio.timeout(self._deadline_s), self._borrowed() as connection:
-                return list(await connection.execute_fetchall(sql, parameters))  # type: ignore[arg-type]
+                return list(await connection.execute_fetchall(sql, parameters))
         except TimeoutError:
             raise DatabaseUnavailable(f"The database did not answer within {self._deadline_s:g} s.") from None
         except sqlite3.OperationalError as error:
@@ -67,9 +67,8 @@ class Readers:
 
     async def backup(self, target: Path) -> None:
         """A consistent copy, taken from one snapshot."""
-        async with self._borrowed() as connection:
-            async with aiosqlite.connect(target) as copy:
-                await connection.backup(copy)
+        async with self._borrowed() as connection, aiosqlite.connect(target) as copy:
+            await connection.backup(copy)
 
     async def close(self) -> None:
         for connection in self._all:

@@ -135,7 +135,9 @@ class SqliteLog:
     async def _find_head(self) -> None:
         row = await self._one("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'entries'")
         self._head = row[0]
-        row = await self._one("SELECT coalesce(min(position), ?) FROM entries WHERE scope IS NULL", self._head)
+        row = await self._one(
+            "SELECT coalesce(min(position), ?) FROM entries WHERE scope IS NULL", self._head
+        )
         self._trimmed = max(0, row[0] - 1)
 
     async def _one(self, sql: str, *parameters: object) -> sqlite3.Row:

@@ -59,7 +59,8 @@ UPSERT_MODEL = (
 )
 INSERT_MODEL_TENANT = "INSERT INTO model_tenants (sha256, tenant) VALUES (?, ?) ON CONFLICT DO NOTHING"
 INSERT_DEAD_LETTER = (
-    "INSERT INTO dead_letters (id, epoch, position, order_id, error, payload, at) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO dead_letters (id, epoch, position, order_id, error, payload, at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 
 _encode = msgspec.json.Encoder().encode

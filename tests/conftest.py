@@ -1,0 +1,34 @@
+"""Fixtures shared by all tests. Everything is real: SQLite files, server processes, sockets."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.stack import Storage
+from tests.processes import Clients, Service, clients_of, served
+from tests.stacks import ManualClock, opened
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def storage(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Storage]:
+    async with opened(tmp_path / "data", clock) as storage:
+        yield storage
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One server process for the tests of a module."""
+    with served(tmp_path_factory.mktemp("service") / "data") as service:
+        yield service
+
+
+@pytest.fixture
+async def clients(service: Service) -> AsyncIterator[Clients]:
+    async with clients_of(service.url) as clients:
+        yield clients

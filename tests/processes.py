@@ -1,0 +1,154 @@
+"""The real service in a process of its own, and a client for it."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from storage.data_directory import DataDirectory
+
+ROOT = Path(__file__).parent.parent
+ADMIN_TOKEN = "an-admin-token-for-tests"
+START_S = 30.0
+POLL_S = 0.02
+
+
+class Service:
+    """`facet serve` over a data directory, on a free port."""
+
+    def __init__(self, data_dir: Path, **settings: str) -> None:
+        self.data_dir = data_dir
+        self.url = ""
+        self._settings = settings
+        self._process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def start(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("FACET_")}
+        environment |= {"FACET_ADMIN_TOKEN": ADMIN_TOKEN, "PYTHONPATH": str(ROOT), **self._settings}
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        with (self.data_dir.parent / f"{self.data_dir.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(self.data_dir)],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+        self.url = self._wait_for_url()
+
+    def _wait_for_url(self) -> str:
+        """The service announces its address in the lock file once it is ready."""
+        deadline_s = time.monotonic() + START_S
+        while time.monotonic() < deadline_s:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the service ended with {self._process.returncode}: {self.log_text()}")
+            holder = DataDirectory(self.data_dir).holder()
+            if holder is not None and holder.pid == self.pid and holder.url:
+                return holder.url
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(POLL_S)
+        raise RuntimeError(f"the service did not start: {self.log_text()}")
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to finish anything."""
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(60)
+
+    def log_text(self) -> str:
+        return (self.data_dir.parent / f"{self.data_dir.name}.log").read_text()
+
+
+@contextlib.contextmanager
+def served(data_dir: Path, **settings: str) -> Iterator[Service]:
+    service = Service(data_dir, **settings)
+    service.start()
+    try:
+        yield service
+    finally:
+        if service._process.poll() is None:
+            service.stop()
+
+
+class Client:
+    """One token's requests."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
+        self._session = session
+        self.url = url
+        self._headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+
+    async def send(
+        self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: Any
+    ) -> "Reply":
+        merged = {**self._headers, **(headers or {})}
+        async with self._session.request(method, self.url + path, headers=merged, **options) as response:
+            raw = await response.read()
+            return Reply(response.status, dict(response.headers), raw)
+
+    async def get(self, path: str, **options: Any) -> "Reply":
+        return await self.send("GET", path, **options)
+
+    async def post(self, path: str, body: Any = None, **options: Any) -> "Reply":
+        return await self.send("POST", path, json=body, **options)
+
+    async def put(self, path: str, body: Any, **options: Any) -> "Reply":
+        return await self.send("PUT", path, json=body, **options)
+
+    async def patch(self, path: str, body: Any, **options: Any) -> "Reply":
+        return await self.send("PATCH", path, json=body, **options)
+
+    async def delete(self, path: str, **options: Any) -> "Reply":
+        return await self.send("DELETE", path, **options)
+
+
+class Reply:
+    def __init__(self, status: int, headers: dict[str, str], raw: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.raw = raw
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.raw)
+
+    def __repr__(self) -> str:
+        return f"Reply({self.status}, {self.raw[:500]!r})"
+
+
+class Clients:
+    """Clients of every role, their tokens issued by the administrator."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+        self.admin = Client(session, url, ADMIN_TOKEN)
+        self.nobody = Client(session, url, None)
+
+    async def of(self, role: str, name: str | None = None, customer: str | None = None) -> Client:
+        body = {"role": role, "name": name or role} | ({"customer": customer} if customer else {})
+        reply = await self.admin.post("/v1/tokens", body)
+        assert reply.status == 201, reply
+        return Client(self._session, self._url, reply.json["token"])
+
+
+@contextlib.asynccontextmanager
+async def clients_of(url: str) -> AsyncIterator[Clients]:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+        yield Clients(session, url)

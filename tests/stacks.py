@@ -1,0 +1,75 @@
+"""Storage on real SQLite files, with a clock that the test moves."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from storage.book import Request
+from storage.bounds import Bounds
+from storage.data_directory import DataDirectory
+from storage.migrate import migrate_sqlite
+from storage.orders import Actor, Role
+from storage.sqlite.database import SqliteDatabase
+from storage.sqlite.log import SqliteLog
+from storage.stack import Storage
+
+
+class ManualClock:
+    """Time stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self._now = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
+        self._monotonic_s = 1_000.0
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic_s(self) -> float:
+        return self._monotonic_s
+
+    def move(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+        self._monotonic_s += seconds
+
+
+def actor(role: Role, name: str | None = None, customer: str | None = None) -> Actor:
+    return Actor(token_id=f"token-{name or role}", name=name or role.value, role=role, customer=customer)
+
+
+SHOP = actor(Role.SHOP)
+SELLER = actor(Role.SELLER)
+MES = actor(Role.MES)
+ADMIN = actor(Role.ADMIN)
+IVAN = actor(Role.OPERATOR, "ivan")
+OLGA = actor(Role.OPERATOR, "olga")
+
+
+def by(who: Actor) -> Request:
+    return Request(actor=who)
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    path: Path, clock: ManualClock | None = None, bounds: Bounds | None = None
+) -> AsyncIterator[Storage]:
+    """Storage over a data directory, replayed and running; drained and closed at the end. A background
+    task that dies fails the test."""
+    clock, bounds = clock or ManualClock(), bounds or Bounds()
+    directory = DataDirectory(path)
+    directory.create()
+    deaths: list[BaseException] = []
+    with directory:
+        migrate_sqlite(directory.database)
+        database = SqliteDatabase(directory.database, bounds.busy_timeout_s, 2, bounds.read_deadline_s)
+        log = SqliteLog(directory.log, 1.0, bounds.read_deadline_s)
+        await database.open()
+        await log.open()
+        storage = Storage(database, log, analyser="1", bounds=bounds, clock=clock)
+        await storage.open(lambda _, error: deaths.append(error))
+        try:
+            yield storage
+        finally:
+            await storage.drain(10.0)
+            await storage.close()
+    assert not deaths, deaths
