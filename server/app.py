@@ -13,7 +13,7 @@ from aiohttp import web
 from pricing.facts import ANALYSER_VERSION
 from pricing.pool import FactsPool, Limits
 from pricing.price_list import default_metal_fix, default_price_list, parse_metal_fix, parse_price_list
-from server import cache, health, models, orders, prices, tokens
+from server import cache, health, lists, maintenance, models, orders, prices, tokens
 from server.cache import warm
 from server.config import Settings
 from server.documents import Documents, document_routes
@@ -49,12 +49,14 @@ Failed = Callable[[str, BaseException], None]
 def all_routes() -> list[Route]:
     """Every route but those of documents and pages, which need something rendered."""
     return [
+        *lists.ROUTES,
         *orders.ROUTES,
         *prices.ROUTES,
         *models.ROUTES,
         *tokens.ROUTES,
         *cache.ROUTES,
         *health.ROUTES,
+        *maintenance.ROUTES,
     ]
 
 

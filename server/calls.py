@@ -1,14 +1,16 @@
 """One request as handlers see it: who asks, what was sent, and how to answer."""
 
+import contextlib
 import hashlib
 import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from server.conditions import Preferences, echoed_position, if_match, preferences
 from server.json_body import convert, parse_json
@@ -25,7 +27,7 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 
 JSON_BYTES_MAX = 1 << 20
 """A price list is the largest JSON document there is; orders are bounded field by field."""
-KEY_CHARS_MAX = 255
+PART_CHUNK_BYTES = 1 << 16
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
@@ -39,6 +41,13 @@ def request_id_of(request: web.Request) -> str:
     if given is not None and _REQUEST_ID.match(given):
         return given
     return f"{_PROCESS}-{next(_count)}"
+
+
+async def invite_body(request: web.Request) -> None:
+    """Tell a caller that waits with its body (`Expect: 100-continue`) to send it."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # nothing of the answer itself was sent yet
 
 
 class RawBody:
@@ -58,7 +67,21 @@ class PartBody:
         self._part = part
 
     async def read_chunk(self) -> bytes:
-        return bytes(await self._part.read_chunk(1 << 16))
+        with reading_multipart():
+            chunk = bytes(await self._part.read_chunk(PART_CHUNK_BYTES))
+            if not chunk and not self._part.at_eof():
+                raise ValueError("it ends without its last boundary")
+        return chunk
+
+
+@contextlib.contextmanager
+def reading_multipart() -> Iterator[None]:
+    """Raises HttpError 400 for all that aiohttp's reader of multipart bodies raises."""
+    try:
+        yield
+    except (ValueError, AssertionError, RuntimeError, HttpProcessingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise HttpError(400, "malformed_multipart", f"The multipart body cannot be read: {reason}.") from None
 
 
 class Call:
@@ -160,10 +183,19 @@ class Call:
 
 def convert_query(given: Mapping[str, str], record: type[Record]) -> Record:
     """Texts to a record; what is empty counts as absent."""
+    texts = {name: value for name, value in given.items() if value}
     try:
-        return msgspec.convert({k: v for k, v in given.items() if v}, record, strict=False)
+        converted = msgspec.convert(texts, record, strict=False)
     except msgspec.ValidationError:
-        pass
+        raise Invalid(*_query_errors(given, record)) from None
+    # msgspec reads the text "null" as no value where a number may be absent.
+    nulls = [(f"/{name}", "not a value") for name in texts if getattr(converted, name) is None]
+    if nulls:
+        raise Invalid(*nulls)
+    return converted
+
+
+def _query_errors(given: Mapping[str, str], record: type[Record]) -> list[tuple[str, str]]:
     errors: list[tuple[str, str]] = []
     fields = {field.encode_name: field for field in msgspec.structs.fields(record)}
     errors += [(f"/{name}", "unknown parameter") for name in given if name not in fields]
@@ -175,7 +207,7 @@ def convert_query(given: Mapping[str, str], record: type[Record]) -> Record:
                 errors.append((f"/{name}", str(error)))
         elif field.required:
             errors.append((f"/{name}", "required"))
-    raise Invalid(*errors)
+    return errors
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

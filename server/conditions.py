@@ -1,5 +1,6 @@
 """Conditional requests, preferences and positions: the headers that change what an answer means."""
 
+import base64
 import re
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from storage.log import Position, parse_position
 _TAG = re.compile(r'\s*(?:(W/)?"([^"]*)"|(\*))\s*(?:,|$)')
 _VERSION = re.compile(r"([0-9]{1,18})(?:[-;][A-Za-z0-9_.-]+)?\Z")
 """A version, perhaps with the suffix of a content coding that a proxy has added."""
+
+_SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):")
 
 WAIT_S_MAX = 60
 
@@ -73,6 +76,15 @@ def preferences(request: web.Request) -> Preferences:
         wait_for_database=given.get("durability", "").lower() == "database",
         wait_s=min(int(wait), WAIT_S_MAX) if wait.isascii() and wait.isdigit() and len(wait) < 9 else None,
     )
+
+
+def announced_sha256(request: web.Request) -> str | None:
+    """The hash of a body that its sender holds back (`Expect: 100-continue` with `Repr-Digest`, RFC 9530),
+    in hex."""
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        return None
+    match = _SHA256.search(",".join(request.headers.getall("Repr-Digest", ())))
+    return base64.b64decode(match[1]).hex() if match else None
 
 
 def _tags(request: web.Request, header: str) -> list[str] | None:

@@ -17,12 +17,16 @@ VERSION = "0.1.0"
 _REF = "#/components/schemas/{name}"
 
 _HEADERS: dict[str, tuple[str, str]] = {
-    "If-None-Match": ("Answer 304 when this is still the ETag.", "string"),
-    "If-Match": ("Answer 412 when this is not the ETag any more.", "string"),
-    "Idempotency-Key": ("Repeat the request with the same key and its effect happens once.", "string"),
-    "Prefer": ("durability=database waits for the commit; wait=N for a change, N seconds.", "string"),
-    "Facet-Position": ("As received: the answer is not older than this.", "string"),
+    "If-None-Match": ("Answer 304 when this is still the ETag.", r"."),
+    "If-Match": ("Answer 412 when this is not the ETag any more.", r"."),
+    "Idempotency-Key": (
+        "Repeat the request with the same key and its effect happens once.",
+        r"^[\x21-\x7e]{1,255}$",
+    ),
+    "Prefer": ("durability=database waits for the commit; wait=N for a change, N seconds.", r"."),
+    "Facet-Position": ("As received: the answer is not older than this.", r"."),
 }
+"""What each means, and the pattern of its values."""
 
 
 def openapi(routes: list[Route]) -> dict[str, Any]:
@@ -96,14 +100,14 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     if route.query is not None:
         parameters += _query_parameters(route.query)
     for name in _header_names(route):
-        description, kind = _HEADERS[name]
+        description, pattern = _HEADERS[name]
         parameters.append(
             {
                 "name": name,
                 "in": "header",
                 "description": description,
                 "required": False,
-                "schema": {"type": kind},
+                "schema": {"type": "string", "pattern": pattern},
             }
         )
     return parameters
@@ -114,9 +118,18 @@ def _query_parameters(record: type[msgspec.Struct]) -> list[dict[str, Any]]:
     properties = schema["$defs"][record.__name__] if "$defs" in schema else schema
     required = set(properties.get("required", ()))
     return [
-        {"name": name, "in": "query", "required": name in required, "schema": _without_null(kind)}
+        {"name": name, "in": "query", "required": name in required, "schema": _query_schema(kind)}
         for name, kind in properties["properties"].items()
     ]
+
+
+def _query_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """An empty text counts as an absent one."""
+    shown = _without_null(schema)
+    shown.pop("minLength", None)
+    if "pattern" in shown:
+        shown["pattern"] = f"^$|{shown['pattern']}"
+    return {"anyOf": [shown, {"const": ""}]} if "format" in shown else shown
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import BodyPartReader, web
 
-from server.calls import Call, PartBody, RawBody
+from server.calls import Call, PartBody, RawBody, invite_body, reading_multipart
 from server.keys import UPLOADS
 from server.problems import HttpError
 from server.uploads import Upload
@@ -17,22 +17,22 @@ FIELD = "model"
 async def received(call: Call) -> AsyncIterator[tuple[Upload, str | None]]:
     """The upload and the content type it was sent with. Raises HttpError 400, 408, 413 or 422."""
     request, uploads = call.request, call.request.app[UPLOADS]
+    uploads.require_fits(request.content_length)
+    await invite_body(request)
     if request.content_type == "multipart/form-data":
         part = await _model_part(request)
         content_type = part.headers.get("Content-Type")
-        async with uploads.receive(PartBody(part), None) as upload:
+        async with uploads.receive(PartBody(part)) as upload:
             yield upload, content_type
     else:
-        async with uploads.receive(RawBody(request), request.content_length) as upload:
+        async with uploads.receive(RawBody(request)) as upload:
             yield upload, request.headers.get("Content-Type")
 
 
 async def _model_part(request: web.Request) -> BodyPartReader:
-    try:
+    with reading_multipart():
         reader = await request.multipart()
         part = await reader.next()
-    except (ValueError, AssertionError, web.HTTPException) as error:
-        raise HttpError(400, "malformed_multipart", f"The multipart body cannot be read: {error}.") from None
     if not isinstance(part, BodyPartReader) or part.name != FIELD:
         raise HttpError(
             422, "no_model", f"The first field of the body must be the file, named {FIELD!r}.", errors=[]

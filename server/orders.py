@@ -18,11 +18,6 @@ from storage.book import Draft, Outcome
 from storage.errors import Conflict, Invalid, NotFound
 from storage.filters import (
     LIMIT_MAX,
-    NO_OPERATOR,
-    ListQuery,
-    OrderFilter,
-    decode_cursor,
-    parse_sort,
 )
 from storage.local import Held
 from storage.orders import (
@@ -41,7 +36,6 @@ from storage.orders import (
     OrderStatus,
     Role,
     Status,
-    decode_order,
 )
 from storage.read_through import Found
 from storage.steps import Wish, advance, comment, edit
@@ -60,8 +54,6 @@ EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo
 TAKERS = frozenset({Role.OPERATOR, Role.MES, Role.ADMIN})
 RELEASERS = frozenset({Role.OPERATOR, Role.MES, Role.SELLER, Role.ADMIN})
 STEPPERS = EVERYBODY - {Role.CUSTOMER}
-OPERATORS_ORDERS = 1_000
-"""Orders in work that the list of operators looks through."""
 
 
 class NewOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,71 +125,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cursor: Annotated[str, Meta(max_length=400)] | None = None
 
 
-class Filters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`status`: several with commas. `operator`: a name, `me` or `none`. `q`: text to find."""
-
-    status: Annotated[str, Meta(max_length=300)] | None = None
-    operator: Name | None = None
-    customer: Name | None = None
-    number: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    reference: Reference | None = None
-    q: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
-    created_from: Moment | None = None
-    created_to: Moment | None = None
-    due_from: Moment | None = None
-    due_to: Moment | None = None
-
-
-class Listing(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    sort: Annotated[str, Meta(max_length=20)] = "-created_at"
-    limit: Annotated[int, Meta(ge=1, le=LIMIT_MAX)] = 50
-    cursor: Annotated[str, Meta(max_length=400)] | None = None
-
-
-class Ids(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Up to 200 ids with commas."""
-
-    ids: Annotated[str, Meta(min_length=1, max_length=LIMIT_MAX * 37)]
-
-
-class OrderPage(msgspec.Struct, frozen=True):
-    items: list[Order]
-    next: str | None
-
-
-class Statuses(msgspec.Struct, frozen=True, kw_only=True):
-    """`missing`: ids that name no order the caller may see."""
-
-    items: list[OrderStatus]
-    missing: list[str]
-    next: str | None = None
-
-
-class Counts(msgspec.Struct, frozen=True):
-    counts: dict[Status, int]
-
-
 class History(msgspec.Struct, frozen=True):
     """`was`: what each change replaced."""
 
     items: list[HistoryItem]
     next: str | None
-
-
-class InWork(msgspec.Struct, frozen=True):
-    id: str
-    number: int
-    since: datetime
-
-
-class Operator(msgspec.Struct, frozen=True):
-    name: str
-    in_work: list[InWork]
-
-
-class Operators(msgspec.Struct, frozen=True):
-    items: list[Operator]
-    next: str | None = None
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -207,47 +139,12 @@ class Link(msgspec.Struct, frozen=True):
 
 async def get_order(call: Call) -> web.StreamResponse:
     found = await _find(call, lambda held: held.version)
-    return _read(call, found.held.body, f'"{found.held.version}"', found.source)
+    return read_answer(call, found.held.body, f'"{found.held.version}"', found.source)
 
 
 async def get_status(call: Call) -> web.StreamResponse:
     found = await _find(call, lambda held: held.status_version)
-    return _read(call, found.held.status_body, f'"{found.held.status_version}"', found.source)
-
-
-async def list_orders(call: Call) -> web.StreamResponse:
-    call.require_position()
-    query, limit = list_query(call.query(Listing), call.actor)
-    found = await call.storage.reads.page(query, limit, call.storage.clock.now())
-    response = _read(call, found.page.body, found.page.etag, found.source)
-    if found.page.next is not None:
-        following = call.request.url.update_query(cursor=found.page.next)
-        response.headers["Link"] = f'<{following.raw_path_qs}>; rel="next"'
-    return response
-
-
-async def count_orders(call: Call) -> web.StreamResponse:
-    call.require_position()
-    found = await call.storage.reads.counts(order_filter(call.query(Filters), call.actor))
-    return json_response(found.body, headers={"Cache-Status": found.source, "Facet-Position": _head(call)})
-
-
-async def get_statuses(call: Call) -> web.StreamResponse:
-    """Up to 200 statuses in one answer, in the order asked for; each id once."""
-    call.require_position()
-    ids = list(dict.fromkeys(call.query(Ids).ids.split(",")))
-    if len(ids) > LIMIT_MAX:
-        raise Invalid(("/ids", f"at most {LIMIT_MAX}"))
-    shown: list[bytes] = []
-    missing: list[str] = []
-    for order_id in ids:
-        held = await _held_or_none(call, order_id)
-        if held is None:
-            missing.append(order_id)
-        else:
-            shown.append(held.status_body)
-    body = b'{"items":[%b],"missing":%b,"next":null}' % (b",".join(shown), msgspec.json.encode(missing))
-    return json_response(body, headers={"Facet-Position": _head(call)})
+    return read_answer(call, found.held.status_body, f'"{found.held.status_version}"', found.source)
 
 
 async def get_history(call: Call) -> web.StreamResponse:
@@ -257,7 +154,7 @@ async def get_history(call: Call) -> web.StreamResponse:
     items, source = await call.storage.reads.history(call.order_id)
     page = [item for item in items if item.version > after][: limits.limit]
     following = str(page[-1].version) if page and page[-1].version < items[-1].version else None
-    headers = {"Cache-Status": source, "Facet-Position": _head(call)}
+    headers = {"Cache-Status": source, "Facet-Position": log_head(call)}
     return json_response(History(page, following), headers=headers)
 
 
@@ -274,7 +171,7 @@ async def create_order(call: Call) -> web.StreamResponse:
 async def edit_order(call: Call) -> web.StreamResponse:
     changes = await call.body(OrderEdit)
     fields = {
-        name: _in_range(name, value)
+        name: in_range(name, value)
         for name in changes.__struct_fields__
         if (value := getattr(changes, name)) is not UNSET
     }
@@ -319,17 +216,6 @@ async def add_comment(call: Call) -> web.StreamResponse:
     return _changed(call, await call.storage.book.change(call.order_id, decide, call.change(success=201)))
 
 
-async def list_operators(call: Call) -> web.StreamResponse:
-    """Every operator's name, with the orders in work, the longest in work first."""
-    started = ListQuery(filter=OrderFilter(statuses=frozenset({Status.MANUFACTURING_STARTED})))
-    bodies = await call.storage.reads.views.bodies(started, OPERATORS_ORDERS)
-    in_work: dict[str, list[InWork]] = {name: [] for name in call.storage.tokens.names(Role.OPERATOR)}
-    for order in sorted(map(decode_order, bodies), key=lambda order: order.status_since):
-        if order.operator is not None:
-            in_work.setdefault(order.operator, []).append(InWork(order.id, order.number, order.status_since))
-    return json_response(Operators([Operator(name, in_work[name]) for name in sorted(in_work)]))
-
-
 async def make_link(call: Call) -> web.StreamResponse:
     """A page that shows a customer the status of this order, for whoever has the link."""
     await call.body(Nothing, optional=True)
@@ -339,49 +225,7 @@ async def make_link(call: Call) -> web.StreamResponse:
     return json_response(Link(origin + path, expires_at), 201)
 
 
-def list_query(listing: Listing, actor: Actor) -> tuple[ListQuery, int]:
-    """Raises Invalid."""
-    sort = parse_sort(listing.sort)
-    after = None if listing.cursor is None else decode_cursor(listing.cursor, sort)
-    return ListQuery(filter=order_filter(listing, actor), sort=sort, after=after), listing.limit
-
-
-def order_filter(filters: Filters, actor: Actor) -> OrderFilter:
-    """What the parameters mean for this actor: tenants see their own orders only. Raises Invalid."""
-    operator = filters.operator
-    if operator == "me":
-        operator = actor.name
-    elif operator == "none":
-        operator = NO_OPERATOR
-    customer = filters.customer
-    if actor.tenant is not None:
-        if customer not in (None, actor.tenant):
-            raise Invalid(("/customer", "not yours"))
-        customer = actor.tenant
-    moments = {
-        name: _in_range(name, getattr(filters, name))
-        for name in ("created_from", "created_to", "due_from", "due_to")
-    }
-    return OrderFilter(
-        statuses=_statuses(filters.status),
-        operator=operator,
-        customer=customer,
-        number=filters.number,
-        reference=filters.reference,
-        q=None if filters.q is None else filters.q.casefold(),
-        **moments,  # type: ignore[arg-type]
-    )
-
-
-def _statuses(text: str | None) -> frozenset[Status]:
-    names = [name.strip() for name in (text or "").split(",") if name.strip()]
-    unknown = [name for name in names if name not in Status.__members__]
-    if unknown:
-        raise Invalid(("/status", f"no such status: {', '.join(unknown)[:100]}"))
-    return frozenset(Status(name) for name in names)
-
-
-def _in_range(name: str, value: object) -> object:
+def in_range(name: str, value: object) -> object:
     """A moment as UTC. Raises Invalid for one that no order can have."""
     if not isinstance(value, datetime):
         return value
@@ -410,7 +254,7 @@ def _draft(new: NewOrder, actor: Actor) -> Draft:
         customer = actor.customer
     if actor.role in OPENING_ROLES and not actor.sees(customer):
         raise HttpError(403, "forbidden", "A partner creates orders for itself only.")
-    due_at = _in_range("due_at", new.due_at)
+    due_at = in_range("due_at", new.due_at)
     return Draft(
         customer=customer,
         model=new.model,
@@ -469,20 +313,12 @@ async def _visible(call: Call) -> Found:
     return found
 
 
-async def _held_or_none(call: Call, order_id: str) -> Held | None:
-    try:
-        held = (await call.storage.reads.get(order_id)).held
-    except NotFound:
-        return None
-    return held if call.actor.sees(held.customer) else None
-
-
-def _head(call: Call) -> str:
+def log_head(call: Call) -> str:
     return f"{call.storage.shared.epoch}-{call.storage.tail.head}"
 
 
-def _read(call: Call, body: bytes, etag: str, source: str) -> web.Response:
-    headers = {"ETag": etag, "Cache-Status": source, "Facet-Position": _head(call)}
+def read_answer(call: Call, body: bytes, etag: str, source: str) -> web.Response:
+    headers = {"ETag": etag, "Cache-Status": source, "Facet-Position": log_head(call)}
     if if_none_match(call.request, etag):
         return web.Response(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
     return json_response(body, headers=headers)
@@ -516,27 +352,6 @@ ROUTES = [
         answers={201: Order},
         errors=(409, 503),
         changes=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/orders",
-        handler=list_orders,
-        summary="List orders, newest first",
-        tag="orders",
-        query=Listing,
-        answers={200: OrderPage},
-        errors=(503,),
-        conditional=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/orders/counts",
-        handler=count_orders,
-        summary="Count orders by status",
-        tag="orders",
-        query=Filters,
-        answers={200: Counts},
-        errors=(503,),
     ),
     Route(
         method="GET",
@@ -653,25 +468,5 @@ ROUTES = [
         body_optional=True,
         answers={201: Link},
         errors=_READ_ERRORS,
-    ),
-    Route(
-        method="GET",
-        path="/v1/statuses",
-        handler=get_statuses,
-        summary="Up to 200 statuses in one call",
-        tag="orders",
-        query=Ids,
-        answers={200: Statuses},
-        errors=(503,),
-    ),
-    Route(
-        method="GET",
-        path="/v1/operators",
-        handler=list_operators,
-        summary="Operators and what each has in work",
-        tag="orders",
-        roles=EVERYBODY - TENANT_ROLES,
-        answers={200: Operators},
-        errors=(503,),
     ),
 ]

@@ -11,14 +11,14 @@ from jinja2 import Environment
 from pricing.errors import Refused
 from pricing.pool import PoolBusy
 from pricing.units import DECLARABLE_UNITS
-from server.calls import Call, PartBody, RawBody, convert_query
+from server.calls import Call, PartBody, RawBody, convert_query, reading_multipart
 from server.keys import LINKS, PRICER, UPLOADS
-from server.orders import Listing, list_query
+from server.lists import Listing, list_query
 from server.prices import Choices
 from server.problems import HttpError
 from server.routes import LOCAL_ADMIN, Route, is_local
 from server.screens import TEXTS, language_of, render
-from server.uploads import Pace
+from server.uploads import Pace, Source
 from storage.errors import Invalid, NotFound
 from storage.filters import ALL, OrderFilter
 from storage.orders import PRICING_ROLES, Actor, decode_order
@@ -26,6 +26,7 @@ from storage.orders import PRICING_ROLES, Actor, decode_order
 COOKIE = "facet_token"
 COOKIE_S = 12 * 3600
 FORM_BYTES_MAX = 16 * 1024
+FIELD_BYTES_MAX = 200
 FIELDS_MAX = 8
 ROWS = 50
 
@@ -47,7 +48,8 @@ class Pages:
         token = (await _small_form(call)).get("token", "").strip()
         if call.storage.tokens.authenticate(token) is None:
             lang = language_of(call.request)
-            return render(self._templates, "home.html", lang, 401, **_empty(TEXTS[lang]["wrong_token"]))
+            problem = _empty(TEXTS[lang]["wrong_token"])
+            return render(self._templates, "home.html", lang, http_status=401, **problem)
         response = _redirect("/")
         response.set_cookie(
             COOKIE,
@@ -89,7 +91,7 @@ class Pages:
             except NotFound:
                 pass
         status = 404 if order is None else 200
-        return render(self._templates, "customer.html", lang, status, order=order)
+        return render(self._templates, "customer.html", lang, http_status=status, order=order)
 
     async def _orders(
         self, call: Call, actor: Actor, *, priced: Any = None, problem: str | None = None
@@ -169,12 +171,20 @@ def _redirect(to: str) -> web.Response:
 
 
 async def _small_form(call: Call) -> dict[str, str]:
-    pace, source, raw = Pace(), RawBody(call.request), bytearray()
+    text = await _small_text(RawBody(call.request), FORM_BYTES_MAX)
+    try:
+        return dict(parse_qsl(text, max_num_fields=FIELDS_MAX))
+    except ValueError:
+        raise HttpError(422, "too_many_fields", f"A form has at most {FIELDS_MAX} fields.") from None
+
+
+async def _small_text(source: Source, bytes_max: int) -> str:
+    pace, raw = Pace(), bytearray()
     while chunk := await pace.next(source):
         raw += chunk
-        if len(raw) > FORM_BYTES_MAX:
+        if len(raw) > bytes_max:
             raise HttpError(413, "too_large", "This form is too large.")
-    return dict(parse_qsl(raw.decode("utf-8", "replace"), max_num_fields=FIELDS_MAX))
+    return raw.decode("utf-8", "replace")
 
 
 async def _price_form(call: Call, actor: Actor) -> dict[str, Any]:
@@ -184,19 +194,18 @@ async def _price_form(call: Call, actor: Actor) -> dict[str, Any]:
     pricer, uploads = call.request.app[PRICER], call.request.app[UPLOADS]
     fields: dict[str, str] = {}
     model = None
-    try:
+    with reading_multipart():
         reader = await call.request.multipart()
-        for _ in range(FIELDS_MAX):
+    for _ in range(FIELDS_MAX):
+        with reading_multipart():
             part = await reader.next()
-            if not isinstance(part, BodyPartReader):
-                break
-            if part.name == "model":
-                async with uploads.receive(PartBody(part), None) as upload:
-                    model, _ = await pricer.receive(upload, None, actor)
-            elif part.name in ("material", "units", "quantity"):
-                fields[part.name] = bytes(await part.read_chunk(200)).decode("utf-8", "replace")
-    except (ValueError, AssertionError) as error:
-        raise HttpError(400, "malformed_multipart", f"The form cannot be read: {error}.") from None
+        if not isinstance(part, BodyPartReader):
+            break
+        if part.name == "model":
+            async with uploads.receive(PartBody(part)) as upload:
+                model, _ = await pricer.receive(upload, None, actor)
+        else:
+            fields[part.name or ""] = await _small_text(PartBody(part), FIELD_BYTES_MAX)
     if model is None:
         raise HttpError(422, "no_model", "Choose a file.")
     options = convert_query(fields, Choices).options()

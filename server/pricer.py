@@ -220,7 +220,11 @@ class Pricer:
         self._storage.models.count(found[0])
         asker = Actor(token_id="", name="", role=Role.PARTNER, customer=order.customer)
         stored, _ = await self.quote(found[0], options, asker)
-        return _order_price(_decode_quote(stored.body), PriceSource.COMPUTED)
+        return self.order_price(stored, PriceSource.COMPUTED)
+
+    def order_price(self, stored: StoredQuote, source: PriceSource) -> OrderPrice:
+        """What a quote puts on an order. Raises NotPriceable when it is not firm."""
+        return _order_price(_decode_quote(stored.body), source)
 
     async def _valid_quote(self, order: Order) -> Quote | None:
         if order.quote is None:

@@ -1,5 +1,6 @@
 """Prices over HTTP: upload a model and get its price; quotes, materials, price lists, metal fixes."""
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,18 +13,24 @@ from pricing.model import ModelView
 from pricing.price_list import MetalFix, PriceList, parse_metal_fix, parse_price_list
 from pricing.units import DECLARABLE_UNITS
 from server.calls import Call, json_response
+from server.conditions import announced_sha256
 from server.keys import PRICER
 from server.model_upload import received
 from server.orders import Code
 from server.pricer import Quote
+from server.problems import HttpError
 from server.routes import ADMIN, EVERYBODY, Route
 from storage.database import StoredVersion
 from storage.entries import Answer, Remembered
 from storage.log import Position
+from storage.models import Model
 from storage.orders import PRICING_ROLES
 from storage.published import Published
 
 QUANTITY_MAX = 1_000_000
+
+Receive = Callable[[], Awaitable[tuple[Model, str]]]
+"""The model to price, and where its facts came from."""
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,20 +95,55 @@ async def post_price(call: Call) -> web.StreamResponse:
     """The model as the raw body, or as the field `model` of a multipart body."""
     pricer, options = call.request.app[PRICER], call.query(Choices).options()
     check_options(options, pricer.current()[0])
+    sha256 = await _known_already(call)
+    if sha256 is not None:
+        response = await _price_once(call, sha256, options, lambda: _known(call, sha256))
+        response.force_close()  # the body held back is not waited for
+        return response
     async with received(call) as (upload, content_type):
-        keyed = call.keyed(upload.sha256.encode())
-        if keyed is None:
-            model, source = await pricer.receive(upload, content_type, call.actor)
-            stored, _ = await pricer.quote(model, options, call.actor)
-            return _priced(pricer.view(model, options.units), stored.body, source)
-        async with call.storage.book.keyed_once(keyed) as found:
-            if found is not None:
-                return _repeated(found)
-            model, source = await pricer.receive(upload, content_type, call.actor)
-            stored, _ = await pricer.quote(model, options, call.actor)
-            response = _priced(pricer.view(model, options.units), stored.body, source)
-            await call.storage.remember(keyed, Answer(status=200, body=response.body))  # type: ignore[arg-type]
-            return response
+
+        def receive() -> Awaitable[tuple[Model, str]]:
+            return pricer.receive(upload, content_type, call.actor)
+
+        return await _price_once(call, upload.sha256, options, receive)
+
+
+async def _known(call: Call, sha256: str) -> tuple[Model, str]:
+    model, source = await call.request.app[PRICER].known_model(sha256, call.actor)
+    call.storage.models.count(model)
+    return model, source
+
+
+async def _known_already(call: Call) -> str | None:
+    """The hash of a body that is held back, when its sender has uploaded that model before."""
+    sha256 = announced_sha256(call.request)
+    if sha256 is None:
+        return None
+    try:
+        await call.request.app[PRICER].known_model(sha256, call.actor)
+    except HttpError:
+        return None
+    return sha256
+
+
+async def _price_once(call: Call, sha256: str, options: Options, receive: Receive) -> web.Response:
+    """The price of the model that `receive` returns; a request that was answered before is not priced."""
+    keyed = call.keyed(sha256.encode())
+    if keyed is None:
+        return await _price(call, options, receive)
+    async with call.storage.book.keyed_once(keyed) as found:
+        if found is not None:
+            return _repeated(found)
+        response = await _price(call, options, receive)
+        await call.storage.remember(keyed, Answer(status=200, body=response.body))  # type: ignore[arg-type]
+        return response
+
+
+async def _price(call: Call, options: Options, receive: Receive) -> web.Response:
+    pricer = call.request.app[PRICER]
+    model, source = await receive()
+    stored, _ = await pricer.quote(model, options, call.actor)
+    return _priced(pricer.view(model, options.units), stored.body, source)
 
 
 async def get_quote(call: Call) -> web.StreamResponse:

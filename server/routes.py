@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
-from server.calls import Call, request_id_of
+from server.calls import Call, invite_body, request_id_of
 from server.keys import METRICS, STORAGE
 from server.problems import HttpError, problem_response
 from storage.orders import Actor, Role
@@ -53,11 +54,12 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 def add_routes(app: web.Application, routes: list[Route]) -> None:
     for route in routes:
         handler = _endpoint(app, route)
+        expected = _expected_upload if route.uploads else _expected
         if route.method == "GET":
-            app.router.add_get(route.path, handler, allow_head=True)
+            app.router.add_get(route.path, handler, allow_head=True, expect_handler=expected)
         else:
-            app.router.add_route(route.method, route.path, handler)
-    app.router.add_route("*", "/{tail:.*}", _nowhere)
+            app.router.add_route(route.method, route.path, handler, expect_handler=expected)
+    app.router.add_route("*", "/{tail:.*}", _nowhere, expect_handler=_expected_upload)
 
 
 def _endpoint(app: web.Application, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -78,6 +80,9 @@ def _endpoint(app: web.Application, route: Route) -> Callable[[web.Request], Awa
             response = await handler(Call(request, actor, request_id))
         except web.HTTPException as error:
             response = problem_response(HttpError(error.status, "refused", error.reason), request_id)
+        except (web.RequestPayloadError, HttpProcessingError):
+            response = problem_response(_malformed_body(), request_id)
+            response.force_close()
         except ConnectionError:
             raise
         except Exception as error:
@@ -92,6 +97,10 @@ def _endpoint(app: web.Application, route: Route) -> Callable[[web.Request], Awa
         return response
 
     return endpoint
+
+
+def _malformed_body() -> HttpError:
+    return HttpError(400, "malformed_body", "The body is not what the request's headers announced.")
 
 
 def _end_unread(request: web.Request, response: web.StreamResponse) -> None:
@@ -134,13 +143,42 @@ def is_local(request: web.Request) -> bool:
     return transport is not None and isinstance(transport.get_extra_info("sockname"), (str, bytes))
 
 
-async def _nowhere(request: web.Request) -> web.StreamResponse:
-    """No such path: 404; or a path without this method: 405."""
-    allowed: set[str] = set()
+async def _allowed_methods(request: web.Request) -> set[str]:
+    """What the path answers; a literal path wins over one with a variable, as when requests are routed."""
+    literal: set[str] = set()
+    variable: set[str] = set()
     for resource in request.app.router.resources():
         if resource.canonical != "/{tail}":
             _, methods = await resource.resolve(request)
-            allowed |= methods
+            found = literal if resource.canonical == request.path else variable
+            found |= methods
+    return literal or variable
+
+
+async def _expected_upload(request: web.Request) -> web.StreamResponse | None:
+    """`Expect: 100-continue` may stand here, nothing else. The handler invites the body when it wants it."""
+    if request.headers["Expect"].lower() == "100-continue":
+        return None
+    request_id = request_id_of(request)
+    response = problem_response(
+        HttpError(417, "expectation_failed", "Only 100-continue can be expected."), request_id
+    )
+    response.headers["X-Request-Id"] = request_id
+    _end_unread(request, response)
+    return response
+
+
+async def _expected(request: web.Request) -> web.StreamResponse | None:
+    """As above; the body is small and invited at once."""
+    response = await _expected_upload(request)
+    if response is None:
+        await invite_body(request)
+    return response
+
+
+async def _nowhere(request: web.Request) -> web.StreamResponse:
+    """No such path: 404; or a path without this method: 405."""
+    allowed = await _allowed_methods(request)
     error = HttpError(404, "not_found", "There is nothing at this address.")
     if allowed:
         detail = f"This address answers {', '.join(sorted(allowed))}."

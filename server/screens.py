@@ -139,9 +139,12 @@ def language_of(request: web.Request) -> str:
     return LANGUAGES[0]
 
 
-def render(environment: Environment, name: str, lang: str, status: int = 200, **values: Any) -> web.Response:
+def render(
+    environment: Environment, name: str, lang: str, *, http_status: int = 200, **values: Any
+) -> web.Response:
+    """A page; `values` are what its template shows."""
     page = environment.get_template(name).render(
         t=TEXTS[lang], lang=lang, status_names=STATUS_NAMES[lang], **values
     )
     headers = {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store", **SAFE_PAGE}
-    return web.Response(body=page.encode(), status=status, headers=headers)
+    return web.Response(body=page.encode(), status=http_status, headers=headers)

@@ -1,6 +1,7 @@
 """Running the service: the sockets, the signals, and an orderly end."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -9,7 +10,7 @@ import signal
 import stat
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import uvloop
@@ -21,6 +22,7 @@ from server.config import ConfigError, Settings
 from server.keys import STORAGE
 from server.problems import HttpError, problem_response
 from storage.data_directory import DataDirectory, Holder
+from storage.errors import DataDirectoryInUse
 from storage.orders import Role
 
 logger = logging.getLogger("facet")
@@ -85,26 +87,38 @@ def runner_of(app: web.Application, settings: Settings) -> Runner:
     )
 
 
-def run(
-    settings: Settings, started: "Callable[[web.Application, str], Awaitable[None]] | None" = None
-) -> int:
+Started = Callable[[web.Application, str], Awaitable[None]]
+
+
+def run(settings: Settings, started: Started | None = None) -> int:
     """Serve until a signal comes. `started` is called once ready. Raises ConfigError."""
+    _raise_file_limit()
+    with prepared_directory(settings) as directory:
+        return uvloop.run(_serve(settings, directory, started))
+
+
+@contextlib.contextmanager
+def prepared_directory(settings: Settings) -> Iterator[DataDirectory]:
+    """The data directory, made if need be and locked. Raises ConfigError when it cannot be used."""
     directory = DataDirectory(settings.data_dir)
     try:
         directory.create()
+        directory.__enter__()
+    except DataDirectoryInUse as error:
+        raise ConfigError(error.detail) from None
     except OSError as error:
-        raise ConfigError(
-            f"the data directory {settings.data_dir} cannot be used: {error.strerror}"
-        ) from None
-    _raise_file_limit()
-    with directory:
-        return uvloop.run(_serve(settings, directory, started))
+        reason = error.strerror or error
+        raise ConfigError(f"the data directory {settings.data_dir} cannot be used: {reason}") from None
+    try:
+        yield directory
+    finally:
+        directory.__exit__(None, None, None)
 
 
 async def _serve(
     settings: Settings,
     directory: DataDirectory,
-    started: "Callable[[web.Application, str], Awaitable[None]] | None",
+    started: Started | None,
 ) -> int:
     stop, failures = asyncio.Event(), []
 
@@ -119,7 +133,7 @@ async def _serve(
     runner = runner_of(app, settings)
     await runner.setup()
     try:
-        control = await _listen_locally(runner, directory)
+        control = await listen_locally(runner, directory)
         url = await _listen(runner, settings)
         directory.announce(Holder(os.getpid(), str(control), url))
         logger.info("serving on %s", url)
@@ -147,7 +161,7 @@ async def _listen(runner: Runner, settings: Settings) -> str:
     return f"http://{shown}:{port}"
 
 
-async def _listen_locally(runner: Runner, directory: DataDirectory) -> Path:
+async def listen_locally(runner: Runner, directory: DataDirectory) -> Path:
     """The socket through which commands on this machine talk to the service, as administrators."""
     path = (directory.path / "control.sock").absolute()
     if len(os.fsencode(path)) > CONTROL_PATH_MAX:

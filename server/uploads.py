@@ -6,19 +6,18 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
+
+import msgspec
 
 from server.problems import HttpError
 
-IDLE_S_MAX = 20.0
-"""A body is cut off after this long without a byte."""
-RATE_WINDOW_S = 20.0
-RATE_BYTES_MIN = 16 * 1024
-"""... or when it brings fewer bytes a second than this, averaged over the window. 65 MB at 10 Mbit/s pass."""
 MEMORY_BYTES_MAX = 1 << 20
 """A larger upload is written to disk while it arrives."""
+FRAMING_BYTES_MAX = 64 * 1024
+"""What a multipart body may have around its file."""
 UPLOADS_MAX = 256
 """Uploads under way at once; more are told to come back."""
 BUFFER_BYTES = 1 << 18
@@ -41,32 +40,54 @@ class Upload:
         self.sha256 = ""
         self.byte_count = 0
 
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """A file that is here already."""
+        upload = cls()
+        upload.data, upload.byte_count = data, len(data)
+        upload.sha256 = hashlib.sha256(data).hexdigest()
+        return upload
+
     @property
     def body(self) -> bytes | Path:
         return self.path if self.path is not None else self.data
 
 
+class PaceBounds(msgspec.Struct, frozen=True, kw_only=True):
+    """A body is cut off after `idle_s_max` without a byte, or when it brings fewer than `rate_bytes_min` a
+    second, averaged over `window_s`. 65 MB at 10 Mbit/s pass."""
+
+    idle_s_max: float = 20.0
+    window_s: float = 20.0
+    rate_bytes_min: int = 16 * 1024
+
+
+PACE_BOUNDS = PaceBounds()
+
+
 class Pace:
     """Whether a body comes fast enough."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._window_began_s = self._loop.time()
+    def __init__(self, bounds: PaceBounds = PACE_BOUNDS, now_s: Callable[[], float] | None = None) -> None:
+        self._bounds = bounds
+        self._now_s = now_s or asyncio.get_running_loop().time
+        self._window_began_s = self._now_s()
         self._window_bytes = 0
 
     async def next(self, source: Source) -> bytes:
         """The next bytes. Raises HttpError 408 when they do not come in time."""
+        bounds = self._bounds
         try:
-            async with asyncio.timeout(IDLE_S_MAX):
+            async with asyncio.timeout(bounds.idle_s_max):
                 chunk = await source.read_chunk()
         except TimeoutError:
-            raise _too_slow(f"No byte came for {IDLE_S_MAX:g} s.") from None
-        now_s = self._loop.time()
+            raise _too_slow(f"No byte came for {bounds.idle_s_max:g} s.") from None
+        now_s = self._now_s()
         self._window_bytes += len(chunk)
         elapsed_s = now_s - self._window_began_s
-        if elapsed_s >= RATE_WINDOW_S:
-            if chunk and self._window_bytes < RATE_BYTES_MIN * elapsed_s:
-                raise _too_slow(f"The body comes at less than {RATE_BYTES_MIN // 1024} KiB/s.")
+        if elapsed_s >= bounds.window_s:
+            if chunk and self._window_bytes < bounds.rate_bytes_min * elapsed_s:
+                raise _too_slow(f"The body comes at less than {bounds.rate_bytes_min} bytes a second.")
             self._window_began_s, self._window_bytes = now_s, 0
         return chunk
 
@@ -77,11 +98,14 @@ class Uploads:
         self.bytes_max = bytes_max
         self.under_way = 0
 
-    @contextlib.asynccontextmanager
-    async def receive(self, source: Source, length: int | None) -> AsyncIterator[Upload]:
-        """Raises HttpError 413, 408, 400 or 503. What went to disk is removed at the end unless moved."""
-        if length is not None and length > self.bytes_max:
+    def require_fits(self, length: int | None) -> None:
+        """Raises HttpError 413 for a body announced as too long, before any of it is read."""
+        if length is not None and length > self.bytes_max + FRAMING_BYTES_MAX:
             raise self._too_large()
+
+    @contextlib.asynccontextmanager
+    async def receive(self, source: Source) -> AsyncIterator[Upload]:
+        """Raises HttpError 413, 408, 400 or 503. What went to disk is removed at the end unless moved."""
         if self.under_way >= UPLOADS_MAX:
             raise HttpError(503, "busy", f"{self.under_way} uploads are under way.", {"Retry-After": "2"})
         self.under_way += 1

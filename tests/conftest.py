@@ -8,6 +8,7 @@ import pytest
 from storage.stack import Storage
 from tests.processes import Clients, Service, clients_of, served
 from tests.stacks import ManualClock, opened
+from tests.workshop import Workshop
 
 
 @pytest.fixture
@@ -32,3 +33,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 async def clients(service: Service) -> AsyncIterator[Clients]:
     async with clients_of(service.url) as clients:
         yield clients
+
+
+@pytest.fixture
+async def workshop(clients: Clients) -> Workshop:
+    workshop = Workshop(clients)
+    await workshop.open()
+    return workshop

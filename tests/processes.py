@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ POLL_S = 0.02
 
 
 class Service:
-    """`facet serve` over a data directory, on a free port."""
+    """`facet serve` over a data directory."""
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
@@ -34,13 +36,14 @@ class Service:
     def pid(self) -> int:
         return self._process.pid
 
-    def start(self) -> None:
+    def start(self, port: int = 0) -> None:
+        """Returns once it is ready. Port 0: a free one, another at each start."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FACET_")}
         environment |= {"FACET_ADMIN_TOKEN": ADMIN_TOKEN, "PYTHONPATH": str(ROOT), **self._settings}
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with (self.data_dir.parent / f"{self.data_dir.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(self.data_dir)],
+                [sys.executable, "-m", "server", "serve", f"--port={port}", f"--data-dir={self.data_dir}"],
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -74,6 +77,16 @@ class Service:
         return (self.data_dir.parent / f"{self.data_dir.name}.log").read_text()
 
 
+def free_port() -> int:
+    """A port that stays free while the service on it is down: outgoing connections get higher ones."""
+    candidates = random.SystemRandom().sample(range(20_000, 30_000), 100)
+    for port in candidates:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port")
+
+
 @contextlib.contextmanager
 def served(data_dir: Path, **settings: str) -> Iterator[Service]:
     service = Service(data_dir, **settings)
@@ -99,7 +112,7 @@ class Client:
         merged = {**self._headers, **(headers or {})}
         async with self._session.request(method, self.url + path, headers=merged, **options) as response:
             raw = await response.read()
-            return Reply(response.status, dict(response.headers), raw)
+            return Reply(response.status, response.headers, raw)
 
     async def get(self, path: str, **options: Any) -> "Reply":
         return await self.send("GET", path, **options)
@@ -118,7 +131,7 @@ class Client:
 
 
 class Reply:
-    def __init__(self, status: int, headers: dict[str, str], raw: bytes) -> None:
+    def __init__(self, status: int, headers: Mapping[str, str], raw: bytes) -> None:
         self.status = status
         self.headers = headers
         self.raw = raw

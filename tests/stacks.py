@@ -51,7 +51,13 @@ def by(who: Actor) -> Request:
 
 @contextlib.asynccontextmanager
 async def opened(
-    path: Path, clock: ManualClock | None = None, bounds: Bounds | None = None
+    path: Path,
+    clock: ManualClock | None = None,
+    bounds: Bounds | None = None,
+    *,
+    database_type: type[SqliteDatabase] = SqliteDatabase,
+    log_type: type[SqliteLog] = SqliteLog,
+    drain_s: float = 10.0,
 ) -> AsyncIterator[Storage]:
     """Storage over a data directory, replayed and running; drained and closed at the end. A background
     task that dies fails the test."""
@@ -61,8 +67,8 @@ async def opened(
     deaths: list[BaseException] = []
     with directory:
         migrate_sqlite(directory.database)
-        database = SqliteDatabase(directory.database, bounds.busy_timeout_s, 2, bounds.read_deadline_s)
-        log = SqliteLog(directory.log, 1.0, bounds.read_deadline_s)
+        database = database_type(directory.database, bounds.busy_timeout_s, 2, bounds.read_deadline_s)
+        log = log_type(directory.log, 1.0, bounds.read_deadline_s)
         await database.open()
         await log.open()
         storage = Storage(database, log, analyser="1", bounds=bounds, clock=clock)
@@ -70,6 +76,6 @@ async def opened(
         try:
             yield storage
         finally:
-            await storage.drain(10.0)
+            await storage.drain(drain_s)
             await storage.close()
     assert not deaths, deaths

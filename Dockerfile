@@ -1,0 +1,17 @@
+# Dependencies first: they change rarely, and this layer is then kept.
+FROM python:3.11-slim
+WORKDIR /facet
+COPY requirements.lock ./
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
+COPY server ./server
+COPY pricing ./pricing
+COPY storage ./storage
+RUN useradd --system --uid 10001 --create-home facet && mkdir /data && chown facet /data
+USER facet
+ENV FACET_HOST=0.0.0.0 FACET_DATA_DIR=/data PYTHONUNBUFFERED=1
+VOLUME /data
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/livez', timeout=2)"]
+ENTRYPOINT ["python", "-m", "server"]
+CMD ["serve"]

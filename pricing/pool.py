@@ -1,0 +1,253 @@
+"""Facts computed in worker processes, away from the event loop and within limits.
+
+Parsing files from strangers may crash, hang or eat memory; here that costs one worker and fails one
+request. Workers come from a fork server that has the analyser loaded already, so a replacement is ready in
+milliseconds. Paths and answers cross the process boundary as bytes and tuples of strings.
+"""
+
+import asyncio
+import mmap
+import multiprocessing
+import os
+import resource
+import signal
+import tempfile
+import threading
+from concurrent.futures import TimeoutError as WallClockExpired
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+from pebble import ProcessExpired, ProcessPool
+
+from pricing.errors import Refused
+from pricing.facts import Facts, analyse
+
+_Job = tuple[str, str | None, int]
+_Answer = tuple[Literal["facts"], bytes] | tuple[Literal["refused"], str, str, str]
+
+_ATTEMPTS = 2
+_SMALLER = "Export the model with a coarser tolerance, or as binary STL."
+
+
+class PoolBusy(Exception):
+    """All workers are busy and the queue is full: try again later."""
+
+
+class PoolClosed(Exception):
+    """The pool has not been started, or has been closed."""
+
+
+class Limits(NamedTuple):
+    """What one pool and one analysis may use.
+
+    `memory_bytes` is address space beyond what an idle worker has, the mapped file included; `cpu_s` is
+    processor time and `wall_s` time on the clock from the moment a worker takes the file;
+    `tasks_per_worker` bounds what leaks may add up to.
+    """
+
+    workers: int = 2
+    waiting: int = 64
+    memory_bytes: int = 2 << 30
+    cpu_s: int = 60
+    wall_s: float = 90.0
+    tasks_per_worker: int = 500
+
+
+class FactsPool:
+    """`analyse` for an event loop. Use `start`, then `analyse` from any number of tasks, then `close`."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._pool: ProcessPool | None = None
+        self._replacing = asyncio.Lock()
+        # Files wait here and not within pebble: its pipe then never fills, and a full pipe whose readers were
+        # stopped would block the closing of the pool for ever.
+        self._free_workers = asyncio.Semaphore(self._limits.workers)
+        self._outstanding = 0
+
+    async def start(self) -> None:
+        """Start the workers and wait until they answer."""
+        async with self._replacing:
+            self._pool = await asyncio.to_thread(self._started_pool)
+
+    def _started_pool(self) -> ProcessPool:
+        limits = self._limits
+        pool = ProcessPool(
+            max_workers=limits.workers,
+            max_tasks=limits.tasks_per_worker,
+            initializer=_prepare_worker,
+            initargs=(limits.memory_bytes,),
+            context=_context(),
+        )
+        for answer in [pool.schedule(os.getpid) for _ in range(limits.workers)]:
+            answer.result()
+        return pool
+
+    async def close(self) -> None:
+        """Stop the workers at once; analyses under way fail with PoolClosed."""
+        async with self._replacing:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            await asyncio.to_thread(_stop, pool)
+
+    @property
+    def outstanding(self) -> int:
+        """Analyses waiting or under way."""
+        return self._outstanding
+
+    async def analyse(self, body: bytes | Path, content_type: str | None = None) -> Facts:
+        """Facts of a file in memory or on disk. A path is mapped by the worker, so nothing is copied; bytes
+        are written to a temporary file first.
+
+        Raises Refused as `pricing.facts.analyse` does, and with `time_limit`, `out_of_memory` or
+        `worker_died`; PoolBusy when `Limits.waiting` files wait already; PoolClosed. Cancelling the task
+        stops its worker.
+        """
+        if self._outstanding >= self._limits.workers + self._limits.waiting:
+            raise PoolBusy(f"{self._outstanding} analyses are waiting or under way.")
+        self._outstanding += 1
+        try:
+            async with self._free_workers:
+                if isinstance(body, Path):
+                    return await self._analysed((str(body), content_type, self._limits.cpu_s))
+                with tempfile.NamedTemporaryFile(prefix="facet-model-") as spool:
+                    # Bytes would go through the pipe, and block it while they do.
+                    await asyncio.to_thread(_fill, spool.name, body)
+                    return await self._analysed((spool.name, content_type, self._limits.cpu_s))
+        finally:
+            self._outstanding -= 1
+
+    async def _analysed(self, job: _Job) -> Facts:
+        """Facts of one file, tried a second time when the pool broke down around it.
+
+        pebble gives up a whole pool when a worker ends that had not yet said what it works on, be it idle and
+        killed from outside. Files that wait then are innocent.
+        """
+        for _ in range(_ATTEMPTS):
+            pool = await self._working_pool()
+            with suppress(BrokenProcessPool):
+                return await self._answer(pool, job)
+        raise _worker_died("more than once")
+
+    async def _working_pool(self) -> ProcessPool:
+        async with self._replacing:
+            if self._pool is None:
+                raise PoolClosed("The pool is not running.")
+            if not self._pool.active:
+                broken = self._pool
+                self._pool = await asyncio.to_thread(self._started_pool)
+                await asyncio.to_thread(_stop, broken)
+            return self._pool
+
+    async def _answer(self, pool: ProcessPool, job: _Job) -> Facts:
+        try:
+            future = pool.schedule(_work, job, timeout=self._limits.wall_s)
+            return _unpacked(await asyncio.wrap_future(future))
+        except WallClockExpired:
+            raise _time_limit(f"{self._limits.wall_s:g} s on the clock") from None
+        except ProcessExpired as died:
+            if died.exitcode == -signal.SIGXCPU:
+                raise _time_limit(f"{self._limits.cpu_s} s of processor time") from died
+            raise _worker_died(f"with code {died.exitcode}") from died
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._pool is None and task is not None and not task.cancelling():
+                raise PoolClosed("The pool was closed.") from None
+            raise
+
+
+def _fill(path: str, body: bytes) -> None:
+    Path(path).write_bytes(body)
+
+
+def _worker_died(how: str) -> Refused:
+    return Refused(
+        "worker_died",
+        f"The process reading the file ended {how}.",
+        "Check the file in another program; export it again as binary STL.",
+    )
+
+
+def _stop(pool: ProcessPool) -> None:
+    pool.stop()  # type: ignore[no-untyped-call]
+    pool.join()
+
+
+def _time_limit(spent: str) -> Refused:
+    return Refused("time_limit", f"Reading the file took more than {spent}.", _SMALLER)
+
+
+def _context() -> BaseContext:
+    """Fork server: workers inherit the loaded modules, and none of the server's threads, sockets or files."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pricing.meshes", "pricing.pool", "scipy.sparse.csgraph"])
+    return context
+
+
+def _prepare_worker(memory_bytes: int) -> None:
+    """Run once in every worker, before its first file."""
+    # Ctrl-C in the terminal goes to the whole group; the server ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A killed server cannot do that. The fork server is the parent of this process, and lives as long as it
+    # does, so its death signal would never come; the sentinel of the process that asked for the worker
+    # tells.
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    limit = _address_space_bytes() + memory_bytes
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _address_space_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except FileNotFoundError:  # not Linux
+        return 0
+    return pages * resource.getpagesize()
+
+
+def _limit_processor_time(cpu_s: int) -> None:
+    """Let this task use `cpu_s` more seconds; the kernel then sends SIGXCPU, which ends the process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + cpu_s, hard))
+
+
+def _work(path: str, content_type: str | None, cpu_s: int) -> _Answer:
+    """Analyse one file in a worker; the answer is made of plain bytes and strings."""
+    _limit_processor_time(cpu_s)
+    try:
+        facts = _analyse_file(path, content_type)
+    except Refused as refused:
+        return ("refused", refused.code, refused.detail, refused.remedy)
+    except MemoryError:
+        return ("refused", "out_of_memory", "Reading the file needs more memory than is allowed.", _SMALLER)
+    return ("facts", msgspec.msgpack.encode(facts))
+
+
+def _analyse_file(path: str, content_type: str | None) -> Facts:
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return analyse(b"", content_type)  # an empty file cannot be mapped
+        # Closing the mapping would raise while numpy still refers to it; it ends with the last reference.
+        return analyse(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), content_type)
+
+
+def _unpacked(answer: _Answer) -> Facts:
+    if answer[0] == "refused":
+        _, code, detail, remedy = answer
+        raise Refused(code, detail, remedy)
+    return msgspec.msgpack.decode(answer[1], type=Facts)

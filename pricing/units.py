@@ -1,0 +1,32 @@
+"""Length units, as exact factors to millimetres.
+
+Factors are Decimal because a price is computed from them; `MILLIMETRES_PER_UNIT` holds every unit a file
+may state itself (the six of the 3MF core specification, section 3.4), `DECLARABLE_UNITS` those a caller may
+declare.
+"""
+
+from decimal import Decimal
+
+from pricing.errors import Refused
+
+MILLIMETRES_PER_UNIT: dict[str, Decimal] = {
+    "um": Decimal("0.001"),
+    "mm": Decimal("1"),
+    "cm": Decimal("10"),
+    "m": Decimal("1000"),
+    "in": Decimal("25.4"),
+    "ft": Decimal("304.8"),
+}
+
+DECLARABLE_UNITS = ("mm", "cm", "m", "in")
+
+
+def check_declared_unit(unit: str) -> str:
+    """Return `unit` when a caller may declare it; otherwise Refused `unknown_unit`."""
+    if unit not in DECLARABLE_UNITS:
+        raise Refused(
+            "unknown_unit",
+            f"{unit!r} is not a unit of length known here.",
+            f"Use one of {', '.join(DECLARABLE_UNITS)}.",
+        )
+    return unit

@@ -1,0 +1,127 @@
+"""Backup and restore: one file with the database, the models and a manifest."""
+
+import asyncio
+import json
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from server.config import ConfigError
+from storage.clock import to_text
+from storage.data_directory import DataDirectory
+from storage.migrate import migrate_sqlite
+from storage.schema import ORDERS_POSITION
+from storage.stack import Storage
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+DATABASE = "facet.db"
+
+
+async def back_up(storage: Storage, directory: DataDirectory, target: Path) -> dict[str, Any]:
+    """Write a backup that holds every change acknowledged before the call. The service goes on meanwhile.
+
+    Raises OutcomeUnknown when the database does not catch up in time, OSError when the file cannot be
+    written; then there is no half backup.
+    """
+    head = storage.tail.head
+    await storage.write_behind.wait_for(head, storage.bounds.drain_deadline_s)
+    with tempfile.TemporaryDirectory(dir=directory.path) as scratch:
+        copy = Path(scratch) / DATABASE
+        await storage.database.backup(copy)
+        return await asyncio.to_thread(_pack, copy, directory, target, storage.clock.now())
+
+
+def _pack(copy: Path, directory: DataDirectory, target: Path, now: datetime) -> dict[str, Any]:
+    with sqlite3.connect(copy) as connection:
+        epoch, position = connection.execute(
+            "SELECT epoch, position FROM log_positions WHERE name = ?", (ORDERS_POSITION,)
+        ).fetchone()
+        (orders,) = connection.execute("SELECT count(*) FROM orders").fetchone()
+    connection.close()
+    manifest = {
+        "format": FORMAT,
+        "at": to_text(now),
+        "position": f"{epoch}-{position}",
+        "orders": orders,
+    }
+    partial = target.with_name(target.name + ".partial")
+    try:
+        with tarfile.open(partial, "w") as archive:
+            described = copy.with_name(MANIFEST)
+            described.write_text(json.dumps(manifest))
+            archive.add(described, MANIFEST)
+            archive.add(copy, DATABASE)
+            archive.add(directory.models, "models")
+            if directory.link_key.exists():
+                archive.add(directory.link_key, directory.link_key.name)
+        _sync(partial)
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return manifest
+
+
+def restore(source: Path, directory: DataDirectory) -> dict[str, Any]:
+    """Into an empty data directory that the caller holds. The restored database begins a new epoch: no
+    position or cached answer of the old life can be taken for one of the new.
+
+    Raises ConfigError when the file is no backup or the directory is not empty; then nothing is changed.
+    """
+    if directory.database.exists():
+        raise ConfigError(f"{directory.path} holds data already: restore into an empty directory")
+    with tempfile.TemporaryDirectory(dir=directory.path) as scratch:
+        unpacked = Path(scratch)
+        manifest = _unpack(source, unpacked)
+        migrate_sqlite(unpacked / DATABASE)
+        _begin_epoch(unpacked / DATABASE)
+        if (unpacked / "models").exists():
+            shutil.copytree(unpacked / "models", directory.models, dirs_exist_ok=True)
+        if (unpacked / directory.link_key.name).exists():
+            shutil.move(unpacked / directory.link_key.name, directory.link_key)
+        directory.log.unlink(missing_ok=True)
+        _sync(unpacked / DATABASE)
+        (unpacked / DATABASE).rename(directory.database)  # last: with it the restoration has happened
+    return manifest
+
+
+def _unpack(source: Path, target: Path) -> dict[str, Any]:
+    try:
+        with tarfile.open(source) as archive:
+            archive.extractall(target, filter="data")
+        manifest: dict[str, Any] = json.loads((target / MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            raise ConfigError(
+                f"{source} is a backup of format {manifest['format']}, this release reads {FORMAT}"
+            )
+        connection = sqlite3.connect(target / DATABASE)
+        (check,) = connection.execute("PRAGMA quick_check").fetchone()
+        connection.close()
+    except (OSError, tarfile.TarError, KeyError, ValueError, sqlite3.Error) as error:
+        raise ConfigError(f"{source} is not a backup of Facet: {error}") from None
+    if check != "ok":
+        raise ConfigError(f"{source} is damaged: {check}")
+    return manifest
+
+
+def _begin_epoch(database: Path) -> None:
+    connection = sqlite3.connect(database)
+    with connection:
+        connection.execute(
+            "UPDATE log_positions SET epoch = epoch + 1, position = 0 WHERE name = ?", (ORDERS_POSITION,)
+        )
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,116 @@
+"""`facet test`: everything, in named stages with times. `--quick`: what fits into a minute."""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ("server", "pricing", "storage", "tests", "benchmarks")
+SERVICE = ("test_http_", "test_openapi", "test_command_line", "test_backup")
+DRILLS = ("test_day", "test_stall", "test_restart", "test_model_files_http", "test_schemathesis", "test_demo")
+"""Names of test files by what they need: a server process, or minutes."""
+
+
+class Stage(NamedTuple):
+    name: str
+    command: list[str]
+    quick: bool
+    tests: bool = False
+
+
+class Outcome(NamedTuple):
+    stage: str
+    code: int
+    seconds: float
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+def stages() -> list[Stage]:
+    python = sys.executable
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    drills = [file for file in files if file.name.startswith(DRILLS)]
+    service = [file for file in files if file.name.startswith(SERVICE) and file not in drills]
+    unit = [file for file in files if file not in drills and file not in service]
+    return [
+        Stage("format", [python, "-m", "ruff", "format", "--check", *SOURCES], True),
+        Stage("lint", [python, "-m", "ruff", "check", *SOURCES], True),
+        Stage("types", [python, "-m", "mypy", *SOURCES], True),
+        Stage("unit", _pytest(unit), True, True),
+        Stage("service", _pytest(service), False, True),
+        Stage("drills", _pytest(drills), False, True),
+    ]
+
+
+def _pytest(files: list[Path]) -> list[str]:
+    names = [str(file.relative_to(ROOT)) for file in files]
+    return [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", *names]
+
+
+def run_stage(stage: Stage) -> Outcome:
+    print(f"\n=== {stage.name}", flush=True)
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.xml"
+        command = [*stage.command, f"--junitxml={report}"] if stage.tests else stage.command
+        code = subprocess.run(command, cwd=ROOT).returncode
+        counts = _counts(report) if report.exists() else (0, 0, 0)
+    outcome = Outcome(stage.name, code, time.monotonic() - began_s, *counts)
+    print(f"=== {stage.name}: {_verdict(outcome)} in {outcome.seconds:.1f} s", flush=True)
+    return outcome
+
+
+def _counts(report: Path) -> tuple[int, int, int]:
+    suite = next(ElementTree.parse(report).iter("testsuite"))
+    failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+    skipped = int(suite.get("skipped", 0))
+    return int(suite.get("tests", 0)) - failed - skipped, failed, skipped
+
+
+def _verdict(outcome: Outcome) -> str:
+    return "ok" if outcome.code == 0 else f"FAILED ({outcome.code})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="facet test", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="only what fits into a minute")
+    parser.add_argument("--stage", action="append", help="only this stage; may be repeated")
+    chosen = parser.parse_args()
+    wanted = [
+        stage
+        for stage in stages()
+        if (not chosen.quick or stage.quick) and (not chosen.stage or stage.name in chosen.stage)
+    ]
+    if not wanted:
+        print(f"facet: no such stage; there are {', '.join(s.name for s in stages())}", file=sys.stderr)
+        return 2
+    outcomes = [run_stage(stage) for stage in wanted]
+    return report(outcomes)
+
+
+def report(outcomes: list[Outcome]) -> int:
+    print("\nstage      time     passed  failed  skipped")
+    for outcome in outcomes:
+        row = f"{outcome.seconds:6.1f} s {outcome.passed:8} {outcome.failed:7} {outcome.skipped:8}"
+        print(f"{outcome.stage:9}{row}  {_verdict(outcome)}")
+    skipped = sum(outcome.skipped for outcome in outcomes)
+    bad = [outcome.stage for outcome in outcomes if outcome.code != 0]
+    if skipped and os.environ.get("CI"):
+        bad.append("skipped tests")
+        print(f"{skipped} tests were skipped: on CI nothing may be")
+    total_s = sum(outcome.seconds for outcome in outcomes)
+    print(f"total {total_s:8.1f} s" + (f"; not good: {', '.join(bad)}" if bad else ""))
+    failed = sum(outcome.failed for outcome in outcomes)
+    print(f"{sum(outcome.passed for outcome in outcomes)} passed, {failed} failed, {skipped} skipped")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

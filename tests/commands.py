@@ -1,0 +1,61 @@
+"""Commands of the program, run as a user runs them."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from storage.data_directory import DataDirectory
+from tests.processes import POLL_S, ROOT, START_S
+
+
+def facet(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Runs to its end; both outputs kept."""
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        cwd=ROOT,
+        env=_environment(environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@contextlib.contextmanager
+def serving(directory: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command that serves, once it does; stopped at the end, its exit code then known."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", *arguments],
+        cwd=ROOT,
+        env=_environment({}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        _wait(directory, process)
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def _wait(directory: Path, process: "subprocess.Popen[str]") -> None:
+    deadline_s = time.monotonic() + START_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        holder = DataDirectory(directory).holder()
+        if holder is not None and holder.pid == process.pid and holder.url is not None:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_S)
+    process.kill()
+    raise RuntimeError(f"it did not start serving: {process.communicate()[0]}")
+
+
+def _environment(given: dict[str, str]) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FACET_")}
+    return {**inherited, "PYTHONPATH": str(ROOT), **given}

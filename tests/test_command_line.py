@@ -1,0 +1,118 @@
+"""The commands of operations: what they do, and that bad input is one line and exit code 2."""
+
+import json
+import socket
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from storage.data_directory import DataDirectory
+from tests.commands import facet, serving
+
+
+def one_line(output: str) -> bool:
+    return output.count("\n") == 1 and output.startswith("facet: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["serve", "--port", "http"], {}, "--port 'http': must be a whole number"),
+        (["serve", "--port", "70000"], {}, "0 to 65535"),
+        (["serve"], {"FACET_PROT": "8080"}, "FACET_PROT is not a setting"),
+        (["serve"], {"FACET_REDIS_URL": "redis://127.0.0.1"}, "without Redis"),
+        (["serve"], {"FACET_WORKERS": "4"}, "more than one process needs"),
+        (["serve"], {"FACET_DATABASE_URL": "postgresql://x"}, "uses SQLite"),
+        (["serve"], {"FACET_ADMIN_TOKEN": "short"}, "at least 16"),
+        (["serve"], {"FACET_ADMIN_TOKEN_FILE": "/nonexistent"}, "No such file"),
+        (["warm", "--data-dir", "/nonexistent"], {}, "no server is running"),
+        (["token", "list", "--data-dir", "/nonexistent"], {}, "no Facet data"),
+        (["restore", "/nonexistent"], {}, "is not a file"),
+        (["restore", "setup.cfg"], {}, "is not a backup"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(
+    arguments: list[str], environment: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    if "--data-dir" not in arguments:
+        arguments = [*arguments, "--data-dir", str(tmp_path / "data")]
+    refused = facet(*arguments, **environment)
+    assert (refused.returncode, one_line(refused.stderr)) == (2, True), refused.stderr
+    assert said in refused.stderr
+
+
+def test_an_unknown_command_exits_with_2() -> None:
+    assert facet("sevre").returncode == 2
+
+
+def test_a_taken_port_is_said(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = facet("serve", "--port", str(port), "--data-dir", str(tmp_path / "data"))
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith(f"facet: port {port} on 127.0.0.1 is in use")
+
+
+def test_a_data_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = facet("serve", "--data-dir", str(tmp_path / "file" / "data"))
+    assert (refused.returncode, one_line(refused.stderr)) == (2, True), refused.stderr
+
+
+def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
+    with serving(tmp_path, "serve", "--port", "0", "--data-dir", str(tmp_path)) as first:
+        refused = facet("serve", "--port", "0", "--data-dir", str(tmp_path))
+        assert refused.returncode == 2
+        assert f"in use by process {first.pid}" in refused.stderr
+
+
+def test_the_first_admin_token_is_in_a_file_only_its_owner_reads(tmp_path: Path) -> None:
+    with serving(tmp_path, "serve", "--port", "0", "--data-dir", str(tmp_path)):
+        file = tmp_path / "admin-token"
+        assert file.stat().st_mode & 0o777 == 0o600
+        holder = DataDirectory(tmp_path).holder()
+        assert holder is not None
+        request = urllib.request.Request(
+            f"{holder.url}/v1/me", headers={"Authorization": f"Bearer {file.read_text().strip()}"}
+        )
+        with urllib.request.urlopen(request) as answer:
+            assert json.load(answer)["role"] == "admin"
+
+
+def test_tokens_are_managed_through_the_running_server_and_without_one(tmp_path: Path) -> None:
+    assert facet("migrate", "--data-dir", str(tmp_path)).stdout.startswith("schema none -> ")
+    created = facet("token", "create", "--role", "shop", "--name", "web", "--data-dir", str(tmp_path))
+    token_id = created.stdout.split()[1]
+    assert "facet_" in created.stdout
+    with serving(tmp_path, "serve", "--port", "0", "--data-dir", str(tmp_path)):
+        assert token_id in facet("token", "list", "--data-dir", str(tmp_path)).stdout
+        assert facet("token", "revoke", token_id, "--data-dir", str(tmp_path)).returncode == 0
+        assert token_id not in facet("token", "list", "--data-dir", str(tmp_path)).stdout
+        twice = facet("token", "revoke", token_id, "--data-dir", str(tmp_path))
+        assert (twice.returncode, one_line(twice.stderr)) == (2, True)
+    assert token_id not in facet("token", "list", "--data-dir", str(tmp_path)).stdout
+
+
+def test_a_partner_without_its_customer_is_refused(tmp_path: Path) -> None:
+    facet("migrate", "--data-dir", str(tmp_path))
+    refused = facet("token", "create", "--role", "partner", "--name", "p", "--data-dir", str(tmp_path))
+    assert refused.returncode == 2
+    assert "/customer" in refused.stderr
+
+
+def test_doctor_finds_nothing_wrong_with_a_running_service(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")):
+        examined = facet("doctor", "--data-dir", str(tmp_path / "data"))
+    assert examined.returncode == 0, examined.stdout
+    assert "running" in examined.stdout
+
+
+def test_doctor_finds_a_damaged_database(tmp_path: Path) -> None:
+    facet("migrate", "--data-dir", str(tmp_path))
+    (tmp_path / "facet.db").write_bytes(b"not a database at all, whatever its name")
+    examined = facet("doctor", "--data-dir", str(tmp_path))
+    assert examined.returncode == 1
+    assert "FAIL  database" in examined.stdout

@@ -1,0 +1,174 @@
+"""Price lists and metal fixes are read strictly, and all that is wrong is said at once."""
+
+import json
+from decimal import Decimal
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from pricing.price_list import (
+    InvalidData,
+    default_metal_fix,
+    default_price_list,
+    parse_metal_fix,
+    parse_price_list,
+)
+
+DENSITIES_G_CM3 = {
+    "gold-999": "19.32",
+    "gold-750-yellow": "15.58",
+    "gold-750-red": "15.18",
+    "gold-750-white-ni": "14.64",
+    "gold-750-white-pd": "16.40",
+    "gold-585-yellow": "13.07",
+    "gold-585-red": "13.26",
+    "gold-585-white": "12.61",
+    "silver-925": "10.36",
+    "silver-999": "10.50",
+    "platinum-950-ru": "20.70",
+    "palladium-950": "12.00",
+    "brass": "8.40",
+    "bronze": "8.76",
+}
+
+
+def raw(name: str) -> Any:
+    return json.loads(files("pricing").joinpath(f"default_{name}.json").read_bytes())
+
+
+def problems(document: object) -> dict[str, str]:
+    with pytest.raises(InvalidData) as caught:
+        parse_price_list(json.dumps(document).encode())
+    return dict(caught.value.errors)
+
+
+def changed(pointer: str, value: object) -> Any:
+    """The default price list with one value replaced, or taken out when the value is `...`."""
+    document = raw("price_list")
+    *steps, last = pointer.strip("/").split("/")
+    part = document
+    for step in steps:
+        part = part[int(step)] if isinstance(part, list) else part[step]
+    if value is ...:
+        del part[last]
+    else:
+        part[int(last) if isinstance(part, list) else last] = value
+    return document
+
+
+def test_default_list_has_every_alloy_with_its_density_and_a_source() -> None:
+    materials = default_price_list().materials
+    assert {material.code: str(material.density_g_cm3) for material in materials} == DENSITIES_G_CM3
+    assert all(material.density_source for material in materials)
+
+
+def test_default_list_and_fix_have_the_published_defaults() -> None:
+    price_list = default_price_list()
+    assert (price_list.default_finish, price_list.default_plating, price_list.rounding) == (
+        "polished",
+        "none",
+        "half_up",
+    )
+    assert [(step.from_quantity, str(step.rate)) for step in price_list.quantity_breaks] == [(3, "0.05")]
+    assert default_metal_fix().per_oz("gold") == Decimal(2000)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "value"),
+    [
+        ("/version", ""),
+        ("/version", 3),
+        ("/version", ...),
+        ("/valid_from", "2026-01-01"),
+        ("/valid_from", "2026-01-01T00:00:00"),
+        ("/valid_to", "2025-01-01T00:00:00Z"),
+        ("/currency", "USD"),
+        ("/rounding", "down"),
+        ("/quote_validity_days", 0),
+        ("/quote_validity_days", 7.5),
+        ("/quantity_max", 0),
+        ("/mass_tolerance_pct", "101"),
+        ("/default_finish", "shiny"),
+        ("/default_plating", "zinc"),
+        ("/rates/vat", "20"),
+        ("/rates/vat", 0.2),
+        ("/rates/vat", "NaN"),
+        ("/rates/vat", "Infinity"),
+        ("/rates/vat", "0,2"),
+        ("/rates/vat", "1e-40"),
+        ("/rates/vat", None),
+        ("/rates/markup", "-0.1"),
+        ("/rates/order_minimum", "0"),
+        ("/rates/rush", ...),
+        ("/materials", {}),
+        ("/materials", []),
+        ("/materials/0", "gold"),
+        ("/materials/0/density_g_cm3", "0"),
+        ("/materials/0/density_g_cm3", "1932"),
+        ("/materials/0/density_source", " "),
+        ("/materials/0/fineness", "1.001"),
+        ("/materials/0/fineness", "0"),
+        ("/materials/0/metal", "tin"),
+        ("/materials/0/code", "Gold 999"),
+        ("/materials/1/code", "gold-999"),
+        ("/materials/12/price_per_kg", "0"),
+        ("/finishes/0/rate_per_cm2", "-1"),
+        ("/quantity_breaks/0/from_quantity", "3"),
+    ],
+)
+def test_each_rule_names_the_place_it_is_broken(pointer: str, value: object) -> None:
+    assert pointer in problems(changed(pointer, value))
+
+
+@pytest.mark.parametrize(
+    ("pointer", "value", "where"),
+    [
+        ("/materials/0/metal", ..., "/materials/0"),
+        ("/materials/0/price_per_kg", "12", "/materials/0"),
+        ("/materials/12/price_per_kg", ..., "/materials/12"),
+        ("/quantity_breaks/0/from_quantity", 1, "/quantity_breaks/0"),
+        ("/quantity_breaks/0/rate", "1", "/quantity_breaks/0"),
+        ("/quantity_breaks/0/rate", "0.5", "/quantity_breaks/0/rate"),
+        ("/rates/discount", "0.5", "/rates/discount"),
+        ("/a~b/c".replace("/c", ""), 1, "/a~0b"),
+    ],
+)
+def test_rules_between_fields(pointer: str, value: object, where: str) -> None:
+    assert where in problems(changed(pointer, value))
+
+
+def test_all_errors_are_reported_together() -> None:
+    document = changed("/rates/vat", 0.2)
+    document["materials"][3]["density_g_cm3"] = None
+    document["surprise"] = True
+    del document["version"]
+    assert set(problems(document)) == {"/rates/vat", "/materials/3/density_g_cm3", "/surprise", "/version"}
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b"[" * 100_000, b" " * (1 << 20) + b"1"]
+)
+def test_what_is_no_list_is_refused(data: bytes) -> None:
+    for parse in (parse_price_list, parse_metal_fix):
+        with pytest.raises(InvalidData):
+            parse(data)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("gold_per_oz", "0"),
+        ("silver_per_oz", "-1"),
+        ("platinum_per_oz", 950),
+        ("fixed_at", "yesterday"),
+        ("fixed_at", "2026-01-01T00:00:00"),
+        ("source", ""),
+        ("version", " "),
+        ("rhodium_per_oz", "1"),
+    ],
+)
+def test_metal_fix_is_checked_as_strictly(field: str, value: object) -> None:
+    with pytest.raises(InvalidData) as caught:
+        parse_metal_fix(json.dumps(raw("metal_fix") | {field: value}).encode())
+    assert f"/{field}" in dict(caught.value.errors)
