@@ -14,7 +14,6 @@ from pricing.bodies import BODY_COUNT_FACETS_MAX, count_bodies
 from pricing.errors import Refused
 from pricing.facets import FACETS_MAX, FacetSource
 from pricing.kernel import Grid, Measures, edge_residues, measure
-from pricing.winding import turned_consistently
 
 ANALYSER_VERSION = "1"
 """Part of the key facts are kept under: raise it whenever the same bytes may give other facts."""
@@ -104,11 +103,7 @@ def facts_of(source: FacetSource, found: str, unit: str | None) -> Facts:
     _check_box(measures)
     surface = _surface(source, measures)
     bodies, warnings = _bodies(source, surface)
-    repaired = _repaired(source, surface, bodies)
-    if repaired is not None:
-        measures, surface = repaired, _Surface(True, True, surface.grid)
-        warnings.append(MeshWarning("winding_repaired", "Facets that faced the wrong way were turned round."))
-    elif surface.oriented and measures.signed_volume < 0:
+    if surface.oriented and measures.signed_volume < 0:
         warnings.append(
             MeshWarning("inverted", "All facets face inwards; the volume is taken without its sign.")
         )
@@ -121,25 +116,10 @@ def facts_of(source: FacetSource, found: str, unit: str | None) -> Facts:
         bodies=bodies,
         closed=surface.closed,
         oriented=surface.oriented,
-        repaired=repaired is not None,
+        repaired=False,
         unit=unit,
         warnings=tuple(warnings),
     )
-
-
-def _repaired(source: FacetSource, surface: _Surface, bodies: int | None) -> Measures | None:
-    """Measures of a single closed body after its facets were turned to agree; None when that is not needed
-    or fails.
-
-    Several bodies are left alone: which of two shells is a cavity cannot be told from facets that
-    contradict each other.
-    """
-    if not surface.closed or surface.oriented or bodies != 1:
-        return None
-    turned = turned_consistently(source, surface.grid)
-    if turned is None or not edge_residues(turned, surface.grid).directed_cancel:
-        return None
-    return measure(turned)
 
 
 def encloses_nothing(facts: Facts) -> bool:

@@ -31,7 +31,7 @@ EXTENT_MM_MANUAL = 1_000_000.0
 VOLUME_MM3_MIN = 0.5
 """A smaller volume is suspicious: a jump ring of 5 mm has 3 mm3, and masses are rounded to a milligram."""
 
-_DOUBTFUL = frozenset({"edges_shared", "bodies_not_counted", "winding_repaired"})
+_DOUBTFUL = frozenset({"edges_shared", "bodies_not_counted"})
 """Warnings of the facts that alone take away the firmness of a price."""
 
 

@@ -135,6 +135,7 @@ def build(
 
     async def before_connections_close(app: web.Application) -> None:
         app[READINESS].phase = Phase.DRAINING
+        storage.reads.stop_waiting()
 
     app.cleanup_ctx.append(open_everything)
     app.on_shutdown.append(before_connections_close)

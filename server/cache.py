@@ -14,7 +14,7 @@ from storage.bounds import Bounds
 from storage.database import DeadLetter
 from storage.errors import NotFound
 from storage.filters import ALL, ListQuery, OrderFilter
-from storage.orders import ACTIVE
+from storage.orders import ACTIVE, Status
 from storage.read_through import Inspected
 from storage.stack import Storage
 
@@ -141,16 +141,17 @@ async def replay_dead_letter(call: Call) -> web.StreamResponse:
 
 
 async def warm(storage: Storage) -> Warmed:
-    """Load what the first requests will ask for: the newest orders, the lists of every active status, the
+    """Load what the first requests will ask for: the newest orders, the lists of every status, the
     counts, the most popular models."""
     bounds: Bounds = storage.bounds
     orders = await storage.reads.warm_orders(bounds.warm_orders)
-    for status in ACTIVE:
+    for status in Status:
         await storage.reads.views.bodies(ListQuery(filter=OrderFilter(statuses=frozenset({status}))), 1)
+    for status in ACTIVE:
         await storage.reads.views.bodies(oldest_first(status), 1)
     await storage.reads.counts(ALL)
     models = await storage.models.warm(bounds.warm_models)
-    return Warmed(orders=orders, lists=1 + 2 * len(ACTIVE), models=models)
+    return Warmed(orders=orders, lists=1 + len(Status) + len(ACTIVE), models=models)
 
 
 def _tier(lru: Any) -> Tier:

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,7 +36,7 @@ _PROCESS = os.urandom(4).hex()
 _count = itertools.count(1)
 
 
-def request_id_of(request: web.Request) -> str:
+def request_id_of(request: web.BaseRequest) -> str:
     """The caller's own id when it is a plain one, else a new one."""
     given = request.headers.get("X-Request-Id")
     if given is not None and _REQUEST_ID.match(given):
@@ -188,11 +189,22 @@ def convert_query(given: Mapping[str, str], record: type[Record]) -> Record:
         converted = msgspec.convert(texts, record, strict=False)
     except msgspec.ValidationError:
         raise Invalid(*_query_errors(given, record)) from None
-    # msgspec reads the text "null" as no value where a number may be absent.
-    nulls = [(f"/{name}", "not a value") for name in texts if getattr(converted, name) is None]
-    if nulls:
-        raise Invalid(*nulls)
+    misread = [
+        (f"/{name}", "not a value")
+        for name, text in texts.items()
+        if _misread(text, getattr(converted, name))
+    ]
+    if misread:
+        raise Invalid(*misread)
     return converted
+
+
+def _misread(text: str, value: object) -> bool:
+    """msgspec reads "null" as no value where a number may be absent, 1e3 as a whole number, and any number as
+    seconds since 1970."""
+    if isinstance(value, datetime):
+        return ":" not in text
+    return value is None or (type(value) is int and not text.removeprefix("-").isdigit())
 
 
 def _query_errors(given: Mapping[str, str], record: type[Record]) -> list[tuple[str, str]]:

@@ -120,10 +120,10 @@ def _float(digits: str) -> float:
 
 
 def _check(value: Any, depth: int) -> None:
-    if depth > DEPTH_MAX:
-        raise MalformedJson(f"The body is nested deeper than {DEPTH_MAX} levels.")
     if isinstance(value, str):
         _check_text(value)
+    elif depth >= DEPTH_MAX and isinstance(value, (dict, list)):
+        raise MalformedJson(f"The body is nested deeper than {DEPTH_MAX} levels.")
     elif isinstance(value, dict):
         for name, item in value.items():
             _check_text(name)

@@ -1,7 +1,7 @@
 """Orders over HTTP: read, list, create, edit, move, take, undo, comment."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -45,12 +45,13 @@ Reference = Annotated[str, Meta(min_length=1, max_length=REFERENCE_CHARS, patter
 Note = Annotated[str, Meta(max_length=NOTE_CHARS)]
 Comment = Annotated[str, Meta(min_length=1, max_length=COMMENT_CHARS, pattern=r"\S")]
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 Code = Annotated[str, Meta(min_length=1, max_length=40)]
 QuoteId = Annotated[str, Meta(min_length=1, max_length=64)]
 Moment = Annotated[datetime, Meta(tz=True)]
 
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+NOTHING_APPLIED: Mapping[str, str] = {}
 TAKERS = frozenset({Role.OPERATOR, Role.MES, Role.ADMIN})
 RELEASERS = frozenset({Role.OPERATOR, Role.MES, Role.SELLER, Role.ADMIN})
 STEPPERS = EVERYBODY - {Role.CUSTOMER}
@@ -138,13 +139,13 @@ class Link(msgspec.Struct, frozen=True):
 
 
 async def get_order(call: Call) -> web.StreamResponse:
-    found = await _find(call, lambda held: held.version)
-    return read_answer(call, found.held.body, f'"{found.held.version}"', found.source)
+    found, applied = await _find(call, lambda held: held.version)
+    return read_answer(call, found.held.body, f'"{found.held.version}"', found.source, applied)
 
 
 async def get_status(call: Call) -> web.StreamResponse:
-    found = await _find(call, lambda held: held.status_version)
-    return read_answer(call, found.held.status_body, f'"{found.held.status_version}"', found.source)
+    found, applied = await _find(call, lambda held: held.status_version)
+    return read_answer(call, found.held.status_body, f'"{found.held.status_version}"', found.source, applied)
 
 
 async def get_history(call: Call) -> web.StreamResponse:
@@ -290,20 +291,21 @@ async def _advance(call: Call, change: StatusChange, only_from: Status | None = 
     return _changed(call, await call.storage.book.change(call.order_id, decide, call.change()))
 
 
-async def _find(call: Call, tag: Callable[[Held], int]) -> Found:
+async def _find(call: Call, tag: Callable[[Held], int]) -> tuple[Found, Mapping[str, str]]:
     """The order of the path, when the caller may see it. With `Prefer: wait`, a caller that has it already
-    is answered at its next change. Raises NotFound, Behind."""
+    is answered at its next change, with the headers that say so. Raises NotFound, Behind."""
     call.require_position()
     found = await _visible(call)
     wait_s = call.preferences.wait_s
     if wait_s is None or not if_none_match(call.request, f'"{tag(found.held)}"'):
-        return found
+        return found, {}
     known, loop = tag(found.held), asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s
     while tag(found.held) == known and (left_s := deadline_s - loop.time()) > 0:
-        await call.storage.reads.wait_for_change(call.order_id, left_s)
+        if not await call.storage.reads.wait_for_change(call.order_id, left_s):
+            break
         found = await call.storage.reads.get(call.order_id)
-    return found
+    return found, {"Preference-Applied": f"wait={wait_s}"}
 
 
 async def _visible(call: Call) -> Found:
@@ -317,8 +319,10 @@ def log_head(call: Call) -> str:
     return f"{call.storage.shared.epoch}-{call.storage.tail.head}"
 
 
-def read_answer(call: Call, body: bytes, etag: str, source: str) -> web.Response:
-    headers = {"ETag": etag, "Cache-Status": source, "Facet-Position": log_head(call)}
+def read_answer(
+    call: Call, body: bytes, etag: str, source: str, applied: Mapping[str, str] = NOTHING_APPLIED
+) -> web.Response:
+    headers = {"ETag": etag, "Cache-Status": source, "Facet-Position": log_head(call), **applied}
     if if_none_match(call.request, etag):
         return web.Response(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
     return json_response(body, headers=headers)

@@ -131,6 +131,8 @@ class Pages:
             "materials": materials,
             **values,
         }
+        if shown["priced"]:
+            shown["chosen"] = shown["priced"]["chosen"]
         return render(self._templates, "home.html", language_of(call.request), **shown)
 
 
@@ -208,10 +210,13 @@ async def _price_form(call: Call, actor: Actor) -> dict[str, Any]:
             fields[part.name or ""] = await _small_text(PartBody(part), FIELD_BYTES_MAX)
     if model is None:
         raise HttpError(422, "no_model", "Choose a file.")
-    options = convert_query(fields, Choices).options()
+    chosen = convert_query(fields, Choices)
+    options = chosen.options()
     stored, _ = await pricer.quote(model, options, actor)
-    view = msgspec.to_builtins(pricer.view(model, options.units))
-    return {"model": view, "price": msgspec.json.decode(stored.body)}
+    view = pricer.view(model, options.units)
+    price = msgspec.json.decode(stored.body)
+    details = [warning.detail for warning in view.warnings] + [w["detail"] for w in price["warnings"]]
+    return {"model": view, "price": price, "warnings": list(dict.fromkeys(details)), "chosen": chosen}
 
 
 def page_routes(pages: Pages) -> list[Route]:

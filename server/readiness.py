@@ -34,13 +34,14 @@ class Readiness:
     def report(self) -> tuple[int, dict[str, Any]]:
         """Status code and body. Degraded is 200: reads and, while there is room, writes are served."""
         storage, bounds = self._storage, self._storage.bounds
-        error = storage.write_behind.last_error
+        error, log_error = storage.write_behind.last_error, storage.shared.last_error
         filled = max(
             len(storage.tail) / bounds.backlog_entries, storage.tail.byte_count / bounds.backlog_bytes
         )
         parked = storage.tail.parked
         troubles = [
             *(["database"] if error else []),
+            *(["log"] if log_error else []),
             *(["backlog"] if filled >= BACKLOG_SHARE_DEGRADED else []),
             *(["parked_orders"] if parked else []),
         ]
@@ -53,8 +54,9 @@ class Readiness:
             "dependencies": {
                 "database": {"state": "away" if error else "up", "engine": "sqlite", "error": error},
                 "log": {
-                    "state": "up",
+                    "state": "away" if log_error else "up",
                     "durability": "survives SIGKILL and power loss (WAL, synchronous=FULL)",
+                    "error": log_error,
                 },
                 "redis": {"state": "none"},
             },

@@ -84,6 +84,7 @@ def _endpoint(app: web.Application, route: Route) -> Callable[[web.Request], Awa
             response = problem_response(_malformed_body(), request_id)
             response.force_close()
         except ConnectionError:
+            observe(499, clock() - began_s)
             raise
         except Exception as error:
             response = problem_response(error, request_id)

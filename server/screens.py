@@ -41,6 +41,35 @@ STATUS_NAMES = {
     ),
 }
 
+LINE_NAMES = {
+    "en": {
+        "metal": "Metal",
+        "pattern": "Pattern",
+        "casting": "Casting",
+        "finish": "Finish",
+        "plating": "Plating",
+        "bodies": "Further bodies",
+        "setup": "Setup",
+        "quantity_break": "Quantity break",
+        "minimum": "Up to the minimum",
+        "markup": "Markup",
+        "rush": "Rush",
+    },
+    "ru": {
+        "metal": "Металл",
+        "pattern": "Восковка",
+        "casting": "Литьё",
+        "finish": "Обработка",
+        "plating": "Покрытие",
+        "bodies": "Дополнительные детали",
+        "setup": "Подготовка",
+        "quantity_break": "Скидка за количество",
+        "minimum": "До минимальной суммы",
+        "markup": "Наценка",
+        "rush": "Срочность",
+    },
+}
+
 TEXTS = {
     "en": {
         "title": "Facet",
@@ -144,7 +173,7 @@ def render(
 ) -> web.Response:
     """A page; `values` are what its template shows."""
     page = environment.get_template(name).render(
-        t=TEXTS[lang], lang=lang, status_names=STATUS_NAMES[lang], **values
+        t=TEXTS[lang], lang=lang, status_names=STATUS_NAMES[lang], line_names=LINE_NAMES[lang], **values
     )
     headers = {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store", **SAFE_PAGE}
     return web.Response(body=page.encode(), status=http_status, headers=headers)

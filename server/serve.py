@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from server.app import build
+from server.calls import request_id_of
 from server.config import ConfigError, Settings
 from server.keys import STORAGE
 from server.problems import HttpError, problem_response
@@ -46,14 +47,16 @@ class ProblemHandler(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        if request.writer.output_size > 0:
-            raise ConnectionError("The answer has begun already.")
+        if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
+            raise ConnectionError("There is nobody to answer, or the answer has begun already.")
         error: BaseException = HttpError(
             status, "malformed_request", "This is not a request that can be read."
         )
         if status == 500:
             error = exc or RuntimeError(message)
-        response = problem_response(error, "none")
+        request_id = request_id_of(request)
+        response = problem_response(error, request_id)
+        response.headers["X-Request-Id"] = request_id
         response.force_close()
         return response
 

@@ -12,16 +12,18 @@ class Numbers:
         self._database = database
         self._block = bounds.number_block
         self._ranges: list[range] = []
-        self._leasing: asyncio.Task[None] | None = None
+        self._leasing: asyncio.Task[bool] | None = None
 
     async def next(self) -> int:
         """A number that no other order has. Raises DatabaseUnavailable when the leased ones are used up."""
-        if self._left() <= self._block // 2 and self._leasing is None:
-            self._leasing = asyncio.create_task(self._lease(), name="lease numbers")
+        if self._left() <= self._block // 2:
+            self._lease_more()
         while not self._left():
-            if self._leasing is None:
+            # Others may use up what a lease brought before this caller runs again: then one more.
+            leasing = self._lease_more()
+            await asyncio.wait([leasing])
+            if not leasing.result():
                 raise DatabaseUnavailable("No order number can be had: the database does not answer.")
-            await asyncio.wait([self._leasing])
         first = self._ranges[0]
         number = first.start
         self._ranges[0] = first[1:]
@@ -36,10 +38,18 @@ class Numbers:
     def _left(self) -> int:
         return sum(map(len, self._ranges))
 
-    async def _lease(self) -> None:
+    def _lease_more(self) -> "asyncio.Task[bool]":
+        if self._leasing is None:
+            self._leasing = asyncio.create_task(self._lease(), name="lease numbers")
+        return self._leasing
+
+    async def _lease(self) -> bool:
+        """False when the database is away: asked again with the next order; whoever has none left is told."""
         try:
             self._ranges.append(await self._database.lease_numbers(self._block))
         except DatabaseUnavailable:
-            pass  # asked again with the next order; whoever has none left is told
+            return False
+        else:
+            return True
         finally:
             self._leasing = None

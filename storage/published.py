@@ -1,5 +1,6 @@
 """Price lists and metal fixes: versions that never change once published. All are held; there are few."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Generic, TypeVar
@@ -32,6 +33,7 @@ class Published(Generic[Record]):
         self._shared = shared
         self._clock = clock
         self._known: dict[str, tuple[StoredVersion, Record]] = {}
+        self._publishing = asyncio.Lock()
 
     def load(self, stored: list[StoredVersion]) -> None:
         for version in stored:
@@ -61,9 +63,10 @@ class Published(Generic[Record]):
 
     async def publish(self, stored: StoredVersion, remembered: Remembered | None = None) -> Position:
         """Raises Conflict when the version exists."""
-        if stored.version in self._known:
-            raise Conflict(f"Version {stored.version} is published: a published version never changes.")
-        return await self._shared.append(self._entry(stored, remembered))
+        async with self._publishing:
+            if stored.version in self._known:
+                raise Conflict(f"Version {stored.version} is published: a published version never changes.")
+            return await self._shared.append(self._entry(stored, remembered))
 
     def _entry(self, stored: StoredVersion, remembered: Remembered | None) -> VersionEntry:
         now = self._clock.now()

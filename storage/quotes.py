@@ -7,7 +7,7 @@ from storage.errors import NotFound
 from storage.ids import new_id
 from storage.local import ABSENT, Lru, Sentinel
 from storage.shared import SharedTier
-from storage.single_flight import SingleFlight
+from storage.single_flight import KeyedLocks, SingleFlight
 from storage.tail import Followed, Tail
 
 QUOTES = 20_000
@@ -24,6 +24,7 @@ class Quotes:
         self._clock = clock
         self.lru: Lru[str, StoredQuote] = Lru(QUOTES, QUOTES_BYTES)
         self._flights: SingleFlight[str, StoredQuote | Sentinel] = SingleFlight()
+        self._issuing: KeyedLocks[str] = KeyedLocks()
         self.loads = 0
 
     def apply(self, followed: Followed) -> None:
@@ -52,6 +53,10 @@ class Quotes:
 
     async def issue(self, quote: StoredQuote, sha256: str, remembered: Remembered | None) -> StoredQuote:
         """Persist a quote unless it is known; returns the one that was issued first."""
+        async with self._issuing.hold(quote.id):
+            return await self._issue(quote, sha256, remembered)
+
+    async def _issue(self, quote: StoredQuote, sha256: str, remembered: Remembered | None) -> StoredQuote:
         try:
             known = await self.get(quote.id)
         except NotFound:

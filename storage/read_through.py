@@ -85,6 +85,7 @@ class ReadThrough:
         self._flights: SingleFlight[str, Held | Sentinel] = SingleFlight()
         self._history_flights: SingleFlight[str, list[HistoryItem]] = SingleFlight()
         self._watchers: dict[str, set[asyncio.Future[None]]] = {}
+        self._stopping = False
         self.loads: Counter[str] = Counter()
         """Loads from the database, by what was loaded."""
         self.pending_hits = 0
@@ -159,20 +160,30 @@ class ReadThrough:
             return None
         return order_id
 
-    async def wait_for_change(self, order_id: str, timeout_s: float) -> None:
-        """Returns at the order's next change, or after the timeout."""
+    def stop_waiting(self) -> None:
+        """The service stops: whoever waits for a change is answered now."""
+        self._stopping = True
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.cancel()
+
+    async def wait_for_change(self, order_id: str, timeout_s: float) -> bool:
+        """True at the order's next change, False after the timeout or when the service stops."""
+        if self._stopping:
+            return False
         watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         watchers = self._watchers.setdefault(order_id, set())
         watchers.add(watcher)
         try:
             async with asyncio.timeout(timeout_s):
-                await watcher
+                await asyncio.wait([watcher])
         except TimeoutError:
-            return
+            return False
         finally:
             watchers.discard(watcher)
             if not watchers and self._watchers.get(order_id) is watchers:
                 del self._watchers[order_id]
+        return not watcher.cancelled()
 
     async def invalidate(self, order_id: str) -> bool:
         """Forget what is held of an order and read it again. What is pending stays: it is newer than the

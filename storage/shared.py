@@ -57,6 +57,7 @@ class EmbeddedTier:
         self._remembered: Lru[str, tuple[Position, AnyEntry]] = Lru(REMEMBERED_ENTRIES, 32 * 2**20)
         self._wake = asyncio.Event()
         self._stopping = False
+        self.last_error: str | None = None
         self.groups = 0
         self.appended = 0
 
@@ -115,12 +116,14 @@ class EmbeddedTier:
             logged = await self._log.append([entry for entry, _ in group])
         except LogUnavailable as error:
             logger.error("append failed: %s", error.detail)
+            self.last_error = error.detail
             await self._recover(group, error)
             return
         finally:
             deadline.cancel()
             for entry, _ in group:
                 self._no_longer_under_way(entry)
+        self.last_error = None
         self.groups += 1
         self.appended += len(logged)
         for item, (_, accepted) in zip(logged, group, strict=True):

@@ -85,9 +85,11 @@ class ViewCache:
 
     def show(self, order_id: str, order: Order | None) -> None:
         """After an invalidation by key: every list shows the order as it now is; counts are loaded again."""
+        self._invalidations += 1
         for query in list(self._views):
             view = self._views.peek(query)
-            if isinstance(view, ListView):
+            # What the view has not yet followed of the log comes first: later, it would undo this.
+            if isinstance(view, ListView) and self._catch_up(view):
                 view.put(order_id, order)
             else:
                 self._views.discard(query)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from storage.book import Request
 from storage.bounds import Bounds
+from storage.clock import Clock
 from storage.data_directory import DataDirectory
 from storage.migrate import migrate_sqlite
 from storage.orders import Actor, Role
@@ -52,7 +53,7 @@ def by(who: Actor) -> Request:
 @contextlib.asynccontextmanager
 async def opened(
     path: Path,
-    clock: ManualClock | None = None,
+    clock: Clock | None = None,
     bounds: Bounds | None = None,
     *,
     database_type: type[SqliteDatabase] = SqliteDatabase,

@@ -142,12 +142,9 @@ def test_inside_out_is_priced_by_its_size_with_a_warning() -> None:
 
 @given(st.sets(st.integers(0, 143), min_size=1, max_size=70))
 @settings(max_examples=40, deadline=None)
-def test_flipped_facets_of_one_body_are_turned_back_and_reported(wrong: set[int]) -> None:
-    triangles = meshes.torus(around=12, across=6)
-    facts = of(meshes.flipped(triangles, *wrong))
-    assert facts.volume == pytest.approx(of(triangles).volume, rel=1e-9)
-    assert (facts.closed, facts.oriented, facts.repaired) == (True, True, True)
-    assert "winding_repaired" in codes(facts)
+def test_flipped_facets_are_noticed_and_left_as_they_are(wrong: set[int]) -> None:
+    facts = of(meshes.flipped(meshes.torus(around=12, across=6), *wrong))
+    assert (facts.closed, facts.oriented, facts.repaired) == (True, False, False)
 
 
 def test_flipped_facets_among_several_bodies_are_left_alone() -> None:

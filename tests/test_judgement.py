@@ -40,16 +40,18 @@ def test_several_bodies_are_provisional(bodies: int) -> None:
     assert judge(changed(bodies=bodies), "mm").priceable == "provisional"
 
 
-@pytest.mark.parametrize("code", ["bodies_not_counted", "edges_shared", "winding_repaired"])
+@pytest.mark.parametrize("code", ["bodies_not_counted", "edges_shared"])
 def test_doubts_found_in_the_mesh_are_provisional(code: str) -> None:
     assert judge(changed(warnings=(MeshWarning(code, "seen"),)), "mm").priceable == "provisional"
 
 
 def test_a_repaired_mesh_is_provisional() -> None:
-    facts = analyse(meshes.binary_stl(meshes.flipped(meshes.torus(), 3)))
-    assert facts.repaired
     assert judge(changed(repaired=True), "mm").priceable == "provisional"
-    assert judge(facts, "mm").priceable == "provisional"
+
+
+def test_flipped_facets_are_left_to_a_person() -> None:
+    facts = analyse(meshes.binary_stl(meshes.flipped(meshes.torus(), 3)))
+    assert judge(facts, "mm").priceable == "manual"
 
 
 def test_an_inverted_mesh_is_firm_and_says_so() -> None:
@@ -120,7 +122,7 @@ def test_a_foil_encloses_something() -> None:
     bodies=st.sampled_from([None, 1, 2]),
     repaired=st.booleans(),
     largest=st.floats(0.1, 1e7),
-    codes=st.sets(st.sampled_from(["bodies_not_counted", "edges_shared", "winding_repaired"])),
+    codes=st.sets(st.sampled_from(["bodies_not_counted", "edges_shared"])),
 )
 def test_firm_only_without_any_doubt(
     surface: tuple[bool, bool], bodies: int | None, repaired: bool, largest: float, codes: set[str]

@@ -1,7 +1,6 @@
 """What every log keeps to. A new implementation subclasses `LogContract` and says how it is opened."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -35,9 +34,8 @@ class LogContract:
     """`opens` opens the same log, as often as it is called; whoever calls twice closes in between."""
 
     @pytest.fixture
-    async def opens(self, tmp_path: Path) -> AsyncIterator[Opens]:
+    def opens(self) -> Opens:
         raise NotImplementedError
-        yield
 
     @pytest.fixture
     async def log(self, opens: Opens) -> Log:
@@ -154,15 +152,15 @@ class LogContract:
 class TestSqliteLog(LogContract):
     @pytest.fixture
     async def opens(self, tmp_path: Path) -> AsyncIterator[Opens]:
-        async with AsyncExitStack() as stack:
+        opened: list[SqliteLog] = []
 
-            async def opens() -> Log:
-                log = SqliteLog(tmp_path / "log.db", 0.05, 5.0)
-                await log.open()
-                stack.push_async_callback(log.close)
-                return log
+        async def opens() -> Log:
+            opened.append(SqliteLog(tmp_path / "log.db", 0.05, 5.0))
+            await opened[-1].open()
+            return opened[-1]
 
-            yield opens
+        yield opens
+        await opened[-1].close()
 
     async def test_a_locked_file_refuses_and_accepts_again_when_it_is_free(
         self, log: Log, tmp_path: Path
@@ -191,10 +189,12 @@ class TestSqliteLog(LogContract):
         assert [item.n for item in await log.append([plain(3)])] == [3]
 
     async def test_a_file_of_a_newer_release_is_refused(self, opens: Opens, tmp_path: Path) -> None:
-        await (await opens()).close()
+        await opens()
         execute(tmp_path / "log.db", "PRAGMA user_version = 99")
+        newer = SqliteLog(tmp_path / "log.db", 0.05, 5.0)
         with pytest.raises(Incompatible):
-            await opens()
+            await newer.open()
+        await newer._writer.close()
 
     async def test_a_commit_reaches_the_disk_before_it_is_acknowledged(self, log: Log) -> None:
         assert isinstance(log, SqliteLog)

@@ -1,7 +1,8 @@
 """Every model file of a folder, priced over HTTP, against volumes computed elsewhere.
 
-The folder has an INDEX.tsv with the columns `file`, `watertight`, `winding_consistent`, `mesh_volume_native` and
-`truth_volume_native` (in the file's own unit). It is named by FACET_TEST_MODELS. As a report: `python -m tests.test_model_files_http`.
+The folder has an INDEX.tsv with the columns `file`, `watertight`, `winding_consistent`, `mesh_volume_native`
+and `truth_volume_native` (in the file's own unit). It is named by FACET_TEST_MODELS. As a report:
+`python -m tests.test_model_files_http`.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,9 +47,8 @@ class File(NamedTuple):
 
     @property
     def volume_mm3(self) -> float | None:
-        """What the closed mesh must have; None when nobody has said so, or facets face both ways: what such
-        a mesh encloses depends on how it is repaired."""
-        if not (self.closed and self.oriented) or self.volume_native is None:
+        """What the closed mesh must have; None when nobody has said so."""
+        if not self.closed or self.volume_native is None:
             return None
         if self.path.suffix == ".glb":
             return self.volume_native * MM3_PER_M3
@@ -80,7 +81,7 @@ def _volume(text: str | None) -> float | None:
 
 async def priced(mes: Client, file: File) -> Reply:
     path = f"/v1/prices?material=gold-585-yellow&units={file.units}"
-    return await mes.send("POST", path, data=file.path.read_bytes(), headers=_OCTETS)
+    return await mes.send("POST", path, data=BytesIO(file.path.read_bytes()), headers=_OCTETS)
 
 
 _OCTETS = {"Content-Type": "application/octet-stream"}
@@ -99,8 +100,8 @@ def fault(file: File, reply: Reply) -> str | None:
     if not file.closed:
         judged = body["price"]["priceable"]
         return None if judged in ("provisional", "manual") else f"open, and priced as {judged}"
-    if not file.oriented:
-        return None if body["model"]["repaired"] else "facets face both ways, and nothing was said of it"
+    if not file.oriented and body["price"]["priceable"] == "auto":
+        return "facets face both ways, and it is priced firmly"
     return _volume_fault(file.volume_mm3, body["model"]["volume_mm3"])
 
 

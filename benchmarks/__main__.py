@@ -1,0 +1,34 @@
+"""`python -m benchmarks [NAME] [--json]`: one benchmark, or all of them one after the other."""
+
+import argparse
+import importlib
+import json
+import sys
+from typing import Any
+
+NAMES = ("pricing", "orders", "reads", "stall")
+
+
+def show(result: dict[str, Any]) -> None:
+    print(f"{result['name']}: {result['rounds']} rounds, medians")
+    for group in ("ratios", "figures", "machine"):
+        for name, value in result.get(group, {}).items():
+            print(f"  {name:<48}{value:>16}")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="facet bench", description="Measured claims, as ratios.")
+    parser.add_argument("name", nargs="?", choices=NAMES, help="one of them; all when left out")
+    parser.add_argument("--json", action="store_true", help="print JSON, a line per benchmark")
+    options = parser.parse_args(arguments)
+    for name in [options.name] if options.name else NAMES:
+        result = importlib.import_module(f"benchmarks.{name}").run()
+        if options.json:
+            print(json.dumps(result), flush=True)
+        else:
+            show(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,427 @@
+"""What every database keeps to. A new implementation subclasses `DatabaseContract`, opens itself empty and
+says how rows of one order are refused."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage.database import Database, StoredModel, StoredQuote, StoredToken, StoredVersion
+from storage.entries import (
+    AnyEntry,
+    MetalFixed,
+    PriceListPublished,
+    QuoteIssued,
+    TokenIssued,
+    TokenRevoked,
+)
+from storage.errors import Conflict, DatabaseUnavailable, Fenced
+from storage.filters import ALL, ListQuery, OrderFilter, Sort, SortField
+from storage.log import Position
+from storage.migrate import migrate_sqlite
+from storage.orders import Change, Kind, Order, Role, Status, history_item
+from storage.sqlite.database import SqliteDatabase
+from tests.changes import START, an_order, changed, created, entry_of, id_of, logged
+from tests.gates import cure, execute, locked, poison
+from tests.orders_drawn import filters, listed, populations, queries, wide_filters
+
+FULL = {
+    "customer": "Аня",
+    "operator": "ivan",
+    "model": "a" * 64,
+    "units": "mm",
+    "material": "gold-585-yellow",
+    "finish": "polished",
+    "plating": "rhodium",
+    "quantity": 7,
+    "quote": "q-1",
+    "note": "кольцо\nс камнем",
+    "reference": "R/1",
+    "due_at": START + timedelta(days=3, microseconds=1),
+}
+Opened = Callable[[], AbstractAsyncContextManager[Database]]
+
+
+def life(n: int = 1, versions: int = 4) -> list[Change]:
+    """The first changes of an order."""
+    changes = [created(an_order(n))]
+    for version in range(2, versions + 1):
+        status = (Status.FILE_UPLOADED, Status.SUBMITTED)[version % 2]
+        changes.append(changed(changes[-1].order, status=status, kind=Kind.STATUS))
+    return changes
+
+
+async def apply(database: Database, entries: Sequence[AnyEntry], after: int = 0) -> list[str]:
+    """Bring entries to the database as write-behind does; the errors of those set aside."""
+    batch = logged(entries, after)
+    epoch = (await database.position()).epoch
+    rejected = await database.apply(batch, Position(epoch, after), Position(epoch, after + len(batch)))
+    return [item.error for item in rejected]
+
+
+class DatabaseContract:
+    @pytest.fixture
+    def opened(self) -> Opened:
+        """Opens a new, empty database as often as it is called."""
+        raise NotImplementedError
+
+    def poison(self, order_id: str, when: str = "TRUE") -> None:
+        """From now on history rows of this order are refused, those of which `when` holds."""
+        raise NotImplementedError
+
+    def cure(self) -> None:
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def database(self, opened: Opened) -> AsyncIterator[Database]:
+        async with opened() as database:
+            yield database
+
+    async def test_a_new_database_has_read_nothing(self, database: Database) -> None:
+        assert await database.position() == Position(1, 0)
+        assert await database.load_order(id_of(1)) is None
+        assert await database.load_history(id_of(1)) == []
+        assert await database.load_tokens() == []
+        assert await database.load_dead_letters() == []
+
+    async def test_a_batch_and_its_position_are_stored_together(self, database: Database) -> None:
+        changes = life()
+        assert await apply(database, [entry_of(change) for change in changes]) == []
+        assert await database.position() == Position(1, 4)
+        assert await database.load_order(id_of(1)) == changes[-1].order
+
+    @pytest.mark.parametrize("old", [Position(1, 1), Position(2, 0), Position(0, 0)])
+    async def test_a_writer_that_is_not_at_the_position_is_fenced(
+        self, database: Database, old: Position
+    ) -> None:
+        with pytest.raises(Fenced):
+            await database.apply(logged([entry_of(life()[0])]), old, Position(old.epoch, 1))
+        assert await database.position() == Position(1, 0)
+        assert await database.load_order(id_of(1)) is None
+
+    async def test_of_two_writers_at_one_position_one_is_fenced(self, database: Database) -> None:
+        batches = [logged([entry_of(life(n)[0])]) for n in (1, 2)]
+        results = await asyncio.gather(
+            *(database.apply(batch, Position(1, 0), Position(1, 1)) for batch in batches),
+            return_exceptions=True,
+        )
+        assert [type(result) for result in results if isinstance(result, BaseException)] == [Fenced]
+        stored = [await database.load_order(id_of(n)) for n in (1, 2)]
+        assert stored.count(None) == 1
+
+    async def test_the_history_keeps_every_change_also_those_within_a_batch(self, database: Database) -> None:
+        changes = [*life(), changed(life()[-1].order, note="n", reference=None)]
+        await apply(database, [entry_of(change, key="k") for change in changes])
+        assert await database.load_history(id_of(1)) == [history_item(change) for change in changes]
+
+    async def test_every_field_of_an_order_comes_back_as_it_was(self, database: Database) -> None:
+        order = an_order(1, **FULL)
+        await apply(database, [entry_of(created(order))])
+        assert await database.load_order(order.id) == order
+        emptied = changed(order, operator=None, model=None, note=None, reference=None, due_at=None)
+        await apply(database, [entry_of(emptied)], after=1)
+        assert await database.load_order(order.id) == emptied.order
+
+    async def test_entries_that_the_database_has_are_recognised(self, database: Database) -> None:
+        """After a crash that lost the position but not the log: nothing is stored twice."""
+        entries = [entry_of(change) for change in life()]
+        await apply(database, entries[:2])
+        assert await apply(database, entries, after=2) == []
+        assert await database.load_order(id_of(1)) == life()[-1].order
+        assert [item.version for item in await database.load_history(id_of(1))] == [1, 2, 3, 4]
+
+    async def test_an_older_state_never_replaces_a_newer_one(self, database: Database) -> None:
+        entries = [entry_of(change) for change in life()]
+        await apply(database, entries)
+        assert await apply(database, entries[:2], after=4) == []
+        assert await database.load_order(id_of(1)) == life()[-1].order
+
+    async def test_another_entry_of_a_known_version_is_a_fork_and_is_set_aside(
+        self, database: Database
+    ) -> None:
+        first, second = life(versions=2)
+        await apply(database, [entry_of(first), entry_of(second)])
+        other = entry_of(changed(first.order, note="the other one"), entry_id=id_of(99))
+        errors = await apply(database, [other, entry_of(life(2)[0])], after=2)
+        assert [error.partition(":")[0] for error in errors] == ["fork"]
+        assert await database.load_order(id_of(1)) == second.order
+        assert await database.load_order(id_of(2)) == life(2)[0].order
+        assert [letter.id for letter, _ in await database.load_dead_letters()] == [id_of(99)]
+
+    # What the database refuses
+
+    async def test_a_refused_entry_is_set_aside_with_all_later_ones_of_its_order_and_the_rest_flows(
+        self, database: Database
+    ) -> None:
+        self.poison(id_of(1), "NEW.version = 2")
+        bad, good = life(1), life(2)
+        mixed = [entry_of(change) for pair in zip(bad, good, strict=True) for change in pair]
+        assert len(await apply(database, mixed)) == 3
+        assert await database.position() == Position(1, 8)
+        assert await database.load_order(id_of(1)) == bad[0].order
+        assert await database.load_order(id_of(2)) == good[-1].order
+        letters = await database.load_dead_letters()
+        assert [letter.position for letter, _ in letters] == ["1-3", "1-5", "1-7"]
+        assert [item.entry for _, item in letters] == [entry_of(change) for change in bad[1:]]
+        assert {letter.order_id for letter, _ in letters} == {id_of(1)}
+        assert "poisoned" in letters[0][0].error
+
+    async def test_entries_of_a_parked_order_in_later_batches_are_set_aside_as_well(
+        self, database: Database
+    ) -> None:
+        """No version is skipped: the later entry alone would fit."""
+        self.poison(id_of(1), "NEW.version = 2")
+        entries = [entry_of(change) for change in life()]
+        await apply(database, entries[:2])
+        assert len(await apply(database, [entries[2], entry_of(life(2)[0])], after=2)) == 1
+        assert [item.version for item in await database.load_history(id_of(1))] == [1]
+        assert await database.load_order(id_of(1)) == life()[0].order
+        assert await database.load_order(id_of(2)) == life(2)[0].order
+        assert len(await database.load_dead_letters()) == 2
+
+    async def test_dead_letters_are_applied_in_order_after_the_repair(self, database: Database) -> None:
+        self.poison(id_of(1), "NEW.version = 2")
+        await apply(database, [entry_of(change) for change in (*life(1), *life(2))])
+        with pytest.raises(Conflict, match="poisoned"):
+            await database.replay(id_of(1))
+        assert len(await database.load_dead_letters()) == 3
+        self.cure()
+        await database.replay(id_of(1))
+        assert await database.load_dead_letters() == []
+        assert await database.load_order(id_of(1)) == life()[-1].order
+        assert [item.version for item in await database.load_history(id_of(1))] == [1, 2, 3, 4]
+
+    async def test_entries_of_an_older_life_of_the_log_are_united_by_their_ids(
+        self, database: Database
+    ) -> None:
+        entries = [entry_of(change) for change in life()]
+        await apply(database, entries[:2])
+        assert await database.unite(logged(entries), 1) == []
+        assert await database.unite(logged(entries), 1) == []
+        assert await database.load_order(id_of(1)) == life()[-1].order
+        assert len(await database.load_history(id_of(1))) == 4
+        assert await database.position() == Position(1, 2)
+
+    async def test_a_new_epoch_begins_at_zero(self, database: Database) -> None:
+        await apply(database, [entry_of(life()[0])])
+        await database.begin_epoch(5)
+        assert await database.position() == Position(5, 0)
+
+    async def test_it_tells_whether_a_version_is_this_very_entry(self, database: Database) -> None:
+        entry = entry_of(life()[0])
+        await apply(database, [entry])
+        assert await database.holds_entry(id_of(1), 1, entry.id)
+        assert not await database.holds_entry(id_of(1), 1, id_of(99))
+        assert not await database.holds_entry(id_of(1), 2, entry.id)
+
+    # Lists
+
+    @given(data=st.data())
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    async def test_lists_and_counts_mean_the_same_here_and_in_memory(
+        self, opened: Opened, data: st.DataObject
+    ) -> None:
+        """Every filter, sort and cursor, on the same random orders."""
+        population = data.draw(populations(14))
+        async with opened() as database:
+            await apply(database, [entry_of(created(order)) for order in population])
+            for query in data.draw(
+                st.lists(queries(filters | wide_filters, population), min_size=6, max_size=6)
+            ):
+                await agrees(database, population, query, data.draw(st.integers(1, 20)))
+
+    async def test_a_list_and_its_position_are_of_one_moment(self, database: Database) -> None:
+        empty = await database.load_list(ListQuery(), 10)
+        assert empty == (Position(1, 0), [])
+        await apply(database, [entry_of(life()[0])])
+        snapshot = await database.load_list(ListQuery(), 10)
+        assert snapshot == (Position(1, 1), [life()[0].order])
+        assert await database.load_counts(ALL) == (Position(1, 1), {Status.INITIATED: 1})
+
+    @pytest.mark.parametrize("q", ["%", "_", "/", "ring%", "a_b", "50%/"])
+    async def test_what_sql_takes_for_a_pattern_is_only_text(self, database: Database, q: str) -> None:
+        plain, special = an_order(1, note="ring aXb 50 per cent"), an_order(2, note="ring% a_b 50%/")
+        await apply(database, [entry_of(created(order)) for order in (plain, special)])
+        snapshot = await database.load_list(ListQuery(filter=OrderFilter(q=q)), 10)
+        assert [order.id for order in snapshot.rows] == [special.id]
+
+    @pytest.mark.parametrize("q", ["ЁЛКА", "ёлка", "STRASSE", "straße", "İ"])
+    async def test_case_does_not_matter_in_any_language(self, database: Database, q: str) -> None:
+        order = an_order(1, customer="Straße", note="Ёлка", reference="İ")
+        await apply(database, [entry_of(created(order)), entry_of(created(an_order(2)))])
+        snapshot = await database.load_list(ListQuery(filter=OrderFilter(q=q.casefold())), 10)
+        assert [found.id for found in snapshot.rows] == [order.id]
+
+    @pytest.mark.parametrize("descending", [False, True])
+    async def test_orders_without_a_due_date_come_last(self, database: Database, descending: bool) -> None:
+        dated = [an_order(n, due_at=START + timedelta(days=n)) for n in (1, 2)]
+        await apply(database, [entry_of(created(order)) for order in (an_order(3), *dated)])
+        snapshot = await database.load_list(ListQuery(sort=Sort(SortField.DUE_AT, descending)), 10)
+        assert snapshot.rows == [*(dated[::-1] if descending else dated), an_order(3)]
+
+    # Everything else
+
+    async def test_a_reference_leads_to_the_order_of_its_token(self, database: Database) -> None:
+        await apply(database, [entry_of(created(an_order(1, reference="r", created_by="a")))])
+        assert await database.find_reference("a", "r") == id_of(1)
+        assert await database.find_reference("b", "r") is None
+        assert await database.find_reference("a", "s") is None
+
+    async def test_a_reference_moves_from_one_order_to_another_within_a_batch(
+        self, database: Database
+    ) -> None:
+        first, second = an_order(1, reference="r"), an_order(2)
+        await apply(database, [entry_of(created(first)), entry_of(created(second))])
+        remark, gone = changed(second, note="n"), changed(first, reference=None)
+        came = changed(remark.order, reference="r")
+        assert await apply(database, [entry_of(remark), entry_of(gone), entry_of(came)], after=2) == []
+        assert await database.find_reference(first.created_by, "r") == second.id
+
+    async def test_quotes_are_kept_as_they_were_first_issued(self, database: Database) -> None:
+        def issued(body: bytes, n: int) -> QuoteIssued:
+            return QuoteIssued(
+                id=id_of(n), at=START, quote_id="q", sha256="a", tenant="t", valid_until=START, body=body
+            )
+
+        assert await apply(database, [issued(b'{"n": 1}', 1), issued(b'{"n": 2}', 2)]) == []
+        assert await database.load_quote("q") == StoredQuote("q", "t", START, b'{"n": 1}')
+        assert await database.load_quote("unknown") is None
+
+    async def test_price_lists_and_metal_fixes_come_back_in_the_order_of_publication(
+        self, database: Database
+    ) -> None:
+        until = START + timedelta(days=1)
+        lists = [
+            PriceListPublished(
+                id=id_of(n), at=START, version=name, valid_from=START, valid_to=until, body=b"{}"
+            )
+            for n, name in enumerate(("b", "a"))
+        ]
+        fix = MetalFixed(id=id_of(9), at=START, version="f", fixed_at=START, body=b"{}")
+        await apply(database, [*lists, fix])
+        assert await database.load_price_lists() == [
+            StoredVersion(name, START, until, b"{}") for name in ("b", "a")
+        ]
+        assert await database.load_metal_fixes() == [StoredVersion("f", START, None, b"{}")]
+
+    async def test_revoked_tokens_are_not_loaded(self, database: Database) -> None:
+        tokens = [
+            TokenIssued(
+                id=id_of(n),
+                at=START,
+                token_id=id_of(n),
+                secret_hash=f"hash {n}",
+                role=Role.PARTNER,
+                name="p",
+                customer="c",
+            )
+            for n in (1, 2)
+        ]
+        revoked = TokenRevoked(id=id_of(3), at=START, token_id=id_of(1))
+        await apply(database, [*tokens, revoked])
+        assert await database.load_tokens() == [
+            StoredToken(id_of(2), "hash 2", Role.PARTNER, "p", "c", START)
+        ]
+
+    async def test_models_come_back_with_all_who_uploaded_them_the_most_popular_first(
+        self, database: Database
+    ) -> None:
+        def model(name: str, score: float, *tenants: str) -> StoredModel:
+            return StoredModel(
+                sha256=name * 64,
+                analyser="1",
+                byte_count=10,
+                facts=b'{"volume_mm3": 1}',
+                first_seen_at=START,
+                score=score,
+                requested_at=START,
+                tenants=frozenset(tenants),
+            )
+
+        await database.store_models([model("a", 1.0, "x"), model("b", 2.0)])
+        await database.store_models([model("a", 3.0, "y")])
+        assert await database.load_model("a" * 64) == model("a", 3.0, "x", "y")
+        assert [found.sha256[0] for found in await database.load_popular_models(5)] == ["a", "b"]
+        assert len(await database.load_popular_models(1)) == 1
+        assert await database.load_model("c" * 64) is None
+
+    async def test_order_numbers_are_leased_once(self, database: Database) -> None:
+        leased = await asyncio.gather(*(database.lease_numbers(10) for _ in range(5)))
+        numbers = [number for block in leased for number in block]
+        assert len(set(numbers)) == 50
+        assert min(numbers) == 1001
+
+    async def test_a_copy_is_a_whole_database(self, database: Database, tmp_path: Path) -> None:
+        await apply(database, [entry_of(change) for change in life()])
+        await database.backup(tmp_path / "copy")
+        assert (tmp_path / "copy").stat().st_size > 0
+
+
+async def agrees(database: Database, population: list[Order], query: ListQuery, limit: int) -> None:
+    """The database's list and counts are those that the definition gives."""
+    snapshot = await database.load_list(query, limit)
+    assert snapshot.rows == listed(population, query)[:limit]
+    covered = {order.id for order in population if query.covers(order)}
+    assert {order.id for order in listed(population, query)} == covered
+    counts: dict[Status, int] = {}
+    for order in filter(query.filter.matches, population):
+        counts[order.status] = counts.get(order.status, 0) + 1
+    assert (await database.load_counts(query.filter)).counts == counts
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("template") / "facet.db"
+    migrate_sqlite(path)
+    return path.read_bytes()
+
+
+class TestSqliteDatabase(DatabaseContract):
+    @pytest.fixture
+    def opened(self, template: bytes, tmp_path: Path) -> Opened:
+        self.path = tmp_path / "facet.db"
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[Database]:
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            self.path.write_bytes(template)
+            database = SqliteDatabase(self.path, 0.05, 2, 5.0)
+            await database.open()
+            yield database
+            await database.close()
+
+        return opened
+
+    def poison(self, order_id: str, when: str = "TRUE") -> None:
+        poison(self.path, order_id, when)
+
+    def cure(self) -> None:
+        cure(self.path)
+
+    async def test_a_locked_file_takes_nothing_and_all_of_it_when_it_is_free(
+        self, database: Database
+    ) -> None:
+        entries = [entry_of(change) for change in life()]
+        with locked(self.path):
+            with pytest.raises(DatabaseUnavailable):
+                await apply(database, entries)
+            assert await database.position() == Position(1, 0)
+        assert await apply(database, entries) == []
+        assert await database.load_order(id_of(1)) == life()[-1].order
+
+    async def test_a_number_that_sqlite_cannot_hold_harms_its_own_order_alone(
+        self, database: Database
+    ) -> None:
+        huge = entry_of(created(an_order(1, quantity=2**70)))
+        assert len(await apply(database, [huge, entry_of(life(2)[0])])) == 1
+        assert await database.load_order(id_of(2)) is not None
+
+    async def test_the_search_text_is_stored_as_memory_sees_it(self, database: Database) -> None:
+        await apply(database, [entry_of(created(an_order(1, note="Ёлка")))])
+        assert "ёлка" in execute(self.path, "SELECT search FROM orders")[0][0]
