@@ -1,7 +1,7 @@
 """How long acknowledgements take while the database is blocked for five seconds, against the same unblocked.
 
-Another connection holds SQLite's write lock, as a long import or a report gone wrong would. 200 status
-changes come in waves at 32 callers; each wave is a round of its own on fresh orders.
+Another connection holds SQLite's write lock, as a long import would. Status changes come in waves
+of 200 at 32 callers, spread over the time of the block; as many come just before it.
 """
 
 import contextlib
@@ -17,24 +17,27 @@ from benchmarks.orders import changes, new_orders
 
 BLOCKED_S = 5.0
 CHANGES = 200
-ROUNDS = 5
+ROUNDS = 3
+WAVES = 10
+"""In each block, and before it."""
 
 
 def run(rounds: int = ROUNDS) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="facet-bench-") as directory, facet(Path(directory)) as ours:
         requests = changes(new_orders(ours, CHANGES))
-        # Every other half brings the orders back, so that each request changes something.
-        there, back = requests[:CHANGES], requests[CHANGES:]
-        _wave(ours, [*there, *back])
+        # Every other wave brings the orders back, so that each request changes something.
+        waves = [requests[:CHANGES], requests[CHANGES:]] * (WAVES // 2)
         free: list[Answered] = []
         blocked: list[Answered] = []
         for _ in range(rounds):
             _until_flushed(ours)
-            free += [_wave(ours, there), _wave(ours, back)]
+            free += [_wave(ours, wave) for wave in waves]
             with _blocked(Path(directory) / "facet" / "facet.db"):
-                until_s = time.monotonic() + BLOCKED_S / rounds
-                blocked += [_wave(ours, there), _wave(ours, back)]
-                time.sleep(max(0.0, until_s - time.monotonic()))
+                until_s = time.monotonic() + BLOCKED_S
+                for number, wave in enumerate(waves, 1):
+                    blocked.append(_wave(ours, wave))
+                    left_s = until_s - time.monotonic()
+                    time.sleep(max(0.0, left_s / (WAVES + 1 - number)))
     return {
         "name": "stall",
         "rounds": rounds,

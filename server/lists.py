@@ -19,8 +19,12 @@ from storage.filters import (
     decode_cursor,
     parse_sort,
 )
-from storage.local import Held
+from storage.local import Held, Lru, Sentinel
 from storage.orders import TENANT_ROLES, Actor, Order, OrderStatus, Role, Status, decode_order
+
+_meanings: Lru[tuple[Actor, str], tuple[ListQuery, int]] = Lru(2_000, 4 * 2**20)
+"""Screens ask for the same lists again and again: what the parameters mean is worked out once."""
+_links: Lru[tuple[str, str], str] = Lru(2_000, 4 * 2**20)
 
 OPERATORS_ORDERS = 1_000
 """Orders in work that the list of operators looks through."""
@@ -88,12 +92,11 @@ class Operators(msgspec.Struct, frozen=True):
 
 async def list_orders(call: Call) -> web.StreamResponse:
     call.require_position()
-    query, limit = list_query(call.query(Listing), call.actor)
+    query, limit = _listed(call)
     found = await call.storage.reads.page(query, limit, call.storage.clock.now())
     response = read_answer(call, found.page.body, found.page.etag, found.source)
     if found.page.next is not None:
-        following = call.request.url.update_query(cursor=found.page.next)
-        response.headers["Link"] = f'<{following.raw_path_qs}>; rel="next"'
+        response.headers["Link"] = _link(call, found.page.next)
     return response
 
 
@@ -130,6 +133,27 @@ async def list_operators(call: Call) -> web.StreamResponse:
         if order.operator is not None:
             in_work.setdefault(order.operator, []).append(InWork(order.id, order.number, order.status_since))
     return json_response(Operators([Operator(name, in_work[name]) for name in sorted(in_work)]))
+
+
+def _listed(call: Call) -> tuple[ListQuery, int]:
+    """Raises Invalid."""
+    key = (call.actor, call.request.raw_path)
+    known = _meanings.get(key)
+    if not isinstance(known, Sentinel):
+        return known
+    meaning = list_query(call.query(Listing), call.actor)
+    _meanings.put(key, meaning, len(key[1]))
+    return meaning
+
+
+def _link(call: Call, cursor: str) -> str:
+    key = (call.request.raw_path, cursor)
+    known = _links.get(key)
+    if not isinstance(known, Sentinel):
+        return known
+    link = f'<{call.request.url.update_query(cursor=cursor).raw_path_qs}>; rel="next"'
+    _links.put(key, link, 2 * len(link))
+    return link
 
 
 def list_query(listing: Listing, actor: Actor) -> tuple[ListQuery, int]:

@@ -51,8 +51,12 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.method} {self.path}"
 
 
+POLLED = "/v1/orders/{id}/status"
+
+
 def add_routes(app: web.Application, routes: list[Route]) -> None:
-    for route in routes:
+    # Paths under one prefix are tried one after the other: what customers poll comes first.
+    for route in sorted(routes, key=lambda route: route.path != POLLED):
         handler = _endpoint(app, route)
         expected = _expected_upload if route.uploads else _expected
         if route.method == "GET":

@@ -16,6 +16,7 @@ from storage.entries import Answer, AnswerKept, AnyEntry, OrderChanged, Remember
 from storage.errors import (
     DuplicateReference,
     KeyReused,
+    OrderParked,
     OutcomeUnknown,
     PreconditionFailed,
     Superseded,
@@ -178,13 +179,19 @@ class OrderBook:
         """Waits for the database where the change or the request asks for it, outside every lock."""
         n = outcome.position.n if outcome.position.epoch == self._shared.epoch else 0
         if outcome.must_wait:
+            if self._refused(outcome.order):  # its position is passed, but the database does not hold it
+                raise OrderParked("The database refused the change.", retry_after_s=30)
             await self._write_behind.wait_for(n, self._bounds.take_deadline_s)
         elif request.wait_for_database:
             try:
                 await self._write_behind.wait_for(n, self._bounds.durability_deadline_s)
             except OutcomeUnknown:
                 return outcome  # a preference: the answer says that only the log has it
-        return msgspec.structs.replace(outcome, in_database=n <= self._tail.flushed)
+        in_database = n <= self._tail.flushed and not self._refused(outcome.order)
+        return msgspec.structs.replace(outcome, in_database=in_database)
+
+    def _refused(self, order: Order) -> bool:
+        return self._tail.lacks_for_good(order.id, order.version)
 
     async def _create(self, draft: Draft, request: Request) -> Outcome:
         now = self._clock.now()

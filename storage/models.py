@@ -128,9 +128,10 @@ class Models:
         Returns the model and where its facts came from: local, database or computed.
         """
         found = await self.find(sha256)
-        if found is not None:
-            return self._requested(found[0], tenant), found[1]
-        facts = await self._computing.do(sha256, lambda: self._compute(compute))
+        held = self.cache.get(sha256) if found is None else found[0]
+        if isinstance(held, Model):  # perhaps computed for somebody else while the database was asked
+            return self._requested(held, tenant), "local" if found is None else found[1]
+        facts = await self._computing.do(sha256, lambda: self._compute(sha256, byte_count, compute))
         known = self.cache.get(sha256)
         if not isinstance(known, Model):
             known = Model(sha256, byte_count, facts, frozenset())
@@ -187,9 +188,12 @@ class Models:
                 del self._waiting[model.sha256]
         return True
 
-    async def _compute(self, compute: Compute) -> bytes:
+    async def _compute(self, sha256: str, byte_count: int, compute: Compute) -> bytes:
         self.computations += 1
-        return await compute()
+        facts = await compute()
+        # Held before the flight ends: who comes between the two would compute once more.
+        self.cache.put(Model(sha256, byte_count, facts, frozenset()))
+        return facts
 
     async def _load(self, sha256: str) -> Model | Sentinel:
         self.loads += 1

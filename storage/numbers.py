@@ -13,6 +13,12 @@ class Numbers:
         self._block = bounds.number_block
         self._ranges: list[range] = []
         self._leasing: asyncio.Task[bool] | None = None
+        self._used = 0
+
+    def used(self, number: int) -> None:
+        """An order that the database lacks has this number. A database restored from an older copy does not
+        know the blocks that were leased after it."""
+        self._used = max(self._used, number)
 
     async def next(self) -> int:
         """A number that no other order has. Raises DatabaseUnavailable when the leased ones are used up."""
@@ -46,7 +52,11 @@ class Numbers:
     async def _lease(self) -> bool:
         """False when the database is away: asked again with the next order; whoever has none left is told."""
         try:
-            self._ranges.append(await self._database.lease_numbers(self._block))
+            block = range(0)
+            while not block:
+                leased = await self._database.lease_numbers(self._block)
+                block = range(max(leased.start, self._used + 1), leased.stop)
+            self._ranges.append(block)
         except DatabaseUnavailable:
             return False
         else:

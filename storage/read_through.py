@@ -238,13 +238,13 @@ class ReadThrough:
 
     async def _load_history(self, order_id: str) -> list[HistoryItem]:
         self.loads["history"] += 1
-        head, pending = self._tail.head, self._tail.pending(order_id)
+        ticket, head, pending = self.local.begin_fill(), self._tail.head, self._tail.pending(order_id)
         waiting = [item for _, item in pending.changes] if pending is not None else []
         stored = await self._database.load_history(order_id)
         waiting += [followed.history for followed in self._missed(order_id, head)]
         by_version = {item.version: item for item in (*waiting, *stored)}
         items = [by_version[version] for version in sorted(by_version)]
-        if self._tail.head == head:
+        if self._tail.head == head and self.local.begin_fill() == ticket:
             self._histories.put(order_id, items, sum(300 + len(item.comment or "") for item in items))
         return items
 

@@ -151,7 +151,10 @@ class Storage:
         count = 0
         while batch := await self.log.read(after, REPLAY_BATCH):
             for logged in batch:
-                self.shared.publish(self.tail.add(logged))
+                followed = self.tail.add(logged)
+                self.shared.publish(followed)
+                if followed.order is not None:
+                    self.numbers.used(followed.order.number)
             after = batch[-1].n
             count += len(batch)
         if count:

@@ -132,6 +132,13 @@ class Tail:
     def pending(self, order_id: str) -> PendingOrder | None:
         return self._pending.get(order_id)
 
+    def lacks_for_good(self, order_id: str, version: int) -> bool:
+        """Whether the database has refused this version of an order, or one before it."""
+        pending = self._pending.get(order_id)
+        if pending is None or not pending.parked:
+            return False
+        return any(item.version == version for _, item in pending.changes)
+
     def pending_reference(self, created_by: str, reference: str) -> str | None:
         return self._references.get((created_by, reference))
 
@@ -152,7 +159,12 @@ class Tail:
         """The database has taken the order's dead letters after all."""
         pending = self._pending.get(order_id)
         if pending is not None:
-            waiting = {followed.n for followed in self._waiting if followed.order is not None}
+            # Of this order alone: the letters may be of an earlier epoch, their positions taken by others.
+            waiting = {
+                followed.n
+                for followed in self._waiting
+                if followed.order is not None and followed.order.id == order_id
+            }
             pending.parked = False
             pending.changes = deque(item for item in pending.changes if item[0] in waiting)
             if not pending.changes:

@@ -10,7 +10,7 @@ import pytest
 
 from tests import raw_http
 from tests.processes import Clients, Reply, Service
-from tests.workshop import Workshop, pointers, problem, set_status
+from tests.workshop import Workshop, case_name, pointers, problem, set_status
 
 JSON = {"Content-Type": "application/json"}
 
@@ -112,7 +112,7 @@ WRONG_BODIES: list[tuple[Any, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "wrong"), WRONG_BODIES, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(("body", "wrong"), WRONG_BODIES, ids=case_name)
 async def test_every_error_of_a_body_is_named_at_once(clients: Clients, body: Any, wrong: set[str]) -> None:
     reply = await post_raw(clients, json.dumps(body).encode())
     assert pointers(problem(reply, 422, "invalid")) == wrong
@@ -179,7 +179,7 @@ WRONG_STEPS: list[tuple[Any, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "wrong"), WRONG_STEPS, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(("body", "wrong"), WRONG_STEPS, ids=case_name)
 async def test_a_step_that_makes_no_sense_is_refused(workshop: Workshop, body: Any, wrong: set[str]) -> None:
     order = await workshop.order("FILE_UPLOADED")
     reply = await workshop.admin.put(f"/v1/orders/{order['id']}/status", body)

@@ -1,13 +1,12 @@
 """Conditions of a change over HTTP: retries, versions, durability, waiting, and taking back."""
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
 
 from tests.processes import Client, Reply
-from tests.workshop import SHA256_UNKNOWN, Workshop, new_key, pointers, problem, set_status
+from tests.workshop import SHA256_UNKNOWN, Workshop, case_name, new_key, pointers, problem, set_status
 
 PRICE = {"net": {"amount": "10.00", "currency": "EUR"}, "reason": "by hand"}
 
@@ -360,9 +359,7 @@ WRONG_PRICES: list[tuple[Any, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("price", "wrong"), WRONG_PRICES, ids=lambda value: json.dumps(value, default=list)[:60]
-)
+@pytest.mark.parametrize(("price", "wrong"), WRONG_PRICES, ids=case_name)
 async def test_a_price_that_cannot_be_is_refused(workshop: Workshop, price: Any, wrong: set[str]) -> None:
     order = await workshop.order("SUBMITTED")
     reply = await set_status(workshop.seller, order["id"], "PRICE_CALCULATED", price=price)

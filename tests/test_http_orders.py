@@ -251,7 +251,8 @@ async def test_comments_are_kept_at_any_time_and_wake_no_poller(workshop: Worksh
 
 async def test_a_history_is_read_page_by_page(workshop: Workshop) -> None:
     order = await workshop.order("SHIPPED")
-    path, versions, cursor = f"/v1/orders/{order['id']}/history", [], "0"
+    path, versions = f"/v1/orders/{order['id']}/history", []
+    cursor: str | None = "0"
     while cursor is not None:
         page = (await workshop.shop.get(path, params={"limit": "4", "cursor": cursor})).json
         versions += [item["version"] for item in page["items"]]

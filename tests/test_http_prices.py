@@ -7,12 +7,20 @@ from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import numpy as np
 import pytest
 
+from pricing.price_list import default_metal_fix, parse_metal_fix
+from storage.database import StoredVersion
+from storage.entries import MetalFixed
+from storage.errors import Conflict
+from storage.published import Published
+from storage.stack import Storage
 from tests import raw_http
 from tests.meshes import binary_stl, cube, obj, torus
 from tests.processes import Client, Reply, Service
+from tests.stacks import ManualClock
 from tests.workshop import Workshop, new_key, pointers, problem, set_status
 
 ASK = {"material": "gold-585-yellow"}
@@ -27,7 +35,7 @@ def sha256_of(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-async def price(client: Client, body: bytes, headers: dict[str, str] | None = None, **query: str) -> Reply:
+async def price(client: Client, body: bytes, headers: Any = None, **query: str) -> Reply:
     return await client.send("POST", "/v1/prices", data=body, params=ASK | query, headers=headers)
 
 
@@ -296,6 +304,16 @@ async def test_equal_versions_at_once_are_published_once(workshop: Workshop) -> 
     fix = (await workshop.admin.get("/v1/metal-fixes/current")).json | {"version": f"test {uuid4()}"}
     replies = await asyncio.gather(*(workshop.admin.post("/v1/metal-fixes", fix) for _ in range(6)))
     assert sorted(reply.status for reply in replies) == [201, *[409] * 5]
+
+
+async def test_of_equal_versions_at_once_the_log_has_one(storage: Storage, clock: ManualClock) -> None:
+    fixes = Published(MetalFixed, parse_metal_fix, storage.shared, clock)
+    storage.shared.follow(fixes.apply)
+    default = default_metal_fix()
+    stored = StoredVersion(default.version, default.fixed_at, None, msgspec.json.encode(default))
+    results = await asyncio.gather(*(fixes.publish(stored) for _ in range(5)), return_exceptions=True)
+    assert [type(result) for result in results[1:]] == [Conflict] * 4
+    assert storage.tail.head == 1
 
 
 async def test_every_error_of_a_price_list_is_named(workshop: Workshop) -> None:

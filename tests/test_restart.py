@@ -24,6 +24,8 @@ from tests.stalls import query, stalled
 
 SEEDED = 1_100
 WARM = 1_000
+STOP_S = 1.0
+"""A stop with nothing to wait for takes less."""
 HIT = "facet; hit; detail=local"
 
 
@@ -212,6 +214,34 @@ async def test_stop_under_load_drains_and_loses_nothing(tmp_path: Path) -> None:
     assert (flushed, epoch) == (head, 1), "the stop left something to replay"
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+async def test_stop_waits_for_a_blocked_database(tmp_path: Path) -> None:
+    with served(tmp_path / "data") as service:
+        async with clients_of(service.url) as clients:
+            order_id = (await clients.admin.post("/v1/orders", {"customer": "Anna"})).json["id"]
+            await _persisted(clients.admin, order_id)
+            with stalled(service.data_dir):
+                await clients.admin.patch(f"/v1/orders/{order_id}", {"note": "in the last minute"})
+                workers = _processes_below(service.pid)
+                stopping = asyncio.create_task(asyncio.to_thread(service.stop))
+                # Requests are over, then the workers end, and then the database is waited for.
+                await _until_refused(clients)
+                await asyncio.to_thread(_until_ended, workers, all_of_them=False)
+                await asyncio.wait([stopping], timeout=STOP_S)
+                assert not stopping.done()
+            assert await stopping == 0, service.log_text()
+    rows = query(service.data_dir, "SELECT version, note FROM orders WHERE id = ?", order_id)
+    assert rows == [(2, "in the last minute")]
+
+
+async def _until_refused(clients: Clients) -> None:
+    """The service no longer listens."""
+    async with asyncio.timeout(20):
+        with contextlib.suppress(aiohttp.ClientError):
+            while True:
+                await clients.nobody.get("/livez", headers={"Connection": "close"})
+
+
 async def test_kill_between_acknowledgement_and_flush_loses_nothing(tmp_path: Path) -> None:
     service, told = Service(tmp_path / "data"), Told()
     service.start()
@@ -262,6 +292,14 @@ def _alive(pid: int) -> bool:
     return state != "Z"  # one that waits to be reaped has ended
 
 
+def _until_ended(pids: set[int], *, all_of_them: bool) -> None:
+    """Until all of the processes have ended, or one of them."""
+    deadline_s = time.monotonic() + 10
+    allowed = 0 if all_of_them else len(pids) - 1
+    while time.monotonic() < deadline_s and sum(map(_alive, pids)) > allowed:
+        os.sched_yield()
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 def test_killed_service_leaves_no_worker_processes(tmp_path: Path) -> None:
     service = Service(tmp_path / "data")
@@ -269,7 +307,5 @@ def test_killed_service_leaves_no_worker_processes(tmp_path: Path) -> None:
     below = _processes_below(service.pid)
     assert len(below) >= 2, "the workers that read models"
     service.kill()
-    deadline_s = time.monotonic() + 10
-    while time.monotonic() < deadline_s and any(map(_alive, below)):
-        os.sched_yield()
+    _until_ended(below, all_of_them=True)
     assert [pid for pid in below if _alive(pid)] == []

@@ -101,3 +101,8 @@ def problem(reply: Reply, status: int, code: str) -> Any:
 
 def pointers(members: Any) -> set[str]:
     return {error["pointer"] for error in members["errors"]}
+
+
+def case_name(value: Any) -> str:
+    """The same in every process that collects the tests, which a set's own text is not."""
+    return str(sorted(value) if isinstance(value, set) else value)[:60]

@@ -51,6 +51,12 @@ async def apply_together(connection: aiosqlite.Connection, batch: Sequence[Logge
             await connection.execute(*statement)
 
 
+async def touches_parked(connection: aiosqlite.Connection, batch: Sequence[Logged]) -> bool:
+    """Whether a change of the batch belongs behind a dead letter: alone it would fit, and skip a version."""
+    parked = await _parked_orders(connection)
+    return bool(parked) and any(order_id_of(logged) in parked for logged in batch)
+
+
 async def apply_one_by_one(
     connection: aiosqlite.Connection, batch: Sequence[Logged], epoch: int
 ) -> list[Rejected]:

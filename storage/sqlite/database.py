@@ -29,7 +29,7 @@ from storage.log import Logged, Position
 from storage.orders import HistoryItem, Order, Status
 from storage.queries import counts_statement, list_statement
 from storage.schema import ORDER_NUMBERS, ORDERS_POSITION
-from storage.sqlite.apply import apply_one_by_one, apply_together, move_position
+from storage.sqlite.apply import apply_one_by_one, apply_together, move_position, touches_parked
 from storage.sqlite.connection import Readers
 from storage.sqlite.rows import (
     HISTORY_COLUMNS,
@@ -51,6 +51,12 @@ _DIALECT = dialects.dialect(paramstyle="named")
 _MODEL_LISTED = (
     f"SELECT {MODEL_COLUMNS}, (SELECT json_group_array(tenant) FROM model_tenants AS t"
     " WHERE t.sha256 = models.sha256) FROM models"
+)
+
+# After a rebase onto an older copy there can be orders beyond what the copy has leased.
+_LEASE_NUMBERS = (
+    "UPDATE sequences SET next = max(next, (SELECT coalesce(max(number), 0) + 1 FROM orders)) + ?"
+    " WHERE name = ? RETURNING next"
 )
 
 
@@ -152,6 +158,8 @@ class SqliteDatabase:
     async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
         async def together(connection: aiosqlite.Connection) -> list[Rejected]:
             await move_position(connection, old, new)
+            if await touches_parked(connection, batch):
+                return await apply_one_by_one(connection, batch, old.epoch)
             await apply_together(connection, batch, old.epoch)
             return []
 
@@ -198,9 +206,7 @@ class SqliteDatabase:
 
     async def lease_numbers(self, count: int) -> range:
         async def job(connection: aiosqlite.Connection) -> range:
-            rows = await connection.execute_fetchall(
-                "UPDATE sequences SET next = next + ? WHERE name = ? RETURNING next", (count, ORDER_NUMBERS)
-            )
+            rows = await connection.execute_fetchall(_LEASE_NUMBERS, (count, ORDER_NUMBERS))
             following = next(iter(rows))[0]
             return range(following - count, following)
 

@@ -1,0 +1,162 @@
+"""Rules of the project that no tool checks: who imports whom, who reads the environment, how long things are,
+and that the documents name everything there is."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.app import all_routes
+from server.config import SETTINGS
+from server.metrics import COUNTERS, GAUGES, LABELLED
+from tests.processes import Clients
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("server", "storage", "pricing")
+SOURCES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+OTHERS = sorted((ROOT / "benchmarks").rglob("*.py"))
+LINES_MAX = 600
+FUNCTION_LINES_MAX = 60
+UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
+MAY_IMPORT = {"server": {"server", "storage", "pricing"}, "storage": {"storage"}, "pricing": {"pricing"}}
+BELONGS_TO = {
+    "aiohttp": "server",
+    "jinja2": "server",
+    "uvloop": "server",
+    "prometheus_client": "server",
+    "trimesh": "pricing",
+    "scipy": "pricing",
+    "numba": "pricing",
+    "lxml": "pricing",
+    "sqlalchemy": "storage",
+    "aiosqlite": "storage",
+    "alembic": "storage",
+}
+
+
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imported_by(tree: ast.AST) -> Iterator[str]:
+    """Full names, of imports anywhere in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or ""
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=name_of)
+def test_imports_go_one_way(file: Path) -> None:
+    folder = file.relative_to(ROOT).parts[0]
+    for name in imported_by(tree_of(file)):
+        top = name.partition(".")[0]
+        if top in MAY_IMPORT:
+            assert top in MAY_IMPORT[folder], f"{folder} must not import {name}"
+        assert top not in ("tests", "benchmarks", "pickle"), name
+        assert BELONGS_TO.get(top, folder) == folder, f"only {BELONGS_TO.get(top)} imports {top}"
+
+
+def test_only_the_configuration_reads_the_environment() -> None:
+    readers = set()
+    for file in SOURCES:
+        for node in ast.walk(tree_of(file)):
+            read = isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv")
+            if read or (isinstance(node, ast.alias) and node.name in ("environ", "environb", "getenv")):
+                readers.add(name_of(file))
+    assert readers == {"server/config.py"}
+
+
+@pytest.mark.parametrize("file", [*SOURCES, *TESTS, *OTHERS], ids=name_of)
+def test_files_and_functions_stay_short(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.count("\n") <= LINES_MAX
+    if "migrations" in file.parts:
+        return  # a migration is a list of tables
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno + 1 <= FUNCTION_LINES_MAX, node.name
+
+
+def test_functions_are_short_as_a_rule() -> None:
+    lengths = sorted(
+        (node.end_lineno or 0) - node.lineno + 1
+        for file in SOURCES
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    assert lengths[len(lengths) // 2] <= 12
+
+
+@pytest.mark.parametrize("file", [*SOURCES, *TESTS, *OTHERS], ids=name_of)
+def test_nothing_is_left_unfinished(file: Path) -> None:
+    assert not UNFINISHED.search(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=name_of)
+def test_every_module_says_what_it_is(file: Path) -> None:
+    if file.read_text(encoding="utf-8").strip():
+        assert ast.get_docstring(tree_of(file))
+
+
+@pytest.mark.parametrize("file", [*SOURCES, *TESTS], ids=name_of)
+def test_there_are_no_mocks(file: Path) -> None:
+    assert not any(name.startswith(("unittest", "mock")) for name in imported_by(tree_of(file)))
+
+
+@pytest.mark.parametrize("file", [file for file in TESTS if file.name.startswith("test_")], ids=name_of)
+def test_no_test_sleeps(file: Path) -> None:
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "sleep":
+            zero = node.args and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0
+            assert zero, f"line {node.lineno}: wait for an event, with a deadline"
+
+
+def test_every_file_with_tests_is_collected() -> None:
+    for file in TESTS:
+        functions = [
+            node for node in tree_of(file).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        has_tests = any(node.name.startswith("test_") for node in functions)
+        assert has_tests <= file.name.startswith("test_"), name_of(file)
+        assert file.parent == ROOT / "tests", "tests are flat: a folder tests/server would hide server"
+
+
+# --- Documents
+
+
+def document(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def test_every_setting_is_in_the_operations_manual() -> None:
+    text = document("operations.md")
+    assert [s.variable for s in SETTINGS if f"`{s.variable}`" not in text] == []
+
+
+def test_every_metric_is_in_the_operations_manual() -> None:
+    text = document("operations.md")
+    assert [name for name in (*GAUGES, *COUNTERS, *LABELLED) if name not in text] == []
+
+
+async def test_every_route_is_in_the_api_manual(clients: Clients) -> None:
+    text = document("api.md")
+    routes = {(route.method, route.path) for route in all_routes()}
+    shown = (await clients.nobody.get("/openapi.json")).json["paths"]
+    routes |= {(method.upper(), path) for path, methods in shown.items() for method in methods}
+    assert sorted(f"{method} {path}" for method, path in routes if f"`{method} {path}`" not in text) == []
+
+
+def test_nothing_points_outside_the_project() -> None:
+    for file in [*SOURCES, *TESTS, *OTHERS, *(ROOT / "docs").rglob("*.md")]:
+        assert not re.search(r"(?<![\w.])/(home|root|work)/", file.read_text(encoding="utf-8")), name_of(file)
