@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-import sqlite3
 import tarfile
 import tempfile
 from datetime import datetime
@@ -14,8 +13,9 @@ from typing import Any
 from server.config import ConfigError
 from storage.clock import to_text
 from storage.data_directory import DataDirectory
+from storage.errors import Incompatible
 from storage.migrate import migrate_sqlite
-from storage.schema import ORDERS_POSITION
+from storage.sqlite.files import begin_epoch, examine_database, position_of
 from storage.stack import Storage
 
 FORMAT = 1
@@ -38,17 +38,11 @@ async def back_up(storage: Storage, directory: DataDirectory, target: Path) -> d
 
 
 def _pack(copy: Path, directory: DataDirectory, target: Path, now: datetime) -> dict[str, Any]:
-    with sqlite3.connect(copy) as connection:
-        epoch, position = connection.execute(
-            "SELECT epoch, position FROM log_positions WHERE name = ?", (ORDERS_POSITION,)
-        ).fetchone()
-        (orders,) = connection.execute("SELECT count(*) FROM orders").fetchone()
-    connection.close()
     manifest = {
         "format": FORMAT,
         "at": to_text(now),
-        "position": f"{epoch}-{position}",
-        "orders": orders,
+        "position": str(position_of(copy)),
+        "orders": examine_database(copy).rows,
     }
     partial = target.with_name(target.name + ".partial")
     try:
@@ -79,7 +73,7 @@ def restore(source: Path, directory: DataDirectory) -> dict[str, Any]:
         unpacked = Path(scratch)
         manifest = _unpack(source, unpacked)
         migrate_sqlite(unpacked / DATABASE)
-        _begin_epoch(unpacked / DATABASE)
+        begin_epoch(unpacked / DATABASE)
         if (unpacked / "models").exists():
             shutil.copytree(unpacked / "models", directory.models, dirs_exist_ok=True)
         if (unpacked / directory.link_key.name).exists():
@@ -99,24 +93,12 @@ def _unpack(source: Path, target: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{source} is a backup of format {manifest['format']}, this release reads {FORMAT}"
             )
-        connection = sqlite3.connect(target / DATABASE)
-        (check,) = connection.execute("PRAGMA quick_check").fetchone()
-        connection.close()
-    except (OSError, tarfile.TarError, KeyError, ValueError, sqlite3.Error) as error:
+        check = examine_database(target / DATABASE).check
+    except (OSError, tarfile.TarError, KeyError, ValueError, Incompatible) as error:
         raise ConfigError(f"{source} is not a backup of Facet: {error}") from None
     if check != "ok":
         raise ConfigError(f"{source} is damaged: {check}")
     return manifest
-
-
-def _begin_epoch(database: Path) -> None:
-    connection = sqlite3.connect(database)
-    with connection:
-        connection.execute(
-            "UPDATE log_positions SET epoch = epoch + 1, position = 0 WHERE name = ?", (ORDERS_POSITION,)
-        )
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
 
 
 def _sync(path: Path) -> None:

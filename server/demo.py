@@ -13,13 +13,13 @@ import uvloop
 from aiohttp import web
 
 from pricing.formula import Options
+from pricing.rings import ring_stl
 from server import serve
 from server.app import build
 from server.config import ConfigError, Settings
 from server.keys import PRICER, STORAGE
 from server.logs import configure
 from server.pricer import Pricer
-from server.rings import ring_stl
 from server.uploads import Upload
 from storage.book import Draft, Request
 from storage.clock import SystemClock

@@ -3,7 +3,6 @@
 import importlib.metadata
 import shutil
 import socket
-import sqlite3
 import stat
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from typing import NamedTuple
 
 from server.config import Settings
 from storage.data_directory import DataDirectory
+from storage.errors import Incompatible
+from storage.sqlite.files import examine_database, examine_log
 
 FREE_BYTES_MIN = 1 << 30
 LOCK_FILE = Path(__file__).parent.parent / "requirements.lock"
@@ -41,7 +42,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding(sys.version_info >= (3, 11), "python", f"{version}, SQLite {sqlite3.sqlite_version}")
+    return Finding(sys.version_info >= (3, 11), "python", version)
 
 
 def _packages() -> Finding:
@@ -85,29 +86,22 @@ def _data(directory: DataDirectory) -> Iterator[Finding]:
     )
     free = shutil.disk_usage(directory.path).free
     yield Finding(free >= FREE_BYTES_MIN, "disk", f"{free / 2**30:.1f} GiB free")
-    positions = {}
-    for name, path in (("database", directory.database), ("log", directory.log)):
+    epochs = {}
+    for name, path, examine_file in (
+        ("database", directory.database, examine_database),
+        ("log", directory.log, examine_log),
+    ):
         if not path.exists():
             yield Finding(name == "log", name, f"{path.name} does not exist")
             continue
-        finding, positions[name] = _file(name, path)
-        yield finding
-    if len(positions) == 2:
-        agree = positions["database"] == positions["log"]
-        yield Finding(agree, "epoch", f"database {positions['database']}, log {positions['log']}")
-
-
-def _file(name: str, path: Path) -> tuple[Finding, int]:
-    """Read-only: a running server is not disturbed."""
-    queries = {
-        "database": ("SELECT epoch FROM log_positions", "SELECT count(*) || ' orders' FROM orders"),
-        "log": ("SELECT epoch FROM epoch", "SELECT count(*) || ' entries kept' FROM entries"),
-    }
-    try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        (check,) = connection.execute("PRAGMA quick_check").fetchone()
-        epoch, counted = (connection.execute(query).fetchone()[0] for query in queries[name])
-        connection.close()
-    except sqlite3.Error as error:
-        return Finding(False, name, f"{path.name}: {error}"), -1
-    return Finding(check == "ok", name, f"{path.name}: {counted}, check {check}"), int(epoch)
+        try:
+            found = examine_file(path)
+        except Incompatible as error:
+            yield Finding(False, name, error.detail)
+            continue
+        what = "orders" if name == "database" else "entries kept"
+        yield Finding(found.check == "ok", name, f"{path.name}: {found.rows} {what}, check {found.check}")
+        epochs[name] = found.epoch
+    if len(epochs) == 2:
+        agree = epochs["database"] == epochs["log"]
+        yield Finding(agree, "epoch", f"database {epochs['database']}, log {epochs['log']}")

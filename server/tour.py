@@ -10,9 +10,9 @@ from typing import Any
 
 import aiohttp
 
+from pricing.rings import ring_stl
 from server.config import ConfigError
 from server.demo import MARK
-from server.rings import ring_stl
 from storage.data_directory import DataDirectory
 
 SHOWN_HEADERS = (

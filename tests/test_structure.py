@@ -28,11 +28,13 @@ BELONGS_TO = {
     "uvloop": "server",
     "prometheus_client": "server",
     "trimesh": "pricing",
+    "numpy": "pricing",
     "scipy": "pricing",
     "numba": "pricing",
     "lxml": "pricing",
     "sqlalchemy": "storage",
     "aiosqlite": "storage",
+    "sqlite3": "storage",
     "alembic": "storage",
 }
 

@@ -167,10 +167,21 @@ def test_the_end_of_a_list_is_known_only_when_all_of_it_is_held() -> None:
 
 
 def test_a_row_behind_the_last_one_held_is_left_to_the_database() -> None:
-    view = view_of(rows(5), ListQuery(), rows_max=3)
-    view.apply(followed([changed(rows(5)[0], note="not held")])[0])
-    assert ids(view.page(2, NOW, PAGES)) == [id_of(5), id_of(4)]
-    assert len(view) == 3
+    """What stands between is not known: shown, it would hide that."""
+    population = rows(5)
+    view = view_of(population, ListQuery(filter=OrderFilter(customer="anna")), rows_max=3)
+    view.apply(followed([changed(population[3], customer="boris")])[0])
+    view.apply(followed([changed(population[0], note="not held")], after=1)[0])
+    assert view.bodies == [encode_order(population[4]), encode_order(population[2])]
+    assert not view.holds(2)
+
+
+def test_a_kept_page_learns_that_nothing_follows_it_any_more() -> None:
+    population = rows(3)
+    view = view_of(population, ListQuery(filter=OrderFilter(customer="anna")))
+    assert view.page(2, NOW, PAGES).next is not None
+    view.apply(followed([changed(population[0], customer="boris")])[0])
+    assert view.page(2, NOW, PAGES).next is None
 
 
 def test_a_list_never_holds_more_rows_than_its_bound() -> None:
