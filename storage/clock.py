@@ -25,7 +25,9 @@ class SystemClock:
 
 def to_text(moment: datetime) -> str:
     """RFC 3339 of fixed width, so that text order is time order (SQLite compares text)."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def from_text(text: str) -> datetime:

@@ -10,7 +10,7 @@ FORMAT = 1
 """Version of the encoding, the first byte of each stored entry."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Answer(msgspec.Struct, gc=False, frozen=True, kw_only=True, omit_defaults=True):
     """The first answer to a keyed request. Without a body: the order as the entry leaves it."""
 
     status: int
@@ -18,7 +18,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     location: str | None = None
 
 
-class Remembered(msgspec.Struct, frozen=True, kw_only=True):
+class Remembered(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     """An Idempotency-Key with its answer. `scope` hashes token, method, path and key."""
 
     scope: str
@@ -27,7 +27,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     answer: Answer
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=True):
+class Entry(msgspec.Struct, gc=False, frozen=True, kw_only=True, tag_field="t", omit_defaults=True):
     """One accepted change of anything. The id tells an entry from another that claims its version."""
 
     id: str
@@ -35,11 +35,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", omit_defau
     remembered: Remembered | None = None
 
 
-class OrderChanged(Entry, frozen=True, kw_only=True, tag="order", omit_defaults=True):
+class OrderChanged(Entry, gc=False, frozen=True, kw_only=True, tag="order", omit_defaults=True):
     change: Change
 
 
-class QuoteIssued(Entry, frozen=True, kw_only=True, tag="quote", omit_defaults=True):
+class QuoteIssued(Entry, gc=False, frozen=True, kw_only=True, tag="quote", omit_defaults=True):
     """A promise to a customer. `body` is the quote as it was answered."""
 
     quote_id: str
@@ -49,20 +49,20 @@ class QuoteIssued(Entry, frozen=True, kw_only=True, tag="quote", omit_defaults=T
     body: bytes
 
 
-class PriceListPublished(Entry, frozen=True, kw_only=True, tag="price_list", omit_defaults=True):
+class PriceListPublished(Entry, gc=False, frozen=True, kw_only=True, tag="price_list", omit_defaults=True):
     version: str
     valid_from: datetime
     valid_to: datetime | None = None
     body: bytes
 
 
-class MetalFixed(Entry, frozen=True, kw_only=True, tag="metal_fix", omit_defaults=True):
+class MetalFixed(Entry, gc=False, frozen=True, kw_only=True, tag="metal_fix", omit_defaults=True):
     version: str
     fixed_at: datetime
     body: bytes
 
 
-class TokenIssued(Entry, frozen=True, kw_only=True, tag="token", omit_defaults=True):
+class TokenIssued(Entry, gc=False, frozen=True, kw_only=True, tag="token", omit_defaults=True):
     """The secret itself is never stored, only its SHA-256."""
 
     token_id: str
@@ -72,11 +72,11 @@ class TokenIssued(Entry, frozen=True, kw_only=True, tag="token", omit_defaults=T
     customer: str | None = None
 
 
-class TokenRevoked(Entry, frozen=True, kw_only=True, tag="token_revoked", omit_defaults=True):
+class TokenRevoked(Entry, gc=False, frozen=True, kw_only=True, tag="token_revoked", omit_defaults=True):
     token_id: str
 
 
-class AnswerKept(Entry, frozen=True, kw_only=True, tag="answer", omit_defaults=True):
+class AnswerKept(Entry, gc=False, frozen=True, kw_only=True, tag="answer", omit_defaults=True):
     """Nothing changed but that a keyed request was answered."""
 
 

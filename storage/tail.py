@@ -5,7 +5,6 @@ Maintained lists catch up from it.
 """
 
 from collections import deque
-from typing import NamedTuple
 
 from storage.bounds import Bounds
 from storage.clock import Clock
@@ -16,18 +15,29 @@ from storage.log import Logged
 from storage.orders import HistoryItem, Order, history_item
 
 
-class Followed(NamedTuple):
-    """A log entry with what its followers need. `before`, `order` and `held` are those of an order change."""
+class Followed:
+    """A log entry with what its followers need. `order` and `held` are those of an order change."""
 
-    logged: Logged
-    at_s: float
-    before: Order | None = None
-    order: Order | None = None
-    held: Held | None = None
+    __slots__ = ("_before", "at_s", "held", "logged", "n", "order")
+
+    def __init__(
+        self, logged: Logged, at_s: float, order: Order | None = None, held: Held | None = None
+    ) -> None:
+        self.logged = logged
+        self.n = logged.n
+        self.at_s = at_s
+        self.order = order
+        self.held = held
+        self._before: Order | None = None
 
     @property
-    def n(self) -> int:
-        return self.logged.n
+    def before(self) -> Order | None:
+        """The order before the change; None when it was created, or nothing of an order changed. Worked
+        out when the first list asks: nobody may."""
+        entry = self.logged.entry
+        if self._before is None and isinstance(entry, OrderChanged):
+            self._before = entry.change.before()
+        return self._before
 
     @property
     def history(self) -> HistoryItem:
@@ -174,8 +184,8 @@ class Tail:
         at_s = self._clock.monotonic_s()
         if not isinstance(logged.entry, OrderChanged):
             return Followed(logged, at_s)
-        change = logged.entry.change
-        return Followed(logged, at_s, change.before(), change.order, held_of(change.order, at_s))
+        order = logged.entry.change.order
+        return Followed(logged, at_s, order, held_of(order, at_s))
 
     def _add_pending(self, followed: Followed) -> PendingOrder:
         assert followed.order is not None

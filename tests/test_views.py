@@ -169,8 +169,9 @@ def test_the_end_of_a_list_is_known_only_when_all_of_it_is_held() -> None:
 def test_a_row_behind_the_last_one_held_is_left_to_the_database() -> None:
     """What stands between is not known: shown, it would hide that."""
     population = rows(5)
-    view = view_of(population, ListQuery(filter=OrderFilter(customer="anna")), rows_max=3)
-    view.apply(followed([changed(population[3], customer="boris")])[0])
+    query = ListQuery(filter=OrderFilter(statuses=frozenset({Status.INITIATED})))
+    view = view_of(population, query, rows_max=3)
+    view.apply(followed([changed(population[3], status=Status.SUBMITTED)])[0])
     view.apply(followed([changed(population[0], note="not held")], after=1)[0])
     assert view.bodies == [encode_order(population[4]), encode_order(population[2])]
     assert not view.holds(2)
@@ -178,9 +179,9 @@ def test_a_row_behind_the_last_one_held_is_left_to_the_database() -> None:
 
 def test_a_kept_page_learns_that_nothing_follows_it_any_more() -> None:
     population = rows(3)
-    view = view_of(population, ListQuery(filter=OrderFilter(customer="anna")))
+    view = view_of(population, ListQuery(filter=OrderFilter(statuses=frozenset({Status.INITIATED}))))
     assert view.page(2, NOW, PAGES).next is not None
-    view.apply(followed([changed(population[0], customer="boris")])[0])
+    view.apply(followed([changed(population[0], status=Status.SUBMITTED)])[0])
     assert view.page(2, NOW, PAGES).next is None
 
 
