@@ -26,13 +26,7 @@ def parse_json(raw: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise MalformedJson(f"The body is not UTF-8: byte {error.start}.") from None
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_int=_integer,
-            parse_float=_float,
-        )
+        value = _decode(text)
     except RecursionError:
         raise MalformedJson(f"The body is nested deeper than {DEPTH_MAX} levels.") from None
     except json.JSONDecodeError as error:
@@ -117,6 +111,11 @@ def _float(digits: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise MalformedJson(f"The number {digits[:24]} is too large.")
     return value
+
+
+_decode = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer, parse_float=_float
+).decode
 
 
 def _check(value: Any, depth: int) -> None:

@@ -1,10 +1,17 @@
 """`/metrics` for Prometheus. Counters live where things happen; they are read when somebody scrapes."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from storage.filters import ListQuery, OrderFilter, Sort, SortField
@@ -83,29 +90,38 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._registry.register(_StorageCollector(storage))
         self._registry.register(_RequestCollector(self))
-        self._durations = Histogram(
-            "facet_http_request_duration_seconds",
-            LABELLED["facet_http_request_duration_seconds"],
-            ("route", "method"),
-            buckets=BUCKETS_S,
-            registry=self._registry,
-        )
+        self.durations: dict[tuple[str, str], Durations] = {}
         self.requests: dict[tuple[str, str, int], int] = {}
 
     def observer(self, route: str, method: str) -> Callable[[int, float], None]:
         """Called with the status and the seconds of each request of a route."""
-        observe = self._durations.labels(route, method).observe
-        requests = self.requests
+        durations = self.durations.setdefault((route, method), Durations())
+        requests, counts = self.requests, durations.counts
 
         def observed(status: int, seconds: float) -> None:
             key = (route, method, status)
             requests[key] = requests.get(key, 0) + 1
-            observe(seconds)
+            counts[bisect_left(BUCKETS_S, seconds)] += 1
+            durations.sum_s += seconds
 
         return observed
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
+
+
+class Durations:
+    """Requests by how long they took, of one route: `counts` by the bucket they fall into, the last one for
+    those slower than every bound."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        self.sum_s = 0.0
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """As Prometheus wants them: how many took at most so long."""
+        bounds = [*map(str, BUCKETS_S), "+Inf"]
+        return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
 
 
 class _RequestCollector(Collector):
@@ -118,6 +134,14 @@ class _RequestCollector(Collector):
         for (route, method, status), count in self._metrics.requests.items():
             family.add_metric((route, method, str(status)), count)
         yield family
+        yield self._durations()
+
+    def _durations(self) -> Metric:
+        name = "facet_http_request_duration_seconds"
+        family = HistogramMetricFamily(name, LABELLED[name], labels=("route", "method"))
+        for labels, durations in self._metrics.durations.items():
+            family.add_metric(labels, durations.cumulative(), durations.sum_s)
+        return family
 
 
 class _StorageCollector(Collector):
