@@ -46,10 +46,16 @@ orders = sa.Table(
     sa.Column("search", sa.Text, nullable=False),
     sa.Index("orders_by_created", "created_at", "id"),
     sa.Index("orders_by_updated", "updated_at", "id"),
-    sa.Index("orders_by_due", "due_at", "id"),
     sa.Index("orders_by_status", "status", "created_at", "id"),
     sa.Index("orders_by_customer", "customer", "created_at", "id"),
-    sa.Index("orders_by_operator", "operator", "status", "created_at"),
+    sa.Index(
+        "orders_by_operator",
+        "operator",
+        "status",
+        "created_at",
+        sqlite_where=sa.text("operator IS NOT NULL"),
+        postgresql_where=sa.text("operator IS NOT NULL"),
+    ),
     sa.Index(
         "orders_by_reference",
         "created_by",

@@ -101,8 +101,14 @@ def upgrade() -> None:
     )
     op.create_index("orders_by_created", "orders", ["created_at", "id"], unique=False)
     op.create_index("orders_by_customer", "orders", ["customer", "created_at", "id"], unique=False)
-    op.create_index("orders_by_due", "orders", ["due_at", "id"], unique=False)
-    op.create_index("orders_by_operator", "orders", ["operator", "status", "created_at"], unique=False)
+    op.create_index(
+        "orders_by_operator",
+        "orders",
+        ["operator", "status", "created_at"],
+        unique=False,
+        sqlite_where=sa.text("operator IS NOT NULL"),
+        postgresql_where=sa.text("operator IS NOT NULL"),
+    )
     op.create_index(
         "orders_by_reference",
         "orders",
