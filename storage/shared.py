@@ -22,10 +22,6 @@ logger = logging.getLogger("facet.log")
 REMEMBERED_ENTRIES = 5_000
 """Recently answered keyed requests held in memory; older ones are found in the log."""
 
-IDLE_PASSES = 2
-"""Passes of the event loop that bring no further change, after which a group is written: a request takes
-two from its arrival to here."""
-
 Follower = Callable[[Followed], None]
 
 
@@ -99,18 +95,8 @@ class EmbeddedTier:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
-                await self._gather_company()
                 count = min(len(self._queue), self._bounds.log_group_entries)
                 await self._write([self._queue.popleft() for _ in range(count)])
-
-    async def _gather_company(self) -> None:
-        """What the event loop has received already joins the group: a pass of the loop costs far less than
-        another fsync. Alone, a change waits for two empty passes, microseconds."""
-        idle = 0
-        while idle < IDLE_PASSES and 0 < len(self._queue) < self._bounds.log_group_entries:
-            waiting = len(self._queue)
-            await asyncio.sleep(0)
-            idle = idle + 1 if len(self._queue) == waiting else 0
 
     def stop(self) -> None:
         """Let `run` end once everything queued is written."""
