@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import BodyPartReader, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from server.answers import ReadyResponse
 from server.conditions import Preferences, echoed_position, if_match, preferences
 from server.json_body import convert, parse_json
 from server.keys import STORAGE
@@ -227,7 +228,7 @@ def _query_errors(given: Mapping[str, str], record: type[Record]) -> list[tuple[
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A record or ready bytes."""
-    return web.Response(
+    return ReadyResponse(
         body=body if isinstance(body, bytes) else msgspec.json.encode(body),
         status=status,
         headers={"Content-Type": "application/json", "Cache-Control": "private, no-cache", **(headers or {})},

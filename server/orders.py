@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
+from server.answers import ReadyResponse
 from server.calls import Call, json_response
 from server.conditions import if_none_match
 from server.keys import LINKS, PRICER, SETTINGS
@@ -324,7 +325,7 @@ def read_answer(
 ) -> web.Response:
     headers = {"ETag": etag, "Cache-Status": source, "Facet-Position": log_head(call), **applied}
     if if_none_match(call.request, etag):
-        return web.Response(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
+        return ReadyResponse(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
     return json_response(body, headers=headers)
 
 

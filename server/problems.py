@@ -9,6 +9,7 @@ from aiohttp import web
 from pricing.errors import Refused
 from pricing.pool import PoolBusy
 from pricing.price_list import InvalidData
+from server.answers import ReadyResponse
 from server.json_body import MalformedJson
 from storage.errors import (
     Behind,
@@ -119,7 +120,7 @@ def problem_response(error: BaseException, request_id: str) -> web.Response:
         "request_id": request_id,
         **members,
     }
-    return web.Response(
+    return ReadyResponse(
         body=msgspec.json.encode(body),
         status=status,
         headers={"Content-Type": "application/problem+json", "Cache-Control": "no-store", **headers},
