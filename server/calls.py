@@ -122,6 +122,9 @@ class Call:
         twice = [(f"/{name}", "given twice") for name in given if len(given.getall(name)) > 1]
         if twice:
             raise Invalid(*dict.fromkeys(twice))
+        # Neither engine can hold or find this character in a text.
+        if nul := [(f"/{name}", "contains the character U+0000") for name in given if "\0" in given[name]]:
+            raise Invalid(*nul)
         return convert_query(given, record)
 
     def change(self, *, success: int = 200) -> Request:

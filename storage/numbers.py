@@ -20,6 +20,10 @@ class Numbers:
         know the blocks that were leased after it."""
         self._used = max(self._used, number)
 
+    async def open(self) -> None:
+        """Lease the first block now: the first order may come while the database is blocked."""
+        await asyncio.wait([self._lease_more()])
+
     async def next(self) -> int:
         """A number that no other order has. Raises DatabaseUnavailable when the leased ones are used up."""
         if self._left() <= self._block // 2:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from storage.bounds import Bounds
 from storage.entries import AnyEntry, OrderChanged
-from storage.errors import DuplicateReference, LogUnavailable, OrderParked, Superseded
+from storage.errors import DuplicateReference, LogUnavailable, OrderParked, Superseded, Unavailable
 from storage.local import MISS, Lru, Sentinel
 from storage.log import Log, Position
 from storage.orders import Order
@@ -74,6 +74,8 @@ class EmbeddedTier:
     async def append(self, entry: AnyEntry) -> Position:
         if self._stalled:  # what was given up may still land, with the same key or reference
             raise LogUnavailable("The log does not answer.")
+        if self._stopping:
+            raise Unavailable("The service is stopping.", retry_after_s=5)
         self._tail.require_room()
         self._require_new_key(entry)
         if isinstance(entry, OrderChanged):

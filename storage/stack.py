@@ -71,6 +71,7 @@ class Storage:
             self.shared.follow(follower)
         await self._park_dead_letters()
         self.replayed = await self._replay(flushed.n)
+        await self.numbers.open()
         self._start("log", self.shared.run, failed)
         self._start("write-behind", self.write_behind.run, failed)
         self._start("models", self.models.run, failed)

@@ -142,7 +142,12 @@ class ViewCache:
         snapshot = await self._database.load_list(query, rows_max + 1)
         complete = len(snapshot.rows) <= rows_max
         rows = [(order, self._body(order)) for order in snapshot.rows[:rows_max]]
-        return ListView(query, rows, complete, snapshot.position.n, rows_max)
+        view = ListView(query, rows, complete, snapshot.position.n, rows_max)
+        for order_id in self._tail.parked:
+            pending = self._tail.pending(order_id)
+            if pending is not None:  # the database has an older state, and will not get a newer one by itself
+                view.put(order_id, pending.order)
+        return view
 
     def _body(self, order: Order) -> bytes:
         """The order's bytes, shared with the local tier when that holds the same version."""

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from storage.bounds import smaller
-from storage.errors import Conflict, OutcomeUnknown
-from storage.filters import ListQuery
+from storage.errors import Conflict, OutcomeUnknown, Unavailable
+from storage.filters import ListQuery, OrderFilter
 from storage.log import Position
 from storage.migrate import migrate_sqlite
-from storage.orders import Order
+from storage.orders import Order, Status
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
 from storage.stack import Storage
 from tests.acts import Workshop, keyed
 from tests.changes import created, entry_of
 from tests.gates import GatedDatabase, cure, execute, gated_database, locked, poison, turns, until
-from tests.stacks import IVAN, ManualClock, opened
+from tests.stacks import IVAN, SHOP, ManualClock, opened
 
 
 def database_of(path: Path) -> Path:
@@ -235,6 +235,37 @@ async def test_dead_letters_keep_their_order_parked_across_a_restart(tmp_path: P
         cure(database_of(tmp_path))
         await storage.replay_dead_letters(order.id)
         assert (await Workshop(storage).comment(order)).order.version == 3
+
+
+async def test_a_list_that_is_loaded_shows_a_parked_order_as_it_was_acknowledged(tmp_path: Path) -> None:
+    async with opened(tmp_path) as storage:
+        shop = Workshop(storage)
+        order = await shop.order()
+        await shop.persisted()
+        poison(database_of(tmp_path), order.id)
+        await shop.step(order, Status.FILE_UPLOADED, SHOP)
+        await shop.persisted()
+        storage.reads.views.clear()
+        submitted = ListQuery(filter=OrderFilter(statuses=frozenset({Status.FILE_UPLOADED})))
+        assert len(await storage.reads.views.bodies(submitted, 10)) == 1
+        opened_orders = ListQuery(filter=OrderFilter(statuses=frozenset({Status.INITIATED})))
+        assert await storage.reads.views.bodies(opened_orders, 10) == []
+        cure(database_of(tmp_path))
+
+
+async def test_the_first_orders_after_a_start_need_no_database(tmp_path: Path) -> None:
+    async with opened(tmp_path) as storage:
+        with locked(database_of(tmp_path)):
+            order = await Workshop(storage).order()
+            assert (await storage.reads.order(order.id)).number == order.number
+
+
+async def test_a_change_that_comes_after_the_stop_is_refused_and_does_not_wait(tmp_path: Path) -> None:
+    async with opened(tmp_path) as storage:
+        order = await Workshop(storage).order()
+        await storage.drain(10.0)
+        with pytest.raises(Unavailable):
+            await Workshop(storage).comment(order)
 
 
 # Two lives of the log

@@ -61,6 +61,7 @@ class SqliteLog:
         if version == 0:
             await self._writer.executescript(_SCHEMA)
         elif version != _SCHEMA_VERSION:
+            await self._writer.close()
             raise Incompatible(f"The log has schema {version}, newer than this release knows: upgrade Facet.")
         self._epoch = (await self._one("SELECT epoch FROM epoch"))[0]
         await self._readers.open()
