@@ -313,15 +313,17 @@ async def test_a_cursor_of_another_sort_is_refused(workshop: Workshop) -> None:
     problem(await workshop.shop.get("/v1/orders", params=query), 422, "invalid")
 
 
-@pytest.mark.parametrize(
-    "text", ["%", "_", "'", '"', "\\", "%00", "\x00", "*", "NEAR(", "\udcff", "İ", "ß", "🙂"]
-)
+@pytest.mark.parametrize("text", ["%", "_", "'", '"', "\\", "%00", "*", "NEAR(", "\udcff", "İ", "ß", "🙂"])
 async def test_any_text_can_be_looked_for(workshop: Workshop, text: str) -> None:
     name = a_name()
     await workshop.order(customer=name, note="plain")
     encoded = f"customer={_quoted(name)}&q={_quoted(text)}"
     reply = await workshop.shop.get(f"/v1/orders?{encoded}")
     assert (reply.status, reply.json["items"]) == (200, [])
+
+
+async def test_what_no_text_can_contain_is_refused(workshop: Workshop) -> None:
+    problem(await workshop.shop.get("/v1/orders?q=%00"), 422, "invalid")
 
 
 def _quoted(text: str) -> str:
