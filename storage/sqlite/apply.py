@@ -6,6 +6,8 @@ The position is moved first, guarded by the old one: of two writers one changes 
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 import aiosqlite
 
@@ -17,8 +19,11 @@ from storage.log import Logged, Position
 from storage.schema import ORDERS_POSITION
 from storage.sqlite.rows import (
     INSERT_DEAD_LETTER,
+    INSERT_HISTORIES,
     INSERT_HISTORY,
+    ROWS_TOGETHER,
     UPSERT_ORDER,
+    UPSERT_ORDERS,
     history_row,
     order_row,
     other_statement,
@@ -43,12 +48,23 @@ async def apply_together(connection: aiosqlite.Connection, batch: Sequence[Logge
         if isinstance(logged.entry, OrderChanged)
     }
     if changed:
-        await connection.executemany(INSERT_HISTORY, [history_row(logged, epoch) for logged in changed])
-        await connection.executemany(UPSERT_ORDER, [order_row(order) for order in latest.values()])
+        history = [history_row(logged, epoch) for logged in changed]
+        await _insert(connection, INSERT_HISTORY, INSERT_HISTORIES, history)
+        orders = [order_row(order) for order in latest.values()]
+        await _insert(connection, UPSERT_ORDER, UPSERT_ORDERS, orders)
     for logged in batch:
         statement = other_statement(logged.entry)
         if statement is not None:
             await connection.execute(*statement)
+
+
+async def _insert(connection: aiosqlite.Connection, one: str, many: str, rows: list[tuple[Any, ...]]) -> None:
+    full = len(rows) - len(rows) % ROWS_TOGETHER
+    if full:
+        groups = (rows[start : start + ROWS_TOGETHER] for start in range(0, full, ROWS_TOGETHER))
+        await connection.executemany(many, [list(chain.from_iterable(group)) for group in groups])
+    if full < len(rows):
+        await connection.executemany(one, rows[full:])
 
 
 async def touches_parked(connection: aiosqlite.Connection, batch: Sequence[Logged]) -> bool:

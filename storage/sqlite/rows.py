@@ -24,15 +24,32 @@ _ORDER_NAMES = ", ".join(ORDER_COLUMNS)
 _UPDATED = [name for name in (*ORDER_COLUMNS, "search") if name not in ("id", "number", "created_by")]
 
 SELECT_ORDER = f"SELECT {_ORDER_NAMES} FROM orders WHERE id = ?"
-UPSERT_ORDER = (
-    f"INSERT INTO orders ({_ORDER_NAMES}, search) VALUES ({', '.join('?' * 23)})"
-    f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _UPDATED)}"
-    " WHERE excluded.version > orders.version"
-)
-INSERT_HISTORY = (
-    "INSERT INTO order_history (order_id, version, epoch, position, entry_id, kind, from_status, to_status,"
-    f" actor, at, comment, was, idempotency_key) VALUES ({', '.join('?' * 13)})"
-)
+ROWS_TOGETHER = 16
+"""Rows that one statement carries where there are so many: the driver gives up the interpreter lock for every
+execution and has to win it back from a busy event loop. One fixed number, so that the statement is prepared
+once."""
+
+
+def upsert_orders(count: int) -> str:
+    """State rows; one that is older than what is stored changes nothing."""
+    rows = ", ".join([f"({', '.join('?' * 23)})"] * count)
+    return (
+        f"INSERT INTO orders ({_ORDER_NAMES}, search) VALUES {rows}"
+        f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _UPDATED)}"
+        " WHERE excluded.version > orders.version"
+    )
+
+
+def insert_history(count: int) -> str:
+    rows = ", ".join([f"({', '.join('?' * 13)})"] * count)
+    return (
+        "INSERT INTO order_history (order_id, version, epoch, position, entry_id, kind, from_status,"
+        f" to_status, actor, at, comment, was, idempotency_key) VALUES {rows}"
+    )
+
+
+UPSERT_ORDER, UPSERT_ORDERS = upsert_orders(1), upsert_orders(ROWS_TOGETHER)
+INSERT_HISTORY, INSERT_HISTORIES = insert_history(1), insert_history(ROWS_TOGETHER)
 HISTORY_COLUMNS = "version, kind, from_status, to_status, actor, at, comment, was"
 INSERT_QUOTE = (
     "INSERT INTO prices (id, sha256, tenant, issued_at, valid_until, body) VALUES (?, ?, ?, ?, ?, ?)"
