@@ -14,6 +14,7 @@ from server import price_files
 from server.config import SETTINGS, ConfigError, Settings, load
 from server.documents import VERSION
 from server.logs import configure
+from storage.errors import StorageError
 from storage.orders import Role
 
 DEMO_DIR = "./demo-data"
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
         settings = load(**flags)
         run: Command = parsed.run
         return run(settings, parsed)
-    except ConfigError as error:
+    except (ConfigError, StorageError) as error:
         print("facet:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:

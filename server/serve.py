@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import stat
 import sys
 import tempfile
@@ -132,12 +133,13 @@ async def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    listener = bound_socket(settings.host, settings.port)
     app = build(settings, directory, failed)
     runner = runner_of(app, settings)
-    await runner.setup()
     try:
+        await runner.setup()
         control = await listen_locally(runner, directory)
-        url = await _listen(runner, settings)
+        url = await _listen(runner, listener)
         directory.announce(Holder(os.getpid(), str(control), url))
         logger.info("serving on %s", url)
         await _first_admin_token(app, directory)
@@ -147,19 +149,42 @@ async def _serve(
         logger.info("stopping")
     finally:
         await runner.cleanup()
+        listener.close()
     return 1 if failures else 0
 
 
-async def _listen(runner: Runner, settings: Settings) -> str:
-    site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG_CONNECTIONS)
+def bound_socket(host: str, port: int) -> socket.socket:
+    """The address, taken before anything else is begun; connections are accepted once the service is ready.
+
+    Raises ConfigError when it cannot be had.
+    """
     try:
-        await site.start()
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
-        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
-        raise ConfigError(
-            f"port {settings.port} on {settings.host} {reason}: choose another with --port"
-        ) from None
-    host, port = runner.addresses[-1][:2]
+        raise _unusable(host, port, error) from None
+    return listener
+
+
+def _unusable(host: str, port: int, error: OSError) -> ConfigError:
+    reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+    return ConfigError(f"port {port} on {host} {reason}: choose another with --port")
+
+
+async def _listen(runner: Runner, listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    try:
+        await web.SockSite(runner, listener, backlog=BACKLOG_CONNECTIONS).start()
+    except OSError as error:  # another process took the same address while this one was starting
+        raise _unusable(host, port, error) from None
     shown = f"[{host}]" if ":" in str(host) else host
     return f"http://{shown}:{port}"
 

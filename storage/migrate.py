@@ -29,6 +29,8 @@ def migrate_sqlite(path: Path) -> Migrated:
             connection.execute(sa.text("PRAGMA synchronous=FULL"))
             connection.commit()
             return _upgrade(connection)
+    except sa.exc.DatabaseError as error:
+        raise Incompatible(f"{path} cannot be opened: {error.orig}") from error
     finally:
         engine.dispose()
 

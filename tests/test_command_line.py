@@ -53,7 +53,14 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         refused = facet("serve", "--port", str(port), "--data-dir", str(tmp_path / "data"))
     assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1].startswith(f"facet: port {port} on 127.0.0.1 is in use")
+    assert one_line(refused.stderr), refused.stderr
+    assert f"port {port} on 127.0.0.1 is in use" in refused.stderr
+
+
+def test_a_damaged_database_is_said(tmp_path: Path) -> None:
+    tmp_path.joinpath("facet.db").write_bytes(b"not a database at all, whatever its name")
+    refused = facet("serve", "--port", "0", "--data-dir", str(tmp_path))
+    assert (refused.returncode, one_line(refused.stderr)) == (2, True), refused.stderr
 
 
 def test_a_data_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
