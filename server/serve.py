@@ -140,9 +140,9 @@ async def _serve(
         await runner.setup()
         control = await listen_locally(runner, directory)
         url = await _listen(runner, listener)
+        await _first_admin_token(app, directory)
         directory.announce(Holder(os.getpid(), str(control), url))
         logger.info("serving on %s", url)
-        await _first_admin_token(app, directory)
         if started is not None:
             await started(app, url)
         await stop.wait()
