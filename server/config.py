@@ -32,7 +32,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     local_bytes: int
     keepalive_s: float
     drain_s: float
-    demo: bool = False
 
 
 class Setting(NamedTuple):

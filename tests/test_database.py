@@ -212,13 +212,6 @@ class DatabaseContract:
         await database.begin_epoch(5)
         assert await database.position() == Position(5, 0)
 
-    async def test_it_tells_whether_a_version_is_this_very_entry(self, database: Database) -> None:
-        entry = entry_of(life()[0])
-        await apply(database, [entry])
-        assert await database.holds_entry(id_of(1), 1, entry.id)
-        assert not await database.holds_entry(id_of(1), 1, id_of(99))
-        assert not await database.holds_entry(id_of(1), 2, entry.id)
-
     # Lists
 
     @given(data=st.data())

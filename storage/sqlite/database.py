@@ -108,13 +108,6 @@ class SqliteDatabase:
         )
         return rows[0][0] if rows else None
 
-    async def holds_entry(self, order_id: str, version: int, entry_id: str) -> bool:
-        rows = await self._readers.fetch(
-            "SELECT 1 FROM order_history WHERE order_id = ? AND version = ? AND entry_id = ?",
-            (order_id, version, entry_id),
-        )
-        return bool(rows)
-
     async def load_quote(self, quote_id: str) -> StoredQuote | None:
         rows = await self._readers.fetch(
             "SELECT id, tenant, valid_until, body FROM prices WHERE id = ?", (quote_id,)
