@@ -34,6 +34,7 @@ from storage.book import Draft, Request
 from storage.bounds import Bounds
 from storage.clock import SystemClock
 from storage.data_directory import DataDirectory
+from storage.embedded import EmbeddedTier
 from storage.migrate import migrate_sqlite
 from storage.orders import Actor, Change, Order, Role, Status
 from storage.sqlite.database import SqliteDatabase
@@ -133,7 +134,13 @@ async def _layers(directory: Path, rounds: int) -> dict[str, list[float]]:
     log = SqliteLog(data_dir.log, 1.0, bounds.read_deadline_s)
     await database.open()
     await log.open()
-    storage = Storage(database, log, analyser="1", bounds=bounds, clock=clock)
+    storage = Storage(
+        database,
+        lambda tail: EmbeddedTier(log, database, tail, bounds, clock),
+        analyser="1",
+        bounds=bounds,
+        clock=clock,
+    )
     await storage.open(_failed)
     each = await Changes.open(directory / "layer-each.db")
     found = await _compare_layers(storage, each, rounds)

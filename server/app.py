@@ -1,22 +1,21 @@
 """The composition root: everything concrete meets here, once."""
 
-import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from pricing.facts import ANALYSER_VERSION
 from pricing.pool import FactsPool, Limits
 from pricing.price_list import default_metal_fix, default_price_list, parse_metal_fix, parse_price_list
 from server import cache, health, lists, maintenance, models, orders, prices, tokens
 from server.cache import warm
 from server.config import Settings
 from server.documents import Documents, document_routes
+from server.engines import engines_of
 from server.keys import DIRECTORY, LINKS, METRICS, PRICER, READINESS, SETTINGS, STORAGE, UPLOADS
 from server.links import Links
 from server.metrics import Metrics
@@ -26,22 +25,17 @@ from server.readiness import Phase, Readiness
 from server.routes import Route, add_routes
 from server.screens import templates
 from server.uploads import Uploads
-from storage.bounds import Bounds
 from storage.clock import Clock, SystemClock
 from storage.data_directory import DataDirectory
 from storage.database import StoredVersion
 from storage.entries import MetalFixed, PriceListPublished
-from storage.migrate import migrate_sqlite
 from storage.model_files import ModelFiles
 from storage.published import Published
-from storage.sqlite.database import SqliteDatabase
-from storage.sqlite.log import SqliteLog
-from storage.stack import Storage
+from storage.shared import Reload
 
 logger = logging.getLogger("facet")
 
 MODEL_FILES_BYTES_MAX = 10 * 2**30
-LOG_BUSY_TIMEOUT_S = 1.0
 
 Failed = Callable[[str, BaseException], None]
 
@@ -60,34 +54,13 @@ def all_routes() -> list[Route]:
     ]
 
 
-def bounds_of(settings: Settings) -> Bounds:
-    return Bounds(
-        backlog_entries=settings.backlog_entries,
-        backlog_bytes=settings.backlog_bytes,
-        local_bytes=settings.local_bytes,
-        drain_deadline_s=settings.drain_s,
-    )
-
-
-def build_storage(
-    settings: Settings, directory: DataDirectory, clock: Clock
-) -> tuple[Storage, SqliteDatabase, SqliteLog]:
-    """The embedded engines, not yet open."""
-    bounds = bounds_of(settings)
-    database = SqliteDatabase(
-        directory.database, bounds.busy_timeout_s, bounds.reader_connections, bounds.read_deadline_s
-    )
-    log = SqliteLog(directory.log, LOG_BUSY_TIMEOUT_S, bounds.read_deadline_s)
-    storage = Storage(database, log, analyser=ANALYSER_VERSION, bounds=bounds, clock=clock)
-    return storage, database, log
-
-
 def build(
     settings: Settings, directory: DataDirectory, failed: Failed, clock: Clock | None = None
 ) -> web.Application:
     """The application; it opens and closes with its runner. `failed` is told when a background task dies."""
     clock = clock or SystemClock()
-    storage, database, log = build_storage(settings, directory, clock)
+    storage, open_engines = engines_of(settings, directory, clock)
+    database = storage.database
     price_lists = Published(PriceListPublished, parse_price_list, storage.shared, clock)
     metal_fixes = Published(MetalFixed, parse_metal_fix, storage.shared, clock)
     pool = FactsPool(Limits(workers=settings.model_workers))
@@ -107,18 +80,14 @@ def build(
     routes = [*all_routes(), *page_routes(Pages(environment))]
     add_routes(app, [*routes, *document_routes(Documents(routes, environment))])
 
-    storage.follow(price_lists.apply)
-    storage.follow(metal_fixes.apply)
+    storage.follow(price_lists.apply, reload_of(price_lists, database.load_price_lists))
+    storage.follow(metal_fixes.apply, reload_of(metal_fixes, database.load_metal_fixes))
 
     async def open_everything(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            await asyncio.to_thread(migrate_sqlite, directory.database)
             app[LINKS].open()
-            await database.open()
-            await log.open()
+            await open_engines()
             stack.push_async_callback(storage.close)
-            price_lists.load(await database.load_price_lists())
-            metal_fixes.load(await database.load_metal_fixes())
             if settings.admin_token:
                 storage.tokens.add_configured(settings.admin_token)
             await storage.open(failed)
@@ -140,6 +109,14 @@ def build(
     app.cleanup_ctx.append(open_everything)
     app.on_shutdown.append(before_connections_close)
     return app
+
+
+def reload_of(published: Published[Any], load: Callable[[], Awaitable[list[StoredVersion]]]) -> Reload:
+    async def reload() -> Callable[[], None]:
+        stored = await load()
+        return lambda: published.load(stored)
+
+    return reload
 
 
 async def drain(app: web.Application) -> None:

@@ -103,19 +103,19 @@ async def get_cached_order(call: Call) -> web.StreamResponse:
 
 async def delete_cached_order(call: Call) -> web.StreamResponse:
     """What is held is forgotten and read again; a pending change stays, it is newer than the database."""
-    if not await call.storage.reads.invalidate(call.order_id):
+    if not await call.storage.invalidate_order(call.order_id):
         raise NotFound("There is no such order; nothing is held of it now.")
     return web.Response(status=204)
 
 
 async def delete_cached_model(call: Call) -> web.StreamResponse:
-    if not await call.storage.models.invalidate(call.request.match_info["sha256"]):
+    if not await call.storage.invalidate_model(call.request.match_info["sha256"]):
         raise HttpError(404, "unknown_model", "This model is not known here; nothing is held of it now.")
     return web.Response(status=204)
 
 
 async def delete_cached_lists(call: Call) -> web.StreamResponse:
-    call.storage.reads.views.clear()
+    await call.storage.invalidate_lists()
     return web.Response(status=204)
 
 

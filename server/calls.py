@@ -167,11 +167,11 @@ class Call:
     def flushed(self) -> Position:
         return Position(self.storage.shared.epoch, self.storage.tail.flushed)
 
-    def require_position(self) -> None:
-        """Raises Behind when the caller has seen more than this process has."""
+    async def require_position(self) -> None:
+        """Waits a moment when the caller has seen more than this process has. Raises Behind."""
         echoed = echoed_position(self.request)
         if echoed is not None:
-            self.storage.reads.require_position(echoed, self.storage.shared.epoch)
+            await self.storage.reads.require_position(echoed)
 
     async def _read(self) -> bytes:
         if (self.request.content_length or 0) > JSON_BYTES_MAX:

@@ -38,6 +38,13 @@ def if_none_match(request: web.Request, etag: str) -> bool:
     return tags == ["*"] or _opaque(etag) in map(_without_suffix, tags)
 
 
+def echoed_version(request: web.Request) -> int:
+    """The newest version that the caller says it has seen; 0 when it does not say."""
+    if "If-None-Match" not in request.headers:
+        return 0
+    return max((version_of(tag) or 0 for tag in _tags(request, "If-None-Match") or ()), default=0)
+
+
 def version_of(tag: str) -> int | None:
     match = _VERSION.match(tag)
     return int(match[1]) if match else None

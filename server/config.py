@@ -1,11 +1,14 @@
 """Settings: the one place that reads the environment. Each has a name, a default, a unit and a meaning."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class ConfigError(Exception):
@@ -18,6 +21,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     database_url: str
     redis_url: str
+    redis_prefix: str
     admin_token: str
     workers: int
     public_url: str
@@ -33,6 +37,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keepalive_s: float
     drain_s: float
 
+    @property
+    def uses_redis(self) -> bool:
+        return bool(self.redis_url)
+
+    @property
+    def uses_postgresql(self) -> bool:
+        return self.database_url.startswith(POSTGRESQL)
+
+
+POSTGRESQL = ("postgresql://", "postgres://")
+
 
 class Setting(NamedTuple):
     field: str
@@ -45,6 +60,12 @@ class Setting(NamedTuple):
 
 
 def _text(value: str) -> str:
+    return value
+
+
+def _prefix(value: str) -> str:
+    if not _PREFIX.fullmatch(value):
+        raise ValueError("use letters, digits, dots, dashes and underscores")
     return value
 
 
@@ -96,7 +117,7 @@ SETTINGS = (
         "FACET_DATABASE_URL",
         "",
         "URL",
-        "Empty: SQLite in the data directory (`sqlite:///DATA_DIR/facet.db`). This release knows no other.",
+        "Empty: SQLite in the data directory (`sqlite:///DATA_DIR/facet.db`). Else `postgresql://...`.",
         _text,
         secret=True,
     ),
@@ -105,9 +126,18 @@ SETTINGS = (
         "FACET_REDIS_URL",
         "",
         "URL",
-        "Empty: no Redis, one process. This release knows no other.",
+        "Empty: no Redis, one process. Else `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or"
+        " `redis+cluster://`.",
         _text,
         secret=True,
+    ),
+    Setting(
+        "redis_prefix",
+        "FACET_REDIS_PREFIX",
+        "facet",
+        "name",
+        "What the names of all keys in Redis begin with, in braces.",
+        _prefix,
     ),
     Setting(
         "admin_token",
@@ -118,7 +148,14 @@ SETTINGS = (
         _text,
         secret=True,
     ),
-    Setting("workers", "FACET_WORKERS", "1", "processes", "This release runs one.", _whole(1, 64)),
+    Setting(
+        "workers",
+        "FACET_WORKERS",
+        "1",
+        "processes",
+        "More than one needs Redis and PostgreSQL.",
+        _whole(1, 64),
+    ),
     Setting(
         "public_url",
         "FACET_PUBLIC_URL",
@@ -258,12 +295,10 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
 
 
 def _refuse_unsupported(settings: Settings) -> None:
-    if settings.redis_url:
-        raise ConfigError("FACET_REDIS_URL: this release runs without Redis, in one process")
     expected = f"sqlite:///{settings.data_dir}/facet.db"
-    if settings.database_url and settings.database_url != expected:
-        raise ConfigError(f"FACET_DATABASE_URL: this release uses SQLite, {expected} (or leave it empty)")
-    if settings.workers != 1:
+    if settings.database_url not in ("", expected) and not settings.uses_postgresql:
+        raise ConfigError(f"FACET_DATABASE_URL: use postgresql://..., or leave it empty for {expected}")
+    if settings.workers != 1 and not (settings.uses_redis and settings.uses_postgresql):
         raise ConfigError("FACET_WORKERS: more than one process needs Redis and PostgreSQL")
     if settings.admin_token and len(settings.admin_token) < 16:
         raise ConfigError("FACET_ADMIN_TOKEN: use at least 16 characters")

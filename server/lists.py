@@ -91,7 +91,7 @@ class Operators(msgspec.Struct, frozen=True):
 
 
 async def list_orders(call: Call) -> web.StreamResponse:
-    call.require_position()
+    await call.require_position()
     query, limit = _listed(call)
     found = await call.storage.reads.page(query, limit, call.storage.clock.now())
     response = read_answer(call, found.page.body, found.page.etag, found.source)
@@ -101,14 +101,14 @@ async def list_orders(call: Call) -> web.StreamResponse:
 
 
 async def count_orders(call: Call) -> web.StreamResponse:
-    call.require_position()
+    await call.require_position()
     found = await call.storage.reads.counts(order_filter(call.query(Filters), call.actor))
     return json_response(found.body, headers={"Cache-Status": found.source, "Facet-Position": log_head(call)})
 
 
 async def get_statuses(call: Call) -> web.StreamResponse:
     """Up to 200 statuses in one answer, in the order asked for; each id once."""
-    call.require_position()
+    await call.require_position()
     ids = list(dict.fromkeys(call.query(Ids).ids.split(",")))
     if len(ids) > LIMIT_MAX:
         raise Invalid(("/ids", f"at most {LIMIT_MAX}"))

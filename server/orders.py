@@ -11,12 +11,12 @@ from msgspec import UNSET, Meta, UnsetType
 
 from server.answers import ReadyResponse
 from server.calls import Call, json_response
-from server.conditions import if_none_match
+from server.conditions import echoed_version, if_none_match
 from server.keys import LINKS, PRICER, SETTINGS
 from server.problems import HttpError
 from server.routes import EVERYBODY, Route
 from storage.book import Draft, Outcome
-from storage.errors import Conflict, Invalid, NotFound
+from storage.errors import Behind, Conflict, Invalid, NotFound
 from storage.filters import (
     LIMIT_MAX,
 )
@@ -295,8 +295,12 @@ async def _advance(call: Call, change: StatusChange, only_from: Status | None = 
 async def _find(call: Call, tag: Callable[[Held], int]) -> tuple[Found, Mapping[str, str]]:
     """The order of the path, when the caller may see it. With `Prefer: wait`, a caller that has it already
     is answered at its next change, with the headers that say so. Raises NotFound, Behind."""
-    call.require_position()
+    await call.require_position()
     found = await _visible(call)
+    if echoed_version(call.request) > tag(found.held) and not await call.storage.shared.reach_head():
+        raise Behind("This process has not reached the version that the request names.")
+    if echoed_version(call.request) > tag(found.held):
+        found = await _visible(call)
     wait_s = call.preferences.wait_s
     if wait_s is None or not if_none_match(call.request, f'"{tag(found.held)}"'):
         return found, {}

@@ -14,6 +14,8 @@ from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.entries import Answer, AnswerKept, AnyEntry, OrderChanged, Remembered
 from storage.errors import (
+    AlreadyAnswered,
+    Claimed,
     DuplicateReference,
     KeyReused,
     OrderParked,
@@ -172,11 +174,18 @@ class OrderBook:
         if request.keyed is None:
             return await self._confirmed(await act(), request)
         async with self.keyed_once(request.keyed) as found:
-            outcome = await act() if found is None else _repeated(*found)
+            try:
+                outcome = await act() if found is None else _repeated(*found)
+            except AlreadyAnswered:  # on another process, since it was looked for
+                found = await self._find_answer(request.keyed)
+                if found is None:
+                    raise OutcomeUnknown from None
+                outcome = _repeated(*found)
         return await self._confirmed(outcome, request)
 
     async def _confirmed(self, outcome: Outcome, request: Request) -> Outcome:
         """Waits for the database where the change or the request asks for it, outside every lock."""
+        # An earlier life of the log is in the database, or in none.
         n = outcome.position.n if outcome.position.epoch == self._shared.epoch else 0
         if outcome.must_wait:
             if self._refused(outcome.order):  # its position is passed, but the database does not hold it
@@ -207,7 +216,7 @@ class OrderBook:
             updated_at=now,
             **msgspec.structs.asdict(draft),
         )
-        return await self._accept(create(order, request.actor), request)
+        return await self._accept(create(order, request.actor), request, self._seen())
 
     async def _change(self, order_id: str, decide: Decide, request: Request) -> Outcome:
         async with self._locks.hold(("order", order_id)):
@@ -219,6 +228,7 @@ class OrderBook:
         raise Unavailable("The order changes too fast: try again.")
 
     async def _change_newest(self, order_id: str, decide: Decide, request: Request) -> Outcome:
+        seen = self._seen()
         order = await self._reads.order(order_id)
         require_visible(order, request.actor)
         if request.if_match is not None and order.version not in request.if_match:
@@ -226,16 +236,24 @@ class OrderBook:
         change = await decide(order)
         if change is None:
             return await self._unchanged(order, request)
-        return await self._accept(change, request)
+        return await self._accept(change, request, seen)
 
-    async def _accept(self, change: Change, request: Request) -> Outcome:
+    def _seen(self) -> Position:
+        return Position(self._tail.epoch, self._tail.head)
+
+    async def _accept(self, change: Change, request: Request, seen: Position) -> Outcome:
         entry = OrderChanged(
             id=new_id(change.at),
             at=change.at,
             change=change,
             remembered=_remember(request, Answer(status=request.success)),
         )
-        position = await self._shared.append(entry)
+        try:
+            position = await self._shared.append(entry, seen)
+        except Claimed as claimed:
+            raise DuplicateReference(
+                f"Order {claimed.owner} has this reference.", order=claimed.owner
+            ) from None
         return Outcome(
             order=change.order,
             body=encode_order(change.order),

@@ -72,6 +72,42 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     reader_connections: int = 2
     read_deadline_s: float = 5.0
 
+    shared_deadline_s: float = 0.4
+    """How long Redis may take to answer before it counts as away; nothing waits longer for it."""
+    shared_pause_s: float = 0.05
+    """First pause before Redis is tried again; doubles up to `shared_pause_max_s`."""
+    shared_pause_max_s: float = 0.5
+    shared_open_s: float = 5.0
+    """How long a start waits for Redis before it goes on without."""
+    shared_ttl_s: float = 6 * 3600.0
+    """How long Redis keeps an order that the database has."""
+    shared_fills: int = 1_000
+    """Orders waiting to be offered to Redis; more are dropped, they are only copies."""
+    shared_waiting: int = 10_000
+    """Changes waiting for Redis; more are refused."""
+    follow_block_s: float = 0.1
+    """How long a read of the log waits at its end for more."""
+    follow_entries: int = 500
+    """Entries read from the log at once."""
+    freshness_s: float = 0.8
+    """How old, at most, what is shown may be: since the log's end was last seen."""
+    visible_s: float = 0.1
+    """How long an accepted change waits to become visible here before it is acknowledged anyway."""
+    log_keep_entries: int = 20_000
+    """Entries that Redis keeps after they are flushed, so that a process can catch up."""
+
+    lease_s: float = 2.0
+    """How long a process that brings the log to the database may be silent before another does."""
+    lease_look_s: float = 0.25
+    """How often the others look how far the database is, when they are not told."""
+    attend_s: float = 1.0
+    """How often a process says in the database that it is there."""
+    attendance_s: float = 60.0
+    """A process silent for this long is forgotten."""
+    rebase_patience_s: float = 2.0
+    """How long a new life of the log waits for what silent processes may still hold."""
+    lease_rebase_s: float = 5.0
+
     number_block: int = 500
     """Order numbers leased from the database at once; a restart leaves a gap of at most two blocks."""
     decide_attempts: int = 5
@@ -92,6 +128,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
             "warm_orders <= local_entries": self.warm_orders <= self.local_entries,
             "warm_models <= models_entries": self.warm_models <= self.models_entries,
             "busy_timeout_s < take_deadline_s": self.busy_timeout_s < self.take_deadline_s,
+            "follow_block_s + visible_s < freshness_s": self.follow_block_s + self.visible_s
+            < self.freshness_s,
+            "freshness_s < 1": self.freshness_s < 1.0,
             "log_group_entries <= journal_entries": self.log_group_entries <= self.journal_entries,
         }
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from storage.entries import AnyEntry
 from storage.filters import ListQuery, OrderFilter
 from storage.log import Logged, Position
 from storage.orders import HistoryItem, Order, Role, Status
@@ -75,6 +76,22 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
 
 
+class Epoch(NamedTuple):
+    """Where the database stands. `lineage`: the first epoch after the last restoration; what an earlier
+    epoch held must not come in any more."""
+
+    position: Position
+    lineage: int
+
+
+class Attendance(NamedTuple):
+    """A process that follows the log; `united` is the last epoch of which it has brought all it held."""
+
+    process: str
+    united: int
+    seen_ago_s: float
+
+
 class Rejected(NamedTuple):
     """An entry that a batch could not apply, and why."""
 
@@ -85,6 +102,12 @@ class Rejected(NamedTuple):
 class Database(Protocol):
     async def position(self) -> Position:
         """How far the database has read the log."""
+        ...
+
+    async def epoch(self) -> Epoch: ...
+
+    async def installation(self) -> str:
+        """Tells this Facet's data from another's. Kept by backups."""
         ...
 
     async def load_order(self, order_id: str) -> Order | None: ...
@@ -124,7 +147,24 @@ class Database(Protocol):
 
     async def unite(self, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
         """Entries of another life of the log, one by one: known ones are skipped by their id, what does
-        not fit becomes a dead letter. The position stays."""
+        not fit (a fork, or a gap before the version) becomes a dead letter. Answers to keyed requests are
+        kept. The position stays."""
+        ...
+
+    async def rejected(self, old: Position, new: Position) -> dict[int, str]:
+        """The dead letters among the entries after `old` up to `new`: position -> error."""
+        ...
+
+    async def find_answer(self, scope: str) -> tuple[Position, AnyEntry] | None:
+        """The entry that answered this keyed request."""
+        ...
+
+    async def load_answered(self, within_s: float, after: str, limit: int) -> list[str]:
+        """Scopes of the keyed requests answered lately, in their order, after this one."""
+        ...
+
+    async def prune_answers(self, before: datetime, limit: int) -> int:
+        """Forget at most `limit` answers given before that moment."""
         ...
 
     async def replay(self, order_id: str) -> None:
@@ -136,7 +176,28 @@ class Database(Protocol):
 
     async def lease_numbers(self, count: int) -> range: ...
 
-    async def begin_epoch(self, epoch: int) -> None: ...
+    async def begin_epoch(self, old: int, new: int) -> None:
+        """From one life of the log to the next, position 0. Raises Fenced when the database is no longer in
+        the old one."""
+        ...
+
+    async def hold_lease(self, name: str, holder: str, ttl_s: float) -> bool:
+        """Take or renew a lease by the database's own clock; False while another holder's is valid."""
+        ...
+
+    async def give_lease(self, name: str, holder: str) -> None:
+        """Let go of a lease, if this holder has it."""
+        ...
+
+    async def attend(self, process: str, united: int) -> None:
+        """This process is alive."""
+        ...
+
+    async def attendance(self, within_s: float) -> list[Attendance]:
+        """Processes seen lately; older records are forgotten."""
+        ...
+
+    async def leave(self, process: str) -> None: ...
 
     async def backup(self, target: Path) -> None: ...
 

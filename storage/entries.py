@@ -1,6 +1,7 @@
 """What the log holds. One struct per kind of entry, tagged, so that a newer reader knows an older entry."""
 
 from datetime import datetime
+from enum import StrEnum
 
 import msgspec
 
@@ -80,8 +81,32 @@ class AnswerKept(Entry, gc=False, frozen=True, kw_only=True, tag="answer", omit_
     """Nothing changed but that a keyed request was answered."""
 
 
+class Thing(StrEnum):
+    """What the tiers hold by key."""
+
+    ORDER = "order"
+    MODEL = "model"
+    LISTS = "lists"
+
+
+class Forgotten(Entry, gc=False, frozen=True, kw_only=True, tag="forgotten", omit_defaults=True):
+    """Every process forgets what it holds of a thing and reads it again. `repaired`: the database has taken
+    the order's dead letters."""
+
+    thing: Thing
+    key: str = ""
+    repaired: bool = False
+
+
 AnyEntry = (
-    OrderChanged | QuoteIssued | PriceListPublished | MetalFixed | TokenIssued | TokenRevoked | AnswerKept
+    OrderChanged
+    | QuoteIssued
+    | PriceListPublished
+    | MetalFixed
+    | TokenIssued
+    | TokenRevoked
+    | AnswerKept
+    | Forgotten
 )
 
 _encoder = msgspec.msgpack.Encoder()

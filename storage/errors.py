@@ -148,6 +148,23 @@ class Superseded(StorageError):
     code = "superseded"
 
 
+class Claimed(StorageError):
+    """Something that only one may have belongs to another since; `claim` and `owner` say what and whose."""
+
+    code = "claimed"
+
+    def __init__(self, claim: str, owner: str) -> None:
+        super().__init__(f"{claim} belongs to {owner}.")
+        self.claim = claim
+        self.owner = owner
+
+
+class AlreadyAnswered(StorageError):
+    """An equal request was accepted in the meantime: its answer is remembered."""
+
+    code = "already_answered"
+
+
 class DataDirectoryInUse(StorageError):
     """Another process is using this data directory."""
 

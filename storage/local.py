@@ -168,6 +168,11 @@ class LocalOrders:
         self._absent.discard(order_id)
         return self.lru.discard(order_id)
 
+    def start_over(self) -> None:
+        self._invalidations += 1
+        self._absent.clear()
+        self.lru.clear()
+
     def _keep(self, held: Held) -> None:
         self._absent.discard(held.id)
         self.lru.put(held.id, held, len(held.body) + len(held.status_body))

@@ -1,5 +1,10 @@
-"""Bring a database to this release's schema: numbered Alembic migrations, each in a transaction."""
+"""Bring a database to this release's schema: numbered Alembic migrations, each in a transaction.
 
+Migrations only add (tables, columns with a default, indexes) and never change or drop what a release before
+them uses: in a rolling upgrade the old release goes on working with the newer schema.
+"""
+
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,10 +13,16 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.errors import Incompatible
+from storage.postgresql.connection import FAILURES, Connection, closed, connect, unavailable
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_CONNECT_DEADLINE_S = 5.0
+_MIGRATION_MS = "600000"
+_MIGRATION_LOCK = 0x6661636574
+"""Of processes that start together one migrates and the others wait for it."""
 
 
 class Migrated(NamedTuple):
@@ -33,6 +44,42 @@ def migrate_sqlite(path: Path) -> Migrated:
         raise Incompatible(f"{path} cannot be opened: {error.orig}") from error
     finally:
         engine.dispose()
+
+
+async def migrate_postgresql(url: str) -> Migrated:
+    """May run while others use the database, and while others migrate it. Raises Incompatible when a newer
+    release has migrated it, DatabaseUnavailable when the server or the database cannot be reached."""
+
+    async def session() -> Connection:
+        return await connect(
+            url,
+            _CONNECT_DEADLINE_S,
+            endless=True,
+            statement_timeout=_MIGRATION_MS,
+            lock_timeout=_MIGRATION_MS,
+            idle_in_transaction_session_timeout=_MIGRATION_MS,
+        )
+
+    try:
+        guard = await session()
+        try:
+            await guard.execute(f"SELECT pg_advisory_lock({_MIGRATION_LOCK})")
+            return await _upgraded(session)
+        finally:
+            await closed(guard)
+    except sa.exc.DBAPIError as error:
+        raise unavailable(error.orig or error) from error
+    except FAILURES as error:
+        raise unavailable(error) from error
+
+
+async def _upgraded(session: Callable[[], Awaitable[Connection]]) -> Migrated:
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=session, poolclass=sa.NullPool)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(_upgrade)
+    finally:
+        await engine.dispose()
 
 
 def _upgrade(connection: sa.Connection) -> Migrated:

@@ -143,9 +143,12 @@ class Models:
 
     async def invalidate(self, sha256: str) -> bool:
         """Forget what is held of a model and read it again."""
+        self.forget(sha256)
+        return await self.find(sha256) is not None
+
+    def forget(self, sha256: str) -> None:
         self._flights.forget(sha256)
         self.cache.discard(sha256)
-        return await self.find(sha256) is not None
 
     async def warm(self, limit: int) -> int:
         """Hold the most popular models of the database."""

@@ -5,6 +5,7 @@ import asyncio
 from storage.bounds import Bounds
 from storage.database import Database
 from storage.errors import DatabaseUnavailable
+from storage.tail import Followed
 
 
 class Numbers:
@@ -15,10 +16,11 @@ class Numbers:
         self._leasing: asyncio.Task[bool] | None = None
         self._used = 0
 
-    def used(self, number: int) -> None:
-        """An order that the database lacks has this number. A database restored from an older copy does not
-        know the blocks that were leased after it."""
-        self._used = max(self._used, number)
+    def apply(self, followed: Followed) -> None:
+        """Follow the log by one entry. A database restored from an older copy does not know the blocks that
+        were leased after it: what an order of the log has is used."""
+        if followed.order is not None and followed.order.number > self._used:
+            self._used = followed.order.number
 
     async def open(self) -> None:
         """Lease the first block now: the first order may come while the database is blocked."""

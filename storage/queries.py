@@ -24,7 +24,7 @@ def list_statement(query: ListQuery, limit: int) -> sa.Select[Any]:
     if query.after is not None:
         rows = rows.where(_behind(query))
     if query.until is not None:
-        rows = rows.where(orders.c.updated_at <= query.until)
+        rows = rows.where(orders.c.updated_at <= _moment(query.until))
     ordering = (key.desc(), row_id.desc()) if query.sort.descending else (key, row_id)
     page = rows.order_by(*ordering).limit(limit).subquery("page")
     shown = [page.c.sort_key, page.c.id]
@@ -58,17 +58,22 @@ def _sort_key(sort: Sort) -> sa.ColumnElement[Any]:
     column = orders.c[sort.field.value]
     if not column.nullable:
         return column
-    return sa.func.coalesce(column, _missing(sort))
+    return sa.func.coalesce(column, _moment(_missing(sort)))
 
 
 def _missing(sort: Sort) -> datetime:
     return _EARLIEST if sort.descending else _LATEST
 
 
+def _moment(moment: datetime) -> sa.ColumnElement[Any]:
+    """Of the columns' own type: each engine keeps moments in its way."""
+    return sa.literal(moment, orders.c.created_at.type)
+
+
 def _behind(query: ListQuery) -> sa.ColumnElement[bool]:
     assert query.after is not None
     moment = _missing(query.sort) if query.after.moment is None else from_text(query.after.moment)
-    place = sa.tuple_(sa.literal(moment), sa.literal(query.after.id))
+    place = sa.tuple_(_moment(moment), sa.literal(query.after.id, orders.c.id.type))
     row = sa.tuple_(_sort_key(query.sort), orders.c.id)
     return row < place if query.sort.descending else row > place
 
@@ -91,7 +96,7 @@ def _conditions(order_filter: OrderFilter) -> list[sa.ColumnElement[bool]]:
     for name in ("created", "due"):
         moment = column[f"{name}_at"]
         if (start := getattr(order_filter, f"{name}_from")) is not None:
-            conditions.append(moment >= start)
+            conditions.append(moment >= _moment(start))
         if (end := getattr(order_filter, f"{name}_to")) is not None:
-            conditions.append(moment < end)
+            conditions.append(moment < _moment(end))
     return conditions

@@ -1,4 +1,4 @@
-"""Reading orders: local tier, then what is pending, then the database. The cache loads; callers never do."""
+"""Reading orders: local tier, what is pending, the shared tier, the database. The cache loads; callers never do."""
 
 import asyncio
 from collections import Counter
@@ -10,12 +10,14 @@ import msgspec
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database import Database
-from storage.errors import Behind, NotFound
+from storage.entries import Forgotten, Thing
+from storage.errors import Behind, NotFound, StorageError
 from storage.filters import ListQuery, OrderFilter
 from storage.ids import is_id
 from storage.local import ABSENT, MISS, Held, LocalOrders, Lru, Sentinel, held_of
 from storage.log import Position
 from storage.orders import HistoryItem, Order, Status, decode_order
+from storage.shared import SharedTier
 from storage.single_flight import SingleFlight
 from storage.tail import Followed, Tail
 from storage.view_cache import ViewCache
@@ -31,6 +33,9 @@ class Source:
     LOCAL = "facet; hit; detail=local"
     PENDING = "facet; hit; detail=pending"
     MISS = "facet; fwd=miss; stored"
+    STALE = "facet; hit; detail=stale"
+    """Redis is away: nobody can say whether this is the newest."""
+    SHARED = "facet; hit; detail=shared"
 
 
 class Found(NamedTuple):
@@ -73,8 +78,13 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadThrough:
-    def __init__(self, database: Database, tail: Tail, bounds: Bounds, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, shared: SharedTier, tail: Tail, bounds: Bounds, clock: Clock
+    ) -> None:
         self._database = database
+        self._shared = shared
+        self._freshness = shared.freshness
+        self._catch_up_s = bounds.catch_up_s
         self._tail = tail
         self._clock = clock
         self.local = LocalOrders(
@@ -82,17 +92,28 @@ class ReadThrough:
         )
         self.views = ViewCache(database, tail, self.local, bounds)
         self._histories: Lru[str, list[HistoryItem]] = Lru(HISTORIES, bounds.local_bytes // 10)
-        self._flights: SingleFlight[str, Held | Sentinel] = SingleFlight()
+        self._flights: SingleFlight[str, tuple[Held | Sentinel, str]] = SingleFlight()
         self._history_flights: SingleFlight[str, list[HistoryItem]] = SingleFlight()
         self._watchers: dict[str, set[asyncio.Future[None]]] = {}
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []
+        self._refreshes: set[asyncio.Task[bool]] = set()
         self._stopping = False
         self.loads: Counter[str] = Counter()
         """Loads from the database, by what was loaded."""
-        self.pending_hits = 0
+        self.pending_hits = self.shared_hits = 0
+
+    @property
+    def fresh(self) -> bool:
+        return self._clock.monotonic_s() <= self._freshness.until_s
 
     def apply(self, followed: Followed) -> None:
         """Follow the log by one entry."""
+        if self._awaited:
+            self._reached(followed.n)
         if followed.held is None:
+            entry = followed.logged.entry
+            if isinstance(entry, Forgotten):
+                self._apply_forgotten(entry)
             return
         order_id = followed.held.id
         self.local.replace(followed.held)
@@ -102,17 +123,51 @@ class ReadThrough:
             if not watcher.done():
                 watcher.set_result(None)
 
-    def require_position(self, position: Position, epoch: int) -> None:
-        """Raises Behind when this process has not seen the position yet. Earlier epochs are all seen."""
-        if position.epoch > epoch or (position.epoch == epoch and position.n > self._tail.head):
+    def start_over(self) -> None:
+        """Nothing that is held can be brought up to date."""
+        self.local.start_over()
+        self.views.clear()
+        self._histories.clear()
+        self._flights.clear()
+        self._history_flights.clear()
+
+    def has_seen(self, position: Position) -> bool:
+        """Whether this process has reached the position. Earlier epochs are all seen."""
+        epoch = self._tail.epoch
+        return position.epoch < epoch or (position.epoch == epoch and position.n <= self._tail.head)
+
+    async def require_position(self, position: Position) -> None:
+        """Waits a moment for this process to reach the position. Raises Behind when it does not."""
+        if self.has_seen(position):
+            return
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        awaited = (position.n if position.epoch == self._tail.epoch else 0, reached)
+        self._awaited.append(awaited)
+        try:
+            async with asyncio.timeout(self._catch_up_s):
+                await reached
+        except TimeoutError:
+            pass
+        finally:
+            if awaited in self._awaited:
+                self._awaited.remove(awaited)
+        if not self.has_seen(position):
             raise Behind(f"This process has not reached position {position} yet.")
 
+    def _reached(self, n: int) -> None:
+        for awaited, reached in [item for item in self._awaited if item[0] <= n]:
+            self._awaited.remove((awaited, reached))
+            if not reached.done():
+                reached.set_result(None)
+
     def peek(self, order_id: str) -> Held | Sentinel:
-        """What the local tier holds; never waits."""
-        return self.local.get(order_id)
+        """What the local tier holds, if it may be shown; never waits."""
+        return self.local.get(order_id) if self.fresh else MISS
 
     async def get(self, order_id: str) -> Found:
-        """Raises NotFound."""
+        """Raises NotFound; Behind when this process cannot keep up with the log."""
+        if self._clock.monotonic_s() > self._freshness.until_s and not await self._shared.catch_up():
+            return await self._get_alone(order_id)
         held = self.local.get(order_id)
         if isinstance(held, Held):
             return Found(held, Source.LOCAL)
@@ -123,10 +178,24 @@ class ReadThrough:
             self.pending_hits += 1
             self.local.replace(pending.held)
             return Found(pending.held, Source.PENDING)
-        loaded = await self._flights.do(order_id, lambda: self._load(order_id))
+        loaded, source = await self._flights.do(order_id, lambda: self._load(order_id))
         if not isinstance(loaded, Held):
             raise NotFound("There is no such order.")
-        return Found(loaded, Source.MISS)
+        return Found(loaded, source)
+
+    async def _get_alone(self, order_id: str) -> Found:
+        """The log cannot be followed: what is held here, else the database with the held tail."""
+        held, pending = self.local.lru.get(order_id), self._tail.pending(order_id)
+        if not isinstance(held, Held) and pending is not None:
+            held = pending.held
+        if isinstance(held, Held):
+            return Found(held, Source.STALE)
+        if not is_id(order_id):
+            raise NotFound("There is no such order.")
+        loaded, _ = await self._flights.do(order_id, lambda: self._load(order_id))
+        if not isinstance(loaded, Held):
+            raise NotFound("There is no such order.")
+        return Found(loaded, Source.STALE)
 
     async def order(self, order_id: str) -> Order:
         return decode_order((await self.get(order_id)).held.body)
@@ -139,16 +208,20 @@ class ReadThrough:
         return await self._history_flights.do(order_id, lambda: self._load_history(order_id)), Source.MISS
 
     async def page(self, query: ListQuery, limit: int, now: datetime) -> FoundPage:
+        alone = not self.fresh and not await self._shared.catch_up()
         page = self.views.peek_page(query, limit, now)
         if isinstance(page, Page):
-            return FoundPage(page, Source.LOCAL)
-        return FoundPage(await self.views.page(query, limit, now), Source.MISS)
+            return FoundPage(page, Source.STALE if alone else Source.LOCAL)
+        page = await self.views.page(query, limit, now)
+        return FoundPage(page, Source.STALE if alone else Source.MISS)
 
     async def counts(self, order_filter: OrderFilter) -> FoundBody:
+        alone = not self.fresh and not await self._shared.catch_up()
         body = self.views.peek_counts(order_filter)
         if isinstance(body, bytes):
-            return FoundBody(body, Source.LOCAL)
-        return FoundBody(await self.views.counts(order_filter), Source.MISS)
+            return FoundBody(body, Source.STALE if alone else Source.LOCAL)
+        body = await self.views.counts(order_filter)
+        return FoundBody(body, Source.STALE if alone else Source.MISS)
 
     async def find_reference(self, created_by: str, reference: str) -> str | None:
         """The order that holds this reference of this token."""
@@ -185,13 +258,10 @@ class ReadThrough:
                 del self._watchers[order_id]
         return not watcher.cancelled()
 
-    async def invalidate(self, order_id: str) -> bool:
-        """Forget what is held of an order and read it again. What is pending stays: it is newer than the
-        database. Returns whether the order exists."""
-        self.local.invalidate(order_id)
-        self._flights.forget(order_id)
-        self._histories.discard(order_id)
-        self._history_flights.forget(order_id)
+    async def refresh(self, order_id: str) -> bool:
+        """Forget what is held of an order and read it again, here. What is pending stays: it is newer than
+        the database. Returns whether the order exists."""
+        self._forget(order_id)
         try:
             order = await self.order(order_id)
         except NotFound:
@@ -199,6 +269,31 @@ class ReadThrough:
             return False
         self.views.show(order_id, order)
         return True
+
+    def _forget(self, order_id: str) -> None:
+        self.local.invalidate(order_id)
+        self._flights.forget(order_id)
+        self._histories.discard(order_id)
+        self._history_flights.forget(order_id)
+
+    def _apply_forgotten(self, entry: Forgotten) -> None:
+        if entry.thing is Thing.LISTS:
+            self.views.clear()
+        elif entry.thing is Thing.ORDER:
+            if entry.repaired:
+                self._tail.unpark(entry.key)
+            self._forget(entry.key)
+            task = asyncio.create_task(self._refresh_quietly(entry.key), name=f"refresh {entry.key}")
+            self._refreshes.add(task)
+            task.add_done_callback(self._refreshes.discard)
+
+    async def _refresh_quietly(self, order_id: str) -> bool:
+        """When it cannot be read now, no list may go on showing what it was."""
+        try:
+            return await self.refresh(order_id)
+        except StorageError:
+            self.views.clear()
+            return False
 
     async def inspect(self, order_id: str) -> Inspected:
         """What each tier holds, by asking each. Raises NotFound when none holds it."""
@@ -222,36 +317,43 @@ class ReadThrough:
             self.local.replace(held_of(decode_order(body), self._clock.monotonic_s()))
         return len(bodies)
 
-    async def _load(self, order_id: str) -> Held | Sentinel:
-        self.loads["order"] += 1
-        ticket, head = self.local.begin_fill(), self._tail.head
-        order = await self._database.load_order(order_id)
-        for followed in self._missed(order_id, head):
+    async def _load(self, order_id: str) -> tuple[Held | Sentinel, str]:
+        ticket, seen = self.local.begin_fill(), Position(self._tail.epoch, self._tail.head)
+        order, source = await self._shared.load(order_id), Source.SHARED
+        if order is None:
+            self.loads["order"] += 1
+            order, source = await self._database.load_order(order_id), Source.MISS
+            if order is not None:
+                self._shared.offer(order, seen)
+        else:
+            self.shared_hits += 1
+        for followed in self._missed(order_id, seen):
             order = followed.order
         pending = self._tail.pending(order_id)
         if pending is not None and (order is None or pending.order.version > order.version):
-            return self.local.fill(pending.held, ticket)
+            return self.local.fill(pending.held, ticket), source
         if order is None:
             self.local.fill_absent(order_id, ticket)
-            return MISS
-        return self.local.fill(held_of(order, self._clock.monotonic_s()), ticket)
+            return MISS, source
+        return self.local.fill(held_of(order, self._clock.monotonic_s()), ticket), source
 
     async def _load_history(self, order_id: str) -> list[HistoryItem]:
         self.loads["history"] += 1
-        ticket, head, pending = self.local.begin_fill(), self._tail.head, self._tail.pending(order_id)
+        ticket, pending = self.local.begin_fill(), self._tail.pending(order_id)
+        seen = Position(self._tail.epoch, self._tail.head)
         waiting = [item for _, item in pending.changes] if pending is not None else []
         stored = await self._database.load_history(order_id)
-        waiting += [followed.history for followed in self._missed(order_id, head)]
+        waiting += [followed.history for followed in self._missed(order_id, seen)]
         by_version = {item.version: item for item in (*waiting, *stored)}
         items = [by_version[version] for version in sorted(by_version)]
-        if self._tail.head == head and self.local.begin_fill() == ticket:
+        if self._tail.head == seen.n and self.local.begin_fill() == ticket:
             self._histories.put(order_id, items, sum(300 + len(item.comment or "") for item in items))
         return items
 
-    def _missed(self, order_id: str, head: int) -> list[Followed]:
+    def _missed(self, order_id: str, seen: Position) -> list[Followed]:
         """Changes of an order that came while the database was being read: the read may lack them, and
         they may have left the pending ones since."""
-        followed = self._tail.since(head)
+        followed = self._tail.since(seen.n) if self._tail.epoch == seen.epoch else None
         if followed is None:
             raise Behind("The log moves faster than the database can be read.")
         return [entry for entry in followed if entry.order is not None and entry.order.id == order_id]

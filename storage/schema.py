@@ -4,6 +4,8 @@ Other tools may read `orders`, `order_history`, `models`, `prices`, `price_lists
 `log_positions`; the rest is internal.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
@@ -166,7 +168,44 @@ log_positions = sa.Table(
     sa.Column("name", sa.String(40), primary_key=True),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("lineage", sa.Integer, nullable=False, server_default="1"),
 )
+
+answers = sa.Table(
+    "answers",
+    metadata,
+    sa.Column("scope", sa.String(64), primary_key=True),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    _moment("at"),
+    sa.Index("answers_by_time", "at"),
+)
+"""Keyed requests with the entry that answered them, so that a new life of the log still knows them."""
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.String(40), primary_key=True),
+    sa.Column("holder", sa.String(64), nullable=False),
+    _moment("expires_at"),
+)
+
+processes = sa.Table(
+    "processes",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("united", sa.Integer, nullable=False),
+    _moment("seen_at"),
+)
+"""Who follows the log. `united`: the epoch of which this process has brought all it held."""
+
+installation = sa.Table(
+    "installation",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+)
+"""One row: tells this Facet's data from another's, in backups and in Redis."""
 
 sequences = sa.Table(
     "sequences",
@@ -182,3 +221,7 @@ ORDERS_POSITION = "write_behind"
 ORDER_NUMBERS = "order_numbers"
 """The row of `sequences` that order numbers are leased from."""
 FIRST_ORDER_NUMBER = 1001
+
+
+def is_moment(column: "sa.Column[Any]") -> bool:
+    return column.type is _MOMENT

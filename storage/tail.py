@@ -4,6 +4,7 @@ Write-behind takes batches from the front. Whoever reads consults it before beli
 Maintained lists catch up from it.
 """
 
+import itertools
 from collections import deque
 
 from storage.bounds import Bounds
@@ -11,7 +12,7 @@ from storage.clock import Clock
 from storage.entries import OrderChanged, QuoteIssued
 from storage.errors import BacklogFull
 from storage.local import Held, held_of
-from storage.log import Logged
+from storage.log import Logged, Position
 from storage.orders import HistoryItem, Order, history_item
 
 
@@ -70,13 +71,22 @@ class Tail:
         self._references: dict[tuple[str, str], str] = {}
         self._quotes: dict[str, QuoteIssued] = {}
         self.byte_count = 0
+        self.epoch = 0
         self.head = 0
         self.flushed = 0
         self._floor = 0
 
-    def start(self, flushed: int) -> None:
-        """The database has read the log up to here; entries after it are added next."""
-        self.head = self.flushed = self._floor = flushed
+    def start(self, flushed: Position) -> None:
+        """Nothing is held any more. The database has read the log up to here; entries after it are added
+        next."""
+        self._waiting.clear()
+        self._recent.clear()
+        self._pending.clear()
+        self._references.clear()
+        self._quotes.clear()
+        self.byte_count = 0
+        self.epoch = flushed.epoch
+        self.head = self.flushed = self._floor = flushed.n
 
     def __len__(self) -> int:
         """Entries that the database lacks."""
@@ -114,10 +124,17 @@ class Tail:
 
     def batch(self, limit: int) -> list[Followed]:
         """The oldest entries that the database lacks."""
-        return [self._waiting[index] for index in range(min(limit, len(self._waiting)))]
+        return list(itertools.islice(self._waiting, limit))
+
+    @property
+    def waiting(self) -> list[Followed]:
+        """All entries that the database lacks, oldest first."""
+        return list(self._waiting)
 
     def release(self, upto: int, rejected: frozenset[int] = frozenset()) -> None:
         """The database has these entries, but for the rejected ones: their orders are parked."""
+        if upto <= self.flushed:
+            return
         while self._waiting and self._waiting[0].n <= upto:
             followed = self._waiting.popleft()
             self.byte_count -= followed.logged.byte_count

@@ -43,6 +43,9 @@ class Tokens:
         self.has_configured = False
 
     def load(self, stored: list[StoredToken]) -> None:
+        """These and no others, but for the configured one."""
+        for token_id in list(self._tokens):
+            self._remove(token_id)
         for token in stored:
             self._add(
                 Token(

@@ -17,6 +17,9 @@ from storage.views import CountsQuery, CountsView, ListView, Page
 LOAD_ATTEMPTS = 3
 """A load that the log overtakes by more than the tail holds is begun again this often."""
 
+EPOCH_PAUSE_S = 0.05
+"""Between a new life of the log in the database and here there is a moment."""
+
 Query = ListQuery | CountsQuery
 
 
@@ -110,7 +113,7 @@ class ViewCache:
         return view
 
     def _catch_up(self, view: ListView | CountsView) -> bool:
-        followed = self._tail.since(view.n)
+        followed = self._tail.since(view.n) if view.epoch == self._tail.epoch else None
         if followed is None:
             return False
         for entry in followed:
@@ -124,10 +127,14 @@ class ViewCache:
         task.add_done_callback(self._refills.discard)
 
     async def _load(self, query: Query) -> ListView | CountsView:
-        for _ in range(LOAD_ATTEMPTS):
+        for attempt in range(LOAD_ATTEMPTS):
             began = self._invalidations
             view = await self._snapshot(query)
-            if self._catch_up(view):
+            if view.epoch != self._tail.epoch:
+                if attempt + 1 == LOAD_ATTEMPTS:
+                    return view  # the database is in a new life of the log already: it has everything
+                await asyncio.sleep(EPOCH_PAUSE_S)
+            elif self._catch_up(view):
                 if began == self._invalidations:
                     self._views.put(query, view, view.byte_count)
                 return view
@@ -137,12 +144,12 @@ class ViewCache:
         self.loads += 1
         if isinstance(query, CountsQuery):
             counts = await self._database.load_counts(query.filter)
-            return CountsView(query, counts.counts, counts.position.n)
+            return CountsView(query, counts.counts, counts.position)
         rows_max = self._bounds.view_rows
         snapshot = await self._database.load_list(query, rows_max + 1)
         complete = len(snapshot.rows) <= rows_max
         rows = [(order, self._body(order)) for order in snapshot.rows[:rows_max]]
-        view = ListView(query, rows, complete, snapshot.position.n, rows_max)
+        view = ListView(query, rows, complete, snapshot.position, rows_max)
         for order_id in self._tail.parked:
             pending = self._tail.pending(order_id)
             if pending is not None:  # the database has an older state, and will not get a newer one by itself

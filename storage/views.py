@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from storage.filters import ListQuery, OrderFilter, Place, SortField, encode_cursor, place_of
+from storage.log import Position
 from storage.orders import Order, Status, encode_order
 from storage.tail import Followed
 
@@ -40,10 +41,15 @@ class ListView:
     """
 
     def __init__(
-        self, query: ListQuery, rows: list[tuple[Order, bytes]], complete: bool, n: int, rows_max: int
+        self,
+        query: ListQuery,
+        rows: list[tuple[Order, bytes]],
+        complete: bool,
+        position: Position,
+        rows_max: int,
     ) -> None:
         self.query = query
-        self.n = n
+        self.epoch, self.n = position
         self.complete = complete
         self._descending = query.sort.descending
         self._rows_max = rows_max
@@ -163,9 +169,9 @@ class CountsQuery(msgspec.Struct, frozen=True):
 class CountsView:
     """Counts by status, kept up to date by the log."""
 
-    def __init__(self, query: CountsQuery, counts: dict[Status, int], n: int) -> None:
+    def __init__(self, query: CountsQuery, counts: dict[Status, int], position: Position) -> None:
         self.query = query
-        self.n = n
+        self.epoch, self.n = position
         self.counts = counts
         self._body: bytes | None = None
 

@@ -8,33 +8,38 @@ import asyncio
 import heapq
 import itertools
 import logging
-from datetime import datetime, timedelta
 
 from storage.bounds import Bounds
-from storage.clock import Clock
 from storage.database import Database, Rejected
-from storage.errors import DatabaseUnavailable, LogUnavailable, OrderParked, OutcomeUnknown
-from storage.log import Log, Position
+from storage.entries import OrderChanged
+from storage.errors import DatabaseUnavailable, Fenced, OrderParked, OutcomeUnknown
+from storage.lease import Lease
+from storage.log import Position
+from storage.shared import SharedTier
+from storage.steps import assigns_operator
 from storage.tail import Followed, Tail
 
 logger = logging.getLogger("facet.write_behind")
 
-TRIM_INTERVAL_S = 1.0
-
 
 class WriteBehind:
-    def __init__(self, database: Database, log: Log, tail: Tail, bounds: Bounds, clock: Clock) -> None:
+    """Of several processes one is active, by lease; that two never write the same is not the lease's doing but
+    the guarded position's. The others learn from the shared tier, or from the database, how far it is."""
+
+    def __init__(
+        self, database: Database, shared: SharedTier, tail: Tail, lease: Lease, bounds: Bounds
+    ) -> None:
         self._database = database
-        self._log = log
+        self._shared = shared
         self._tail = tail
+        self._lease = lease
         self._bounds = bounds
-        self._clock = clock
         self._more = asyncio.Event()
         self._now = asyncio.Event()
         self._stopping = False
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._tickets = itertools.count()
-        self._trimmed_at_s = clock.monotonic_s()
+        self._looked = Position(0, 0)
         self.batches = 0
         self.entries = 0
         self.failures = 0
@@ -44,20 +49,38 @@ class WriteBehind:
     def follow(self, followed: Followed) -> None:
         """An entry has become durable in the log."""
         self._more.set()
-        if len(self._tail) >= self._bounds.flush_batch_entries:
-            self._now.set()
+        entry = followed.logged.entry
+        hurried = isinstance(entry, OrderChanged) and assigns_operator(entry.change)
+        if hurried or len(self._tail) >= self._bounds.flush_batch_entries:
+            self._now.set()  # somebody waits, perhaps on another process
 
     async def run(self) -> None:
         """Flush until stopped and nothing is left."""
-        while True:
+        while not (self._stopping and not len(self._tail)):
             if not len(self._tail):
-                if self._stopping:
-                    return
                 self._more.clear()
                 await self._more.wait()
-                continue
-            await self._gather_company()
-            await self._flush()
+            elif not self._lease.held:
+                await self._lease.wait(self._bounds.lease_look_s)
+                await self._look()
+            else:
+                await self._gather_company()
+                await self._flush()
+
+    def start_over(self) -> None:
+        """The log begins a new life, or this process follows it anew: what was waited for is unknown."""
+        waiters, self._waiters = self._waiters, []
+        for _, _, done in waiters:
+            if not done.done():
+                done.set_exception(OutcomeUnknown("The log was rebuilt meanwhile.", retry_after_s=1))
+        self._more.set()
+
+    def flushed_elsewhere(self, upto: Position, rejected: dict[int, str]) -> None:
+        """Another process has brought the entries up to here to the database."""
+        if upto.epoch != self._tail.epoch or upto.n <= self._tail.flushed:
+            return
+        self._tail.release(upto.n, frozenset(rejected))
+        self._confirm(upto.n, rejected)
 
     def stop(self) -> None:
         """Let `run` end once the database has everything."""
@@ -94,23 +117,47 @@ class WriteBehind:
                 pass
         self._now.clear()
 
+    async def _look(self) -> None:
+        """How far the database is, when nobody has said so for a while: the notice may be lost."""
+        old = Position(self._tail.epoch, self._tail.flushed)
+        if self._looked == old and len(self._tail):
+            try:
+                await self._ask_database(old)
+            except DatabaseUnavailable as error:
+                self.last_error = error.detail
+            else:
+                self.last_error = None
+        self._looked = old
+
+    async def _ask_database(self, old: Position) -> None:
+        stands = await self._database.position()
+        if stands.epoch == old.epoch and stands.n > old.n:
+            self.flushed_elsewhere(stands, await self._database.rejected(old, stands))
+
     async def _flush(self) -> None:
         batch = self._tail.batch(self._bounds.flush_batch_entries)
-        old = Position(self._log.epoch, self._tail.flushed)
-        new = Position(self._log.epoch, batch[-1].n)
+        if not batch:
+            return
+        old = Position(self._tail.epoch, self._tail.flushed)
+        new = Position(old.epoch, batch[-1].n)
         rejected = await self._apply_until_done(batch, old, new)
+        if rejected is None or self._tail.epoch != old.epoch:
+            return
         self.batches += 1
         self.entries += len(batch)
         self._note_rejected(rejected)
-        self._tail.release(new.n, frozenset(item.logged.n for item in rejected))
-        self._confirm(new.n, {item.logged.n: item.error for item in rejected})
-        await self._trim()
+        errors = {item.logged.n: item.error for item in rejected}
+        self._tail.release(new.n, frozenset(errors))
+        self._confirm(new.n, errors)
+        await self._shared.flushed(batch, errors.keys())
 
-    async def _apply_until_done(self, batch: list[Followed], old: Position, new: Position) -> list[Rejected]:
-        """Tries again, with growing pauses, for as long as the database is away. After a commit whose
-        outcome got lost, the position says whether it happened."""
+    async def _apply_until_done(
+        self, batch: list[Followed], old: Position, new: Position
+    ) -> list[Rejected] | None:
+        """Tries again, with growing pauses, for as long as the database is away. None: somebody else has
+        moved the position, perhaps this process itself in a commit whose outcome got lost."""
         pause_s = self._bounds.flush_retry_s
-        while True:
+        while self._lease.held:
             try:
                 rejected = await self._database.apply([followed.logged for followed in batch], old, new)
             except DatabaseUnavailable as error:
@@ -120,11 +167,25 @@ class WriteBehind:
                 self.last_error = error.detail
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, self._bounds.flush_retry_max_s)
+            except Fenced:
+                if self._shared.alone:
+                    raise
+                await self._fenced(old)
+                return None
             else:
                 if self.last_error is not None:
                     logger.info("database back, %d entries wait", len(self._tail))
                 self.last_error = None
                 return rejected
+        return None
+
+    async def _fenced(self, old: Position) -> None:
+        try:
+            await self._ask_database(old)
+        except DatabaseUnavailable as error:
+            self.last_error = error.detail
+        if self._tail.flushed == old.n:  # another life of the log: until this process follows that
+            await asyncio.sleep(self._bounds.flush_retry_s)
 
     def _note_rejected(self, rejected: list[Rejected]) -> None:
         for item in rejected:
@@ -141,15 +202,3 @@ class WriteBehind:
                 done.set_exception(OrderParked(f"The database refused the change: {rejected[n]}"))
             else:
                 done.set_result(None)
-
-    async def _trim(self) -> None:
-        """Now and then forget what the database has. Failing to is no harm: the log only stays longer."""
-        now_s = self._clock.monotonic_s()
-        if now_s - self._trimmed_at_s < TRIM_INTERVAL_S:
-            return
-        self._trimmed_at_s = now_s
-        keyed_before: datetime = self._clock.now() - timedelta(seconds=self._bounds.log_retention_s)
-        try:
-            await self._log.trim(self._tail.flushed, keyed_before, self._bounds.log_trim_entries)
-        except LogUnavailable as error:
-            logger.warning("%s", error.detail)

@@ -10,6 +10,8 @@ from tests.processes import Clients, Service, clients_of, served
 from tests.stacks import ManualClock, opened
 from tests.workshop import Workshop
 
+pytest_plugins = ["tests.engines"]
+
 
 @pytest.fixture
 def clock() -> ManualClock:

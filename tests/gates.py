@@ -16,6 +16,7 @@ from storage.orders import HistoryItem, Order
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
 from storage.stack import Storage
+from tests.stacks import log_of
 
 DEADLINE_S = 10.0
 POLL_S = 0.002
@@ -138,7 +139,7 @@ def gated_database(storage: Storage) -> GatedDatabase:
 
 
 def gated_log(storage: Storage) -> GatedLog:
-    return cast(GatedLog, storage.log)
+    return cast(GatedLog, log_of(storage))
 
 
 @contextlib.contextmanager

@@ -4,11 +4,13 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from storage.book import Request
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.data_directory import DataDirectory
+from storage.embedded import EmbeddedTier
 from storage.migrate import migrate_sqlite
 from storage.orders import Actor, Role
 from storage.sqlite.database import SqliteDatabase
@@ -50,6 +52,14 @@ def by(who: Actor) -> Request:
     return Request(actor=who)
 
 
+storage_logs: "WeakKeyDictionary[Storage, SqliteLog]" = WeakKeyDictionary()
+"""The embedded log of each open storage, for tests that look into it."""
+
+
+def log_of(storage: Storage) -> SqliteLog:
+    return storage_logs[storage]
+
+
 @contextlib.asynccontextmanager
 async def opened(
     path: Path,
@@ -72,7 +82,14 @@ async def opened(
         log = log_type(directory.log, 1.0, bounds.read_deadline_s)
         await database.open()
         await log.open()
-        storage = Storage(database, log, analyser="1", bounds=bounds, clock=clock)
+        storage = Storage(
+            database,
+            lambda tail: EmbeddedTier(log, database, tail, bounds, clock),
+            analyser="1",
+            bounds=bounds,
+            clock=clock,
+        )
+        storage_logs[storage] = log
         await storage.open(lambda _, error: deaths.append(error))
         try:
             yield storage

@@ -2,16 +2,18 @@
 says how rows of one order are refused."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.database import Database, StoredModel, StoredQuote, StoredToken, StoredVersion
+from storage.database import Database, Epoch, StoredModel, StoredQuote, StoredToken, StoredVersion
 from storage.entries import (
     AnyEntry,
     MetalFixed,
@@ -44,7 +46,7 @@ FULL = {
     "reference": "R/1",
     "due_at": START + timedelta(days=3, microseconds=1),
 }
-Opened = Callable[[], AbstractAsyncContextManager[Database]]
+Opened = Callable[..., AbstractAsyncContextManager[Database]]
 
 
 def life(n: int = 1, versions: int = 4) -> list[Change]:
@@ -54,6 +56,9 @@ def life(n: int = 1, versions: int = 4) -> list[Change]:
         status = (Status.FILE_UPLOADED, Status.SUBMITTED)[version % 2]
         changes.append(changed(changes[-1].order, status=status, kind=Kind.STATUS))
     return changes
+
+
+GAP = entry_of(life(3)[1])
 
 
 async def apply(database: Database, entries: Sequence[AnyEntry], after: int = 0) -> list[str]:
@@ -67,7 +72,7 @@ async def apply(database: Database, entries: Sequence[AnyEntry], after: int = 0)
 class DatabaseContract:
     @pytest.fixture
     def opened(self) -> Opened:
-        """Opens a new, empty database as often as it is called."""
+        """Opens a new, empty database as often as it is called; `keeps_answers` as the engines take it."""
         raise NotImplementedError
 
     def poison(self, order_id: str, when: str = "TRUE") -> None:
@@ -153,6 +158,26 @@ class DatabaseContract:
         assert await database.load_order(id_of(2)) == life(2)[0].order
         assert [letter.id for letter, _ in await database.load_dead_letters()] == [id_of(99)]
 
+    @pytest.mark.parametrize(
+        ("stored", "given", "error"),
+        [
+            (2, [4], "gap: version 4 follows 2"),
+            (0, [2], "gap: version 2 follows 0"),
+            (1, [2, 4], "gap: version 4 follows 2"),
+        ],
+    )
+    async def test_a_version_that_does_not_follow_is_set_aside(
+        self, database: Database, stored: int, given: list[int], error: str
+    ) -> None:
+        changes = life()
+        await apply(database, [entry_of(change) for change in changes[:stored]])
+        fitting = entry_of(life(2)[0])
+        batch = [*(entry_of(changes[version - 1]) for version in given), fitting]
+        assert await apply(database, batch, after=stored) == [error]
+        history = [item.version for item in await database.load_history(id_of(1))]
+        assert history == list(range(1, stored + len(given)))
+        assert await database.load_order(id_of(2)) is not None
+
     # What the database refuses
 
     async def test_a_refused_entry_is_set_aside_with_all_later_ones_of_its_order_and_the_rest_flows(
@@ -207,15 +232,134 @@ class DatabaseContract:
         assert len(await database.load_history(id_of(1))) == 4
         assert await database.position() == Position(1, 2)
 
-    async def test_a_new_epoch_begins_at_zero(self, database: Database) -> None:
+    async def test_a_new_epoch_begins_at_zero_and_only_from_the_one_that_is_named(
+        self, database: Database
+    ) -> None:
         await apply(database, [entry_of(life()[0])])
-        await database.begin_epoch(5)
+        assert await database.epoch() == Epoch(Position(1, 1), 1)
+        await database.begin_epoch(1, 5)
+        assert await database.epoch() == Epoch(Position(5, 0), 1)
+        with pytest.raises(Fenced):
+            await database.begin_epoch(1, 6)
         assert await database.position() == Position(5, 0)
+
+    async def test_every_new_database_is_an_installation_of_its_own(self, opened: Opened) -> None:
+        async with opened() as one:
+            first = await one.installation()
+            assert await one.installation() == first
+        async with opened() as other:
+            assert await other.installation() != first
+
+    async def test_what_is_known_is_skipped_even_behind_a_dead_letter(self, database: Database) -> None:
+        entries = [entry_of(change) for change in life()]
+        await apply(database, [entries[0], entries[2]])
+        assert await database.unite(logged(entries[:1]), 1) == []
+        assert len(await database.load_dead_letters()) == 1
+
+    async def test_what_does_not_fit_when_lives_are_united_is_set_aside_once(
+        self, database: Database
+    ) -> None:
+        first, second = life(versions=2)
+        await apply(database, [entry_of(first), entry_of(second)])
+        fork = entry_of(changed(first.order, note="the other one"), entry_id=id_of(99))
+        gap, good = entry_of(life(2)[2]), entry_of(life(3)[0])
+        for _ in range(2):
+            assert len(await database.unite(logged([fork, gap, good]), 1)) == 2
+        letters = [letter for letter, _ in await database.load_dead_letters()]
+        assert [letter.position for letter in letters] == ["1-1", "1-2"]
+        assert [letter.error.partition(":")[0] for letter in letters] == ["fork", "gap"]
+        assert await database.load_order(id_of(3)) == life(3)[0].order
+
+    async def test_the_dead_letters_of_a_stretch_of_the_log_are_told(self, database: Database) -> None:
+        late = [entry_of(life(n)[1]) for n in (1, 2, 3)]
+        await apply(database, late)
+        error = "gap: version 2 follows 0"
+        assert await database.rejected(Position(1, 0), Position(1, 3)) == {1: error, 2: error, 3: error}
+        assert await database.rejected(Position(1, 1), Position(1, 2)) == {2: error}
+        assert await database.rejected(Position(2, 0), Position(2, 3)) == {}
+
+    # Answers
+
+    async def test_answers_are_kept_where_the_log_does_not_keep_them(self, opened: Opened) -> None:
+        change, other = entry_of(life()[0], key="k"), entry_of(life(2)[1], key="late")
+        async with opened(keeps_answers=True) as database:
+            await apply(database, [change, other, entry_of(life(3)[0])])
+            assert await database.find_answer("scope k") == (Position(1, 1), change)
+            assert await database.find_answer("scope late") == (Position(1, 2), other), "set aside, answered"
+            assert await database.find_answer("scope unknown") is None
+        async with opened(keeps_answers=False) as database:
+            await apply(database, [change])
+            assert await database.find_answer("scope k") is None
+
+    async def test_a_key_that_is_used_again_has_its_last_answer(self, opened: Opened) -> None:
+        first, second = (entry_of(change, key="k") for change in life(versions=2))
+        async with opened(keeps_answers=True) as database:
+            await apply(database, [first, second])
+            assert await database.find_answer("scope k") == (Position(1, 2), second)
+
+    @pytest.mark.parametrize("keeps_answers", [False, True])
+    async def test_uniting_keeps_the_answers_and_replaces_none(
+        self, opened: Opened, keeps_answers: bool
+    ) -> None:
+        first, second = (entry_of(change, key="k") for change in life(versions=2))
+        async with opened(keeps_answers=keeps_answers) as database:
+            await apply(database, [msgspec.structs.replace(first, remembered=None)])
+            await database.unite(logged([first, second]), 1)
+            await database.unite(logged([second], after=5), 1)
+            assert await database.find_answer("scope k") == (Position(1, 1), first)
+
+    async def test_old_answers_are_forgotten_a_few_at_a_time(self, opened: Opened) -> None:
+        entries = [entry_of(life(n)[0], key=str(n)) for n in range(1, 4)]
+        young = entry_of(life(4)[1], key="young")
+        async with opened(keeps_answers=True) as database:
+            await apply(database, [*entries, young])
+            assert await database.prune_answers(young.at, 2) == 2
+            assert await database.prune_answers(young.at, 2) == 1
+            assert await database.prune_answers(young.at, 2) == 0
+            assert await database.find_answer("scope young") is not None
+
+    # Processes
+
+    async def test_a_lease_has_one_holder_until_it_ends_or_is_given_up(self, database: Database) -> None:
+        assert await database.hold_lease("flusher", "a", 60)
+        assert await database.hold_lease("flusher", "a", 60)
+        assert not await database.hold_lease("flusher", "b", 60)
+        assert await database.hold_lease("another", "b", 60)
+        await database.give_lease("flusher", "b")
+        assert not await database.hold_lease("flusher", "b", 60)
+        await database.give_lease("flusher", "a")
+        assert await database.hold_lease("flusher", "b", 0)
+        assert await database.hold_lease("flusher", "a", 60), "b's time is over"
+
+    async def test_of_many_who_want_a_lease_one_gets_it(self, database: Database) -> None:
+        taken = await asyncio.gather(*(database.hold_lease("x", f"holder {n}", 60) for n in range(8)))
+        assert taken.count(True) == 1
+
+    async def test_processes_are_there_from_when_they_say_so_until_they_leave(
+        self, database: Database
+    ) -> None:
+        await database.attend("a", 1)
+        await database.attend("b", 1)
+        await database.attend("a", 2)
+        found = await database.attendance(60)
+        assert [(each.process, each.united) for each in found] == [("a", 2), ("b", 1)]
+        assert all(0 <= each.seen_ago_s < 30 for each in found)
+        await database.leave("b")
+        assert [each.process for each in await database.attendance(60)] == ["a"]
+
+    async def test_who_was_not_seen_for_long_is_forgotten(self, database: Database) -> None:
+        await database.attend("a", 1)
+        assert await database.attendance(-60) == []
+        assert await database.attendance(60) == []
 
     # Lists
 
     @given(data=st.data())
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=25,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
     async def test_lists_and_counts_mean_the_same_here_and_in_memory(
         self, opened: Opened, data: st.DataObject
     ) -> None:
@@ -349,10 +493,18 @@ class DatabaseContract:
         assert len(set(numbers)) == 50
         assert min(numbers) == 1001
 
-    async def test_a_copy_is_a_whole_database(self, database: Database, tmp_path: Path) -> None:
-        await apply(database, [entry_of(change) for change in life()])
+    async def test_a_copy_is_a_whole_sqlite_database(self, database: Database, tmp_path: Path) -> None:
+        order = an_order(1, **FULL)
+        await apply(database, [entry_of(created(order)), *(entry_of(change) for change in life(2)), GAP])
         await database.backup(tmp_path / "copy")
-        assert (tmp_path / "copy").stat().st_size > 0
+        copy = SqliteDatabase(tmp_path / "copy", 1.0, 1, 5.0)
+        await copy.open()
+        assert await copy.load_order(order.id) == order
+        for name in ("epoch", "installation", "load_dead_letters"):
+            assert await getattr(copy, name)() == await getattr(database, name)()
+        assert await copy.load_list(ListQuery(), 9) == await database.load_list(ListQuery(), 9)
+        assert await copy.load_history(id_of(2)) == await database.load_history(id_of(2))
+        await copy.close()
 
 
 async def agrees(database: Database, population: list[Order], query: ListQuery, limit: int) -> None:
@@ -380,11 +532,12 @@ class TestSqliteDatabase(DatabaseContract):
         self.path = tmp_path / "facet.db"
 
         @asynccontextmanager
-        async def opened() -> AsyncIterator[Database]:
+        async def opened(*, keeps_answers: bool = False) -> AsyncIterator[Database]:
             for suffix in ("-wal", "-shm"):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
             self.path.write_bytes(template)
-            database = SqliteDatabase(self.path, 0.05, 2, 5.0)
+            execute(self.path, f"UPDATE installation SET id = '{uuid.uuid4()}'")
+            database = SqliteDatabase(self.path, 0.05, 2, 5.0, keeps_answers=keeps_answers)
             await database.open()
             try:
                 yield database

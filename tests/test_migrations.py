@@ -1,15 +1,19 @@
 """Migrations bring a database to the schema that the code names, once, and refuse what is newer."""
 
+import asyncio
 from pathlib import Path
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from storage.errors import Incompatible
-from storage.migrate import migrate_sqlite
+from storage.errors import DatabaseUnavailable, Incompatible
+from storage.migrate import migrate_postgresql, migrate_sqlite
 from storage.schema import FIRST_ORDER_NUMBER, ORDER_NUMBERS, ORDERS_POSITION, metadata
+from tests import engines
 from tests.gates import execute
 
 
@@ -54,3 +58,78 @@ def test_a_database_of_a_newer_release_is_refused_and_left_as_it_is(tmp_path: Pa
     with pytest.raises(Incompatible, match="9999"):
         migrate_sqlite(path)
     assert execute(path, "SELECT version_num FROM alembic_version") == [("9999",)]
+
+
+# PostgreSQL
+
+
+async def test_postgresql_gets_exactly_the_tables_of_the_schema(fresh_database: str) -> None:
+    await migrate_postgresql(fresh_database)
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(fresh_database)
+    )
+
+    def differences(connection: sa.Connection) -> object:
+        return compare_metadata(MigrationContext.configure(connection), metadata)
+
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await engine.dispose()
+
+
+async def test_types_and_collations_are_those_that_the_schema_would_create(fresh_database: str) -> None:
+    """A comparison of names and kinds would not notice a collation."""
+    columns = (
+        "SELECT table_name, column_name, data_type, character_maximum_length, collation_name, is_nullable"
+        " FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
+        " ORDER BY table_name, column_name"
+    )
+    await migrate_postgresql(fresh_database)
+    migrated = engines.query(fresh_database, columns)
+    engines.execute(fresh_database, "DROP SCHEMA public CASCADE")
+    engines.execute(fresh_database, "CREATE SCHEMA public")
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(fresh_database)
+    )
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    await engine.dispose()
+    assert migrated == engines.query(fresh_database, columns)
+    found = {(row[0], row[1]): (row[2], row[4]) for row in migrated}
+    assert found["orders", "id"] == ("character varying", "C")
+    assert found["orders", "created_at"] == ("timestamp with time zone", None)
+
+
+async def test_every_index_of_the_schema_is_there_in_postgresql(fresh_database: str) -> None:
+    await migrate_postgresql(fresh_database)
+    found = {
+        row[0]: row[1]
+        for row in engines.query(
+            fresh_database, "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+        )
+    }
+    for table in metadata.sorted_tables:
+        for index in table.indexes:
+            columns = ", ".join(column.name for column in index.columns)
+            assert f"({columns})" in found[str(index.name)]
+
+
+async def test_of_processes_that_start_together_one_migrates(fresh_database: str) -> None:
+    done = await asyncio.gather(*(migrate_postgresql(fresh_database) for _ in range(4)))
+    assert sorted(str(each.before) for each in done).count("None") == 1
+    assert len({each.after for each in done}) == 1
+    assert len(engines.query(fresh_database, "SELECT id FROM installation")) == 1
+
+
+async def test_a_postgresql_of_a_newer_release_is_refused_and_left_as_it_is(fresh_database: str) -> None:
+    await migrate_postgresql(fresh_database)
+    engines.execute(fresh_database, "UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(Incompatible, match="9999"):
+        await migrate_postgresql(fresh_database)
+    assert engines.query(fresh_database, "SELECT version_num FROM alembic_version")[0][0] == "9999"
+
+
+async def test_an_unknown_database_is_said_in_one_line(fresh_database: str) -> None:
+    with pytest.raises(DatabaseUnavailable, match="does not exist") as caught:
+        await migrate_postgresql(f"{fresh_database}x")
+    assert "\n" not in caught.value.detail

@@ -167,7 +167,7 @@ async def test_pending_changes_are_consulted_before_the_database(shop: Workshop,
         found = await reads.get(order.id)
         assert (found.held.version, found.source) == (2, Source.PENDING)
         reads.local.invalidate(order.id)
-        assert await reads.invalidate(order.id)
+        assert await reads.refresh(order.id)
         assert (await reads.get(order.id)).held.version == 2
         assert database.order_loads == loads
 
@@ -231,11 +231,11 @@ async def test_a_list_that_the_kept_changes_no_longer_reach_is_loaded_again(
 
 async def test_a_position_that_is_not_reached_yet_is_refused(shop: Workshop, reads: ReadThrough) -> None:
     outcome = await shop.create()
-    reads.require_position(outcome.position, shop.storage.shared.epoch)
-    reads.require_position(Position(0, 99), shop.storage.shared.epoch)
+    await reads.require_position(outcome.position)
+    await reads.require_position(Position(0, 99))
     for position in (Position(1, outcome.position.n + 1), Position(2, 0)):
         with pytest.raises(Behind):
-            reads.require_position(position, shop.storage.shared.epoch)
+            await reads.require_position(position)
 
 
 # Invalidation by key
@@ -254,7 +254,7 @@ async def test_after_an_invalidation_the_database_is_read_again_everywhere(
     await reads.page(ListQuery(), 10, clock.now())
     repair(tmp_path, order)
     assert (await reads.order(order.id)).note is None
-    assert await reads.invalidate(order.id)
+    assert await reads.refresh(order.id)
     assert (await reads.order(order.id)).note == "mended"
     page = (await reads.page(ListQuery(), 10, clock.now())).page
     assert msgspec.json.decode(page.body)["items"][0]["note"] == "mended"
@@ -268,7 +268,7 @@ async def test_an_invalidation_during_a_load_keeps_its_answer_out(
         early = asyncio.create_task(reads.get(order.id))
         await gate.reached()
         repair(tmp_path, order)
-        invalidating = asyncio.create_task(reads.invalidate(order.id))
+        invalidating = asyncio.create_task(reads.refresh(order.id))
         await gate.reached(2)
     await asyncio.gather(early, invalidating)
     assert (await reads.order(order.id)).note == "mended"
@@ -283,7 +283,7 @@ async def test_an_invalidation_during_the_load_of_a_history_keeps_it_out(
         early = asyncio.create_task(reads.history(order.id))
         await gate.reached()
         execute(tmp_path / "data" / "facet.db", "UPDATE order_history SET comment = 'mended'")
-        invalidating = asyncio.create_task(reads.invalidate(order.id))
+        invalidating = asyncio.create_task(reads.refresh(order.id))
         await gate.reached(2)
     await asyncio.gather(early, invalidating)
     assert (await reads.history(order.id))[0][0].comment == "mended"
@@ -311,7 +311,7 @@ async def test_an_order_that_is_gone_leaves_every_list(
     await reads.page(query, 10, clock.now())
     await reads.counts(ALL)
     execute(tmp_path / "data" / "facet.db", "DELETE FROM orders")
-    assert not await reads.invalidate(order.id)
+    assert not await reads.refresh(order.id)
     assert msgspec.json.decode((await reads.page(query, 10, clock.now())).page.body)["items"] == []
     assert msgspec.json.decode((await reads.counts(ALL)).body)["counts"]["INITIATED"] == 0
 

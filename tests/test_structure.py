@@ -36,6 +36,7 @@ BELONGS_TO = {
     "aiosqlite": "storage",
     "sqlite3": "storage",
     "alembic": "storage",
+    "asyncpg": "storage",
 }
 
 

@@ -5,6 +5,7 @@ import pytest
 from storage.bounds import Bounds, smaller
 from storage.entries import QuoteIssued
 from storage.errors import BacklogFull
+from storage.log import Position
 from storage.orders import Change
 from storage.tail import Tail
 from tests.changes import START, an_order, changed, created, entry_of, id_of, logged
@@ -57,7 +58,7 @@ def test_entries_after_a_position_are_told_as_long_as_all_of_them_are_held() -> 
 
 def test_before_the_first_entry_of_this_process_nothing_is_known() -> None:
     tail = Tail(Bounds(), ManualClock())
-    tail.start(5)
+    tail.start(Position(1, 5))
     tail.add(logged([entry_of(life()[0])], after=5)[0])
     assert tail.since(4) is None
     found = tail.since(5)
@@ -116,7 +117,7 @@ def test_what_still_waits_when_an_order_is_repaired_stays_pending() -> None:
 def test_a_letter_of_an_earlier_life_is_not_confused_with_an_entry_at_the_same_position() -> None:
     tail = Tail(Bounds(), ManualClock())
     tail.park(logged([entry_of(life(1)[0])], after=4)[0])
-    tail.start(4)
+    tail.start(Position(1, 4))
     tail.add(logged([entry_of(life(2)[0])], after=4)[0])
     tail.unpark(id_of(1))
     assert tail.pending(id_of(1)) is None

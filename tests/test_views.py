@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.filters import ALL, ListQuery, OrderFilter, Sort, SortField, decode_cursor
+from storage.log import Position
 from storage.orders import Change, Order, Status, encode_order
 from storage.views import CountsQuery, CountsView, ListView, Page
 from tests.changes import START, an_order, changed, created, followed, id_of
@@ -37,7 +38,7 @@ def view_of(population: list[Order], query: ListQuery, n: int = 0, rows_max: int
     """A list as it is loaded from a database that holds this."""
     rows = listed(population, query)
     shown = [(order, encode_order(order)) for order in rows[:rows_max]]
-    return ListView(query, shown, len(rows) <= rows_max, n, rows_max)
+    return ListView(query, shown, len(rows) <= rows_max, Position(1, n), rows_max)
 
 
 def items(page: Page) -> list[Any]:
@@ -97,7 +98,7 @@ def test_counts_brought_up_to_date_are_the_counts_of_now(data: st.DataObject) ->
         found = [order.status for order in population if query.filter.matches(order)]
         return {status: found.count(status) for status in set(found)}
 
-    view = CountsView(query, counted(newest(changes[:loaded_at])), loaded_at)
+    view = CountsView(query, counted(newest(changes[:loaded_at])), Position(1, loaded_at))
     for step in followed(changes)[loaded_at:]:
         view.apply(step)
         now = counted(newest(changes[: step.n]))
@@ -235,7 +236,7 @@ def test_orders_without_a_due_date_come_last_either_way(descending: bool) -> Non
 
 
 def test_counts_are_encoded_once_until_they_change() -> None:
-    view = CountsView(CountsQuery(ALL), {Status.INITIATED: 1}, 0)
+    view = CountsView(CountsQuery(ALL), {Status.INITIATED: 1}, Position(1, 0))
     body = view.body
     view.apply(followed([changed(an_order(), status=Status.SUBMITTED)])[0])
     assert view.body is not body

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage.bounds import smaller
+from storage.embedded import EmbeddedTier
 from storage.errors import Conflict, OutcomeUnknown, Unavailable
 from storage.filters import ListQuery, OrderFilter
 from storage.log import Position
@@ -18,7 +19,7 @@ from storage.stack import Storage
 from tests.acts import Workshop, keyed
 from tests.changes import created, entry_of
 from tests.gates import GatedDatabase, cure, execute, gated_database, locked, poison, turns, until
-from tests.stacks import IVAN, SHOP, ManualClock, opened
+from tests.stacks import IVAN, SHOP, ManualClock, log_of, opened
 
 
 def database_of(path: Path) -> Path:
@@ -168,12 +169,12 @@ async def test_what_is_flushed_is_trimmed_from_the_log_now_and_then(
             await shop.create()
         await shop.create(key=keyed("a"))
         await shop.persisted()
-        assert len(await storage.log.read(0, 100)) == 6
+        assert len(await log_of(storage).read(0, 100)) == 6
         clock.move(2.0)
         await shop.create()
         await shop.persisted()
         await until(lambda: storage.tail.flushed == 7)
-        while len(found := await storage.log.read(0, 100)) > 1:
+        while len(found := await log_of(storage).read(0, 100)) > 1:
             await turns(1)
         assert found[0].n == 6
 
@@ -201,7 +202,7 @@ async def test_what_a_stop_could_not_bring_is_replayed_exactly_once(tmp_path: Pa
         assert not await storage.drain(0.05)
     for replayed in (2, 0):
         async with opened(tmp_path) as storage:
-            assert storage.replayed == replayed
+            assert storage.shared.replayed == replayed
             assert await storage.reads.order(order.id) == order
             assert await storage.reads.order(other.id) == other
             await Workshop(storage).persisted()
@@ -297,7 +298,7 @@ async def test_a_database_replaced_by_an_older_copy_gets_what_the_log_holds(tmp_
         other = await Workshop(storage).order()
     copy_database(copy, data)
     async with opened(data) as storage:
-        assert storage.replayed == 2
+        assert storage.shared.replayed == 2
         await Workshop(storage).persisted()
         assert await held(storage, order) == (order, [1, 2])
         assert await held(storage, other) == (other, [1])
@@ -363,7 +364,13 @@ async def test_a_writer_that_lost_its_position_ends_and_says_so(tmp_path: Path) 
     )
     await database.open()
     await log.open()
-    storage = Storage(database, log, analyser="1", bounds=bounds, clock=clock)
+    storage = Storage(
+        database,
+        lambda tail: EmbeddedTier(log, database, tail, bounds, clock),
+        analyser="1",
+        bounds=bounds,
+        clock=clock,
+    )
     deaths: dict[str, BaseException] = {}
     await storage.open(deaths.__setitem__)
     execute(database_of(tmp_path), "UPDATE log_positions SET position = 5")

@@ -10,26 +10,39 @@ from itertools import chain
 from typing import Any
 
 import aiosqlite
+import msgspec
 
-from storage.clock import to_text
+from storage.applying import PARKED, changes_of, expected_versions, misfit
 from storage.database import Rejected
-from storage.entries import OrderChanged, encode_entry
 from storage.errors import Fenced
 from storage.log import Logged, Position
+from storage.orders import Order
+from storage.rows import order_id_of
 from storage.schema import ORDERS_POSITION
 from storage.sqlite.rows import (
     INSERT_DEAD_LETTER,
     INSERT_HISTORIES,
     INSERT_HISTORY,
+    ROWS,
     ROWS_TOGETHER,
     UPSERT_ORDER,
     UPSERT_ORDERS,
-    history_row,
-    order_row,
     other_statement,
 )
 
+REFUSED = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError)
+"""What the database says of a row that it will never take."""
+
 _ADVANCE = "UPDATE log_positions SET position = ? WHERE name = ? AND epoch = ? AND position = ?"
+_STORED = "SELECT coalesce((SELECT version FROM orders WHERE id = f.key), 0)"
+_UNFIT = (
+    "SELECT order_id FROM dead_letters WHERE order_id IS NOT NULL"
+    f" UNION ALL SELECT f.key FROM json_each(?) AS f WHERE ({_STORED}) <> f.value"
+)
+_KNOWN = (
+    "SELECT (SELECT entry_id FROM order_history WHERE order_id = ?1 AND version = ?2),"
+    " coalesce((SELECT version FROM orders WHERE id = ?1), 0)"
+)
 
 
 async def move_position(connection: aiosqlite.Connection, old: Position, new: Position) -> None:
@@ -39,23 +52,39 @@ async def move_position(connection: aiosqlite.Connection, old: Position, new: Po
         raise Fenced(f"The database is no longer at log position {old}.")
 
 
+async def flows(connection: aiosqlite.Connection, batch: Sequence[Logged]) -> bool:
+    """Whether every change of the batch follows the version that is stored, and none belongs behind a dead
+    letter: alone it would fit, and skip a version."""
+    expected = expected_versions(batch)
+    if expected is None:
+        return False
+    if not expected:
+        return True
+    unfit = await connection.execute_fetchall(_UNFIT, (msgspec.json.encode(expected).decode(),))
+    return not any(row[0] in expected for row in unfit)
+
+
 async def apply_together(connection: aiosqlite.Connection, batch: Sequence[Logged], epoch: int) -> None:
-    """The common case: everything fits. Raises sqlite3.IntegrityError when something does not."""
-    changed = [logged for logged in batch if isinstance(logged.entry, OrderChanged)]
-    latest = {
-        logged.entry.change.order.id: logged.entry.change.order
-        for logged in batch
-        if isinstance(logged.entry, OrderChanged)
-    }
+    """The common case: everything fits. Raises one of REFUSED when something does not."""
+    changed = changes_of(batch)
     if changed:
-        history = [history_row(logged, epoch) for logged in changed]
+        history = [ROWS.history_row(logged, epoch) for logged, _ in changed]
         await _insert(connection, INSERT_HISTORY, INSERT_HISTORIES, history)
-        orders = [order_row(order) for order in latest.values()]
+        latest = {order.id: order for _, order in changed}
+        orders = [ROWS.order_row(order) for order in latest.values()]
         await _insert(connection, UPSERT_ORDER, UPSERT_ORDERS, orders)
     for logged in batch:
         statement = other_statement(logged.entry)
         if statement is not None:
             await connection.execute(*statement)
+
+
+async def store_answers(
+    connection: aiosqlite.Connection, statement: str, batch: Sequence[Logged], epoch: int
+) -> None:
+    rows = [ROWS.answer_row(logged, epoch) for logged in batch if logged.entry.remembered is not None]
+    if rows:
+        await connection.executemany(statement, rows)
 
 
 async def _insert(connection: aiosqlite.Connection, one: str, many: str, rows: list[tuple[Any, ...]]) -> None:
@@ -67,48 +96,37 @@ async def _insert(connection: aiosqlite.Connection, one: str, many: str, rows: l
         await connection.executemany(one, rows[full:])
 
 
-async def touches_parked(connection: aiosqlite.Connection, batch: Sequence[Logged]) -> bool:
-    """Whether a change of the batch belongs behind a dead letter: alone it would fit, and skip a version."""
-    parked = await _parked_orders(connection)
-    return bool(parked) and any(order_id_of(logged) in parked for logged in batch)
-
-
 async def apply_one_by_one(
     connection: aiosqlite.Connection, batch: Sequence[Logged], epoch: int
 ) -> list[Rejected]:
-    """What fits is applied; what does not becomes a dead letter, and so does all that follows it of the
-    same order, so that no version is skipped."""
+    """What fits is applied, what is known is skipped; what does not fit becomes a dead letter, and so does
+    all that follows it of the same order, so that no version is skipped."""
     rejected: list[Rejected] = []
     parked = await _parked_orders(connection)
     for logged in batch:
-        order_id = order_id_of(logged)
-        error = "an earlier change of this order was set aside" if order_id in parked else None
-        if error is None:
-            error = await _try(connection, logged, epoch)
+        error = await _try(connection, logged, epoch, parked)
         if error is not None:
             rejected.append(Rejected(logged, error))
-            if order_id is not None:
-                parked.add(order_id)
-            await _set_aside(connection, logged, epoch, error)
+            parked.add(order_id_of(logged))
+            await connection.execute(INSERT_DEAD_LETTER, ROWS.dead_letter_row(logged, epoch, error))
     return rejected
 
 
-def order_id_of(logged: Logged) -> str | None:
-    return logged.entry.change.order.id if isinstance(logged.entry, OrderChanged) else None
-
-
-async def _try(connection: aiosqlite.Connection, logged: Logged, epoch: int) -> str | None:
+async def _try(
+    connection: aiosqlite.Connection, logged: Logged, epoch: int, parked: set[str | None]
+) -> str | None:
     """The reason why an entry cannot be applied, None when it was (now or earlier)."""
-    if isinstance(logged.entry, OrderChanged):
-        known = await _entry_at_version(connection, logged.entry)
+    for _, order in changes_of([logged]):
+        known, stored = await _state_of(connection, order)
         if known == logged.entry.id:
             return None
-        if known is not None:
-            return f"fork: version {logged.entry.change.order.version} is entry {known} in the database"
+        error = PARKED if order.id in parked else misfit(order, logged.entry.id, known, stored)
+        if error is not None:
+            return error
     await connection.execute("SAVEPOINT entry")
     try:
         await apply_together(connection, [logged], epoch)
-    except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError) as error:
+    except REFUSED as error:
         await connection.execute("ROLLBACK TO entry")
         return str(error)
     finally:
@@ -116,14 +134,11 @@ async def _try(connection: aiosqlite.Connection, logged: Logged, epoch: int) -> 
     return None
 
 
-async def _entry_at_version(connection: aiosqlite.Connection, entry: OrderChanged) -> str | None:
-    order = entry.change.order
-    rows = list(
-        await connection.execute_fetchall(
-            "SELECT entry_id FROM order_history WHERE order_id = ? AND version = ?", (order.id, order.version)
-        )
-    )
-    return str(rows[0][0]) if rows else None
+async def _state_of(connection: aiosqlite.Connection, order: Order) -> tuple[str | None, int]:
+    """The entry that is known at the order's version, and the version that is stored."""
+    rows = await connection.execute_fetchall(_KNOWN, (order.id, order.version))
+    known, stored = next(iter(rows))
+    return known, stored
 
 
 async def _parked_orders(connection: aiosqlite.Connection) -> set[str | None]:
@@ -131,9 +146,3 @@ async def _parked_orders(connection: aiosqlite.Connection) -> set[str | None]:
         "SELECT DISTINCT order_id FROM dead_letters WHERE order_id IS NOT NULL"
     )
     return {row[0] for row in rows}
-
-
-async def _set_aside(connection: aiosqlite.Connection, logged: Logged, epoch: int, error: str) -> None:
-    entry = logged.entry
-    row = (entry.id, epoch, logged.n, order_id_of(logged), error, encode_entry(entry), to_text(entry.at))
-    await connection.execute(INSERT_DEAD_LETTER, row)

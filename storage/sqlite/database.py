@@ -1,9 +1,9 @@
 """The database in a SQLite file. Implements `storage.database.Database`."""
 
 import json
-import sqlite3
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import aiosqlite
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite as dialects
 
-from storage.clock import from_text, to_text
+from storage.clock import to_text
 from storage.database import (
+    Attendance,
     CountsSnapshot,
     DeadLetter,
+    Epoch,
     ListSnapshot,
     Rejected,
     StoredModel,
@@ -22,28 +24,31 @@ from storage.database import (
     StoredToken,
     StoredVersion,
 )
-from storage.entries import decode_entry
-from storage.errors import Conflict
+from storage.entries import AnyEntry, decode_entry
+from storage.errors import Conflict, Fenced
 from storage.filters import ListQuery, OrderFilter
 from storage.log import Logged, Position
 from storage.orders import HistoryItem, Order, Status
 from storage.queries import counts_statement, list_statement
+from storage.rows import HISTORY_COLUMNS, MODEL_COLUMNS
 from storage.schema import ORDER_NUMBERS, ORDERS_POSITION
-from storage.sqlite.apply import apply_one_by_one, apply_together, move_position, touches_parked
+from storage.sqlite import leases
+from storage.sqlite.apply import (
+    REFUSED,
+    apply_one_by_one,
+    apply_together,
+    flows,
+    move_position,
+    store_answers,
+)
 from storage.sqlite.connection import Readers
 from storage.sqlite.rows import (
-    HISTORY_COLUMNS,
     INSERT_MODEL_TENANT,
-    MODEL_COLUMNS,
+    KEEP_ANSWER,
+    REPLACE_ANSWER,
+    ROWS,
     SELECT_ORDER,
     UPSERT_MODEL,
-    history_of,
-    model_of,
-    model_row,
-    order_of,
-    quote_of,
-    token_of,
-    version_of,
 )
 from storage.sqlite.writer import Writer
 
@@ -62,8 +67,16 @@ _LEASE_NUMBERS = (
 
 class SqliteDatabase:
     def __init__(
-        self, path: Path, busy_timeout_s: float, reader_connections: int, read_deadline_s: float
+        self,
+        path: Path,
+        busy_timeout_s: float,
+        reader_connections: int,
+        read_deadline_s: float,
+        *,
+        keeps_answers: bool = False,
     ) -> None:
+        """`keeps_answers`: whether answers to keyed requests are kept here, for a log that does not."""
+        self._keeps_answers = keeps_answers
         self._writer = Writer(path, busy_timeout_s)
         self._readers = Readers(path, reader_connections, read_deadline_s)
 
@@ -77,24 +90,32 @@ class SqliteDatabase:
         await self._writer.close()
 
     async def position(self) -> Position:
+        return (await self.epoch()).position
+
+    async def epoch(self) -> Epoch:
         rows = await self._readers.fetch(
-            "SELECT epoch, position FROM log_positions WHERE name = ?", (ORDERS_POSITION,)
+            "SELECT epoch, position, lineage FROM log_positions WHERE name = ?", (ORDERS_POSITION,)
         )
-        return Position(*rows[0])
+        epoch, n, lineage = rows[0]
+        return Epoch(Position(epoch, n), lineage)
+
+    async def installation(self) -> str:
+        rows = await self._readers.fetch("SELECT id FROM installation")
+        return str(rows[0][0])
 
     async def load_order(self, order_id: str) -> Order | None:
         rows = await self._readers.fetch(SELECT_ORDER, (order_id,))
-        return order_of(rows[0]) if rows else None
+        return ROWS.order_of(rows[0]) if rows else None
 
     async def load_history(self, order_id: str) -> list[HistoryItem]:
         rows = await self._readers.fetch(
             f"SELECT {HISTORY_COLUMNS} FROM order_history WHERE order_id = ? ORDER BY version", (order_id,)
         )
-        return [history_of(row) for row in rows]
+        return [ROWS.history_of(row) for row in rows]
 
     async def load_list(self, query: ListQuery, limit: int) -> ListSnapshot:
         rows = await self._select(list_statement(query, limit))
-        orders = [order_of(row[2:]) for row in rows if row[2] is not None]
+        orders = [ROWS.order_of(row[2:]) for row in rows if row[2] is not None]
         return ListSnapshot(Position(*rows[0][:2]), orders)
 
     async def load_counts(self, order_filter: OrderFilter) -> CountsSnapshot:
@@ -112,7 +133,7 @@ class SqliteDatabase:
         rows = await self._readers.fetch(
             "SELECT id, tenant, valid_until, body FROM prices WHERE id = ?", (quote_id,)
         )
-        return quote_of(rows[0]) if rows else None
+        return ROWS.quote_of(rows[0]) if rows else None
 
     async def load_model(self, sha256: str) -> StoredModel | None:
         rows = await self._readers.fetch(f"{_MODEL_LISTED} WHERE sha256 = ?", (sha256,))
@@ -126,47 +147,77 @@ class SqliteDatabase:
         rows = await self._readers.fetch(
             "SELECT version, valid_from, valid_to, body FROM price_lists ORDER BY published_at, rowid"
         )
-        return [version_of(row) for row in rows]
+        return [ROWS.version_of(row) for row in rows]
 
     async def load_metal_fixes(self) -> list[StoredVersion]:
         rows = await self._readers.fetch(
             "SELECT version, fixed_at, NULL, body FROM metal_fixes ORDER BY published_at, rowid"
         )
-        return [version_of(row) for row in rows]
+        return [ROWS.version_of(row) for row in rows]
 
     async def load_tokens(self) -> list[StoredToken]:
         rows = await self._readers.fetch(
             "SELECT id, secret_hash, role, name, customer, created_at FROM tokens"
             " WHERE revoked_at IS NULL ORDER BY created_at, id"
         )
-        return [token_of(row) for row in rows]
+        return [ROWS.token_of(row) for row in rows]
 
     async def load_dead_letters(self) -> list[tuple[DeadLetter, Logged]]:
         rows = await self._readers.fetch(
-            "SELECT id, epoch, position, order_id, error, at, payload FROM dead_letters"
+            "SELECT id, epoch, position, order_id, error, payload, at FROM dead_letters"
             " ORDER BY epoch, position"
         )
-        return [_dead_letter_of(row) for row in rows]
+        return [ROWS.dead_letter_of(row) for row in rows]
 
     async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
         async def together(connection: aiosqlite.Connection) -> list[Rejected]:
             await move_position(connection, old, new)
-            if await touches_parked(connection, batch):
+            await self._keep_answers(connection, batch, old.epoch)
+            if not await flows(connection, batch):
                 return await apply_one_by_one(connection, batch, old.epoch)
             await apply_together(connection, batch, old.epoch)
             return []
 
         async def one_by_one(connection: aiosqlite.Connection) -> list[Rejected]:
             await move_position(connection, old, new)
+            await self._keep_answers(connection, batch, old.epoch)
             return await apply_one_by_one(connection, batch, old.epoch)
 
         try:
             return await self._writer.run(together)
-        except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError):
+        except REFUSED:
             return await self._writer.run(one_by_one)
 
     async def unite(self, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
-        return await self._writer.run(lambda connection: apply_one_by_one(connection, batch, epoch))
+        async def job(connection: aiosqlite.Connection) -> list[Rejected]:
+            await store_answers(connection, KEEP_ANSWER, batch, epoch)
+            return await apply_one_by_one(connection, batch, epoch)
+
+        return await self._writer.run(job)
+
+    async def rejected(self, old: Position, new: Position) -> dict[int, str]:
+        rows = await self._readers.fetch(
+            "SELECT position, error FROM dead_letters WHERE epoch = ? AND position > ? AND position <= ?",
+            (old.epoch, old.n, new.n),
+        )
+        return dict(rows)
+
+    async def find_answer(self, scope: str) -> tuple[Position, AnyEntry] | None:
+        rows = await self._readers.fetch(
+            "SELECT epoch, position, payload FROM answers WHERE scope = ?", (scope,)
+        )
+        return (Position(*rows[0][:2]), decode_entry(rows[0][2])) if rows else None
+
+    async def load_answered(self, within_s: float, after: str, limit: int) -> list[str]:
+        since = to_text(datetime.now(UTC) - timedelta(seconds=within_s))
+        rows = await self._readers.fetch(
+            "SELECT scope FROM answers WHERE at >= ? AND scope > ? ORDER BY scope LIMIT ?",
+            (since, after, limit),
+        )
+        return [row[0] for row in rows]
+
+    async def prune_answers(self, before: datetime, limit: int) -> int:
+        return await self._writer.run(partial(leases.prune_answers, before=before, limit=limit))
 
     async def replay(self, order_id: str) -> None:
         letters = [
@@ -190,7 +241,7 @@ class SqliteDatabase:
 
     async def store_models(self, models: Sequence[StoredModel]) -> None:
         async def job(connection: aiosqlite.Connection) -> None:
-            await connection.executemany(UPSERT_MODEL, [model_row(model) for model in models])
+            await connection.executemany(UPSERT_MODEL, [ROWS.model_row(model) for model in models])
             tenants = [(model.sha256, tenant) for model in models for tenant in sorted(model.tenants)]
             if tenants:
                 await connection.executemany(INSERT_MODEL_TENANT, tenants)
@@ -205,16 +256,40 @@ class SqliteDatabase:
 
         return await self._writer.run(job)
 
-    async def begin_epoch(self, epoch: int) -> None:
+    async def begin_epoch(self, old: int, new: int) -> None:
         async def job(connection: aiosqlite.Connection) -> None:
-            await connection.execute(
-                "UPDATE log_positions SET epoch = ?, position = 0 WHERE name = ?", (epoch, ORDERS_POSITION)
+            cursor = await connection.execute(
+                "UPDATE log_positions SET epoch = ?, position = 0 WHERE name = ? AND epoch = ?",
+                (new, ORDERS_POSITION, old),
             )
+            if cursor.rowcount != 1:
+                raise Fenced(f"The database is no longer in epoch {old}.")
 
         await self._writer.run(job)
 
+    async def hold_lease(self, name: str, holder: str, ttl_s: float) -> bool:
+        return await self._writer.run(partial(leases.hold_lease, name=name, holder=holder, ttl_s=ttl_s))
+
+    async def give_lease(self, name: str, holder: str) -> None:
+        await self._writer.run(partial(leases.give_lease, name=name, holder=holder))
+
+    async def attend(self, process: str, united: int) -> None:
+        await self._writer.run(partial(leases.attend, process=process, united=united))
+
+    async def attendance(self, within_s: float) -> list[Attendance]:
+        return await self._writer.run(partial(leases.attendance, within_s=within_s))
+
+    async def leave(self, process: str) -> None:
+        await self._writer.run(partial(leases.leave, process=process))
+
     async def backup(self, target: Path) -> None:
         await self._readers.backup(target)
+
+    async def _keep_answers(
+        self, connection: aiosqlite.Connection, batch: Sequence[Logged], epoch: int
+    ) -> None:
+        if self._keeps_answers:
+            await store_answers(connection, REPLACE_ANSWER, batch, epoch)
 
     async def _select(self, statement: sa.Select[Any]) -> list[Any]:
         compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
@@ -226,15 +301,4 @@ class SqliteDatabase:
 
 
 def _model_of(row: Any) -> StoredModel:
-    return model_of(row, frozenset(json.loads(row[-1])))
-
-
-def _dead_letter_of(row: Any) -> tuple[DeadLetter, Logged]:
-    letter = DeadLetter(
-        id=row[0],
-        position=str(Position(row[1], row[2])),
-        order_id=row[3],
-        error=row[4],
-        at=from_text(row[5]),
-    )
-    return letter, Logged(row[2], decode_entry(row[6]), len(row[6]))
+    return ROWS.model_of(row, frozenset(json.loads(row[-1])))

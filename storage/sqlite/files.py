@@ -10,6 +10,9 @@ from storage.errors import Incompatible
 from storage.log import Position
 from storage.schema import ORDERS_POSITION
 
+RESTORED_EPOCHS = 1_000
+"""How far a restored database jumps: further than the life that is abandoned can have gone."""
+
 _POSITION = "SELECT epoch, position FROM log_positions WHERE name = ?"
 
 
@@ -48,12 +51,17 @@ def position_of(path: Path) -> Position:
 
 
 def begin_epoch(path: Path) -> None:
-    """In a database that nobody uses: positions of its old life mean nothing any more."""
+    """In a restored database that nobody uses: positions of its old life mean nothing any more, and what an
+    epoch of that life still holds elsewhere must not come in. Leases and processes were those of the
+    old life as well."""
     connection = sqlite3.connect(path)
     with connection:
         connection.execute(
-            "UPDATE log_positions SET epoch = epoch + 1, position = 0 WHERE name = ?", (ORDERS_POSITION,)
+            "UPDATE log_positions SET epoch = epoch + ?1, lineage = epoch + ?1, position = 0 WHERE name = ?2",
+            (RESTORED_EPOCHS, ORDERS_POSITION),
         )
+        connection.execute("DELETE FROM leases")
+        connection.execute("DELETE FROM processes")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
 

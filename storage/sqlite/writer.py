@@ -37,7 +37,7 @@ class Writer:
 
     async def run(self, job: Job[Result]) -> Result:
         """The job's result once it is committed. Raises DatabaseUnavailable when the database is locked,
-        full or broken; a constraint that does not hold is raised as sqlite3.IntegrityError. Either way
+        full or broken; what a row cannot be stored for is raised as sqlite3 says it. Either way
         nothing of the job is left."""
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         await self._jobs.put((job, done))
@@ -53,7 +53,7 @@ class Writer:
             job, done = item
             try:
                 result = await self._transaction(job)
-            except (sqlite3.IntegrityError, StorageError) as error:
+            except (sqlite3.IntegrityError, sqlite3.DataError, StorageError) as error:
                 _settle(done, error=error)
             except sqlite3.Error as error:
                 unavailable = DatabaseUnavailable(f"The database does not accept changes: {error}.")

@@ -6,17 +6,20 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+_MOMENT = sa.String(length=27).with_variant(sa.DateTime(timezone=True), "postgresql")
+_ID = sa.String(length=36).with_variant(sa.String(length=36, collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     op.create_table(
         "dead_letters",
-        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("id", _ID, nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("position", sa.BigInteger(), nullable=False),
-        sa.Column("order_id", sa.String(length=36), nullable=True),
+        sa.Column("order_id", _ID, nullable=True),
         sa.Column("error", sa.Text(), nullable=False),
         sa.Column("payload", sa.LargeBinary(), nullable=False),
-        sa.Column("at", sa.String(length=27), nullable=False),
+        sa.Column("at", _MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("dead_letters_by_position", "dead_letters", ["epoch", "position"], unique=False)
@@ -30,8 +33,8 @@ def upgrade() -> None:
     op.create_table(
         "metal_fixes",
         sa.Column("version", sa.String(length=64), nullable=False),
-        sa.Column("fixed_at", sa.String(length=27), nullable=False),
-        sa.Column("published_at", sa.String(length=27), nullable=False),
+        sa.Column("fixed_at", _MOMENT, nullable=False),
+        sa.Column("published_at", _MOMENT, nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("version"),
     )
@@ -47,24 +50,24 @@ def upgrade() -> None:
         sa.Column("analyser", sa.String(length=20), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("facts", sa.Text(), nullable=False),
-        sa.Column("first_seen_at", sa.String(length=27), nullable=False),
+        sa.Column("first_seen_at", _MOMENT, nullable=False),
         sa.Column("requests_score", sa.Float(), nullable=False),
-        sa.Column("requested_at", sa.String(length=27), nullable=False),
+        sa.Column("requested_at", _MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("sha256"),
     )
     op.create_index("models_by_score", "models", ["requests_score"], unique=False)
     op.create_table(
         "order_history",
-        sa.Column("order_id", sa.String(length=36), nullable=False),
+        sa.Column("order_id", _ID, nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("position", sa.BigInteger(), nullable=False),
-        sa.Column("entry_id", sa.String(length=36), nullable=False),
+        sa.Column("entry_id", _ID, nullable=False),
         sa.Column("kind", sa.String(length=10), nullable=False),
         sa.Column("from_status", sa.String(length=24), nullable=True),
         sa.Column("to_status", sa.String(length=24), nullable=False),
         sa.Column("actor", sa.String(length=200), nullable=False),
-        sa.Column("at", sa.String(length=27), nullable=False),
+        sa.Column("at", _MOMENT, nullable=False),
         sa.Column("comment", sa.Text(), nullable=True),
         sa.Column("was", sa.Text(), nullable=False),
         sa.Column("idempotency_key", sa.String(length=255), nullable=True),
@@ -73,11 +76,11 @@ def upgrade() -> None:
     op.create_index("order_history_by_position", "order_history", ["epoch", "position"], unique=False)
     op.create_table(
         "orders",
-        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("id", _ID, nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("status", sa.String(length=24), nullable=False),
-        sa.Column("status_since", sa.String(length=27), nullable=False),
+        sa.Column("status_since", _MOMENT, nullable=False),
         sa.Column("status_version", sa.Integer(), nullable=False),
         sa.Column("customer", sa.String(length=200), nullable=False),
         sa.Column("operator", sa.String(length=200), nullable=True),
@@ -91,10 +94,10 @@ def upgrade() -> None:
         sa.Column("price", sa.Text(), nullable=True),
         sa.Column("note", sa.Text(), nullable=True),
         sa.Column("reference", sa.String(length=200), nullable=True),
-        sa.Column("due_at", sa.String(length=27), nullable=True),
-        sa.Column("created_at", sa.String(length=27), nullable=False),
+        sa.Column("due_at", _MOMENT, nullable=True),
+        sa.Column("created_at", _MOMENT, nullable=False),
         sa.Column("created_by", sa.String(length=64), nullable=False),
-        sa.Column("updated_at", sa.String(length=27), nullable=False),
+        sa.Column("updated_at", _MOMENT, nullable=False),
         sa.Column("search", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("number"),
@@ -122,9 +125,9 @@ def upgrade() -> None:
     op.create_table(
         "price_lists",
         sa.Column("version", sa.String(length=64), nullable=False),
-        sa.Column("valid_from", sa.String(length=27), nullable=False),
-        sa.Column("valid_to", sa.String(length=27), nullable=True),
-        sa.Column("published_at", sa.String(length=27), nullable=False),
+        sa.Column("valid_from", _MOMENT, nullable=False),
+        sa.Column("valid_to", _MOMENT, nullable=True),
+        sa.Column("published_at", _MOMENT, nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("version"),
     )
@@ -133,8 +136,8 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("tenant", sa.String(length=200), nullable=True),
-        sa.Column("issued_at", sa.String(length=27), nullable=False),
-        sa.Column("valid_until", sa.String(length=27), nullable=False),
+        sa.Column("issued_at", _MOMENT, nullable=False),
+        sa.Column("valid_until", _MOMENT, nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -146,13 +149,13 @@ def upgrade() -> None:
     )
     op.create_table(
         "tokens",
-        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("id", _ID, nullable=False),
         sa.Column("secret_hash", sa.String(length=64), nullable=False),
         sa.Column("role", sa.String(length=10), nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("customer", sa.String(length=200), nullable=True),
-        sa.Column("created_at", sa.String(length=27), nullable=False),
-        sa.Column("revoked_at", sa.String(length=27), nullable=True),
+        sa.Column("created_at", _MOMENT, nullable=False),
+        sa.Column("revoked_at", _MOMENT, nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("secret_hash"),
     )

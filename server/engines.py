@@ -1,0 +1,111 @@
+"""Which log, shared tier and database there are: four combinations, chosen by two settings."""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from pricing.facts import ANALYSER_VERSION
+from server.config import ConfigError, Settings
+from storage.bounds import Bounds
+from storage.clock import Clock
+from storage.data_directory import DataDirectory
+from storage.database import Database
+from storage.embedded import EmbeddedTier
+from storage.lease import DatabaseLease, Lease, SoleLease
+from storage.migrate import migrate_postgresql, migrate_sqlite
+from storage.postgresql.database import PostgresDatabase
+from storage.redis.endpoint import Endpoint, endpoint_of
+from storage.redis.tier import RedisTier
+from storage.shared import SharedTier
+from storage.sqlite.database import SqliteDatabase
+from storage.sqlite.log import SqliteLog
+from storage.stack import Storage
+from storage.tail import Tail
+
+LOG_BUSY_TIMEOUT_S = 1.0
+FLUSHER = "write_behind"
+
+
+class Engines(NamedTuple):
+    """Storage, and what opens its engines: before `storage.open`, and once."""
+
+    storage: Storage
+    open: Callable[[], Awaitable[None]]
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    return Bounds(
+        backlog_entries=settings.backlog_entries,
+        backlog_bytes=settings.backlog_bytes,
+        local_bytes=settings.local_bytes,
+        drain_deadline_s=settings.drain_s,
+    )
+
+
+def engines_of(settings: Settings, directory: DataDirectory, clock: Clock) -> Engines:
+    """The engines that the settings name, not yet open."""
+    bounds = bounds_of(settings)
+    database, open_database = _database(settings, directory, bounds)
+    process = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+    lease: Lease = SoleLease()
+    if settings.uses_redis and settings.uses_postgresql:
+        lease = DatabaseLease(FLUSHER, process, database, bounds, clock)
+    log = SqliteLog(directory.log, LOG_BUSY_TIMEOUT_S, bounds.read_deadline_s)
+
+    def make_shared(tail: Tail) -> SharedTier:
+        if not settings.uses_redis:
+            return EmbeddedTier(log, database, tail, bounds, clock)
+        endpoint = redis_endpoint(settings, bounds)
+        return RedisTier(endpoint, settings.redis_prefix, process, database, tail, bounds, clock)
+
+    async def open_engines() -> None:
+        await open_database()
+        if not settings.uses_redis:
+            await log.open()
+
+    storage = Storage(
+        database, make_shared, analyser=ANALYSER_VERSION, bounds=bounds, clock=clock, lease=lease
+    )
+    return Engines(storage, open_engines)
+
+
+def redis_endpoint(settings: Settings, bounds: Bounds) -> Endpoint:
+    """Raises ConfigError."""
+    try:
+        return endpoint_of(settings.redis_url, settings.redis_prefix, bounds.shared_deadline_s)
+    except ValueError as error:
+        raise ConfigError(f"FACET_REDIS_URL: {error}") from None
+
+
+def _database(
+    settings: Settings, directory: DataDirectory, bounds: Bounds
+) -> tuple[Database, Callable[[], Awaitable[None]]]:
+    if settings.uses_postgresql:
+        database = PostgresDatabase(
+            settings.database_url,
+            bounds.reader_connections,
+            bounds.read_deadline_s,
+            keeps_answers=settings.uses_redis,
+        )
+
+        async def open_postgresql() -> None:
+            await migrate_postgresql(settings.database_url)
+            await database.open()
+
+        return database, open_postgresql
+    embedded = SqliteDatabase(
+        directory.database,
+        bounds.busy_timeout_s,
+        bounds.reader_connections,
+        bounds.read_deadline_s,
+        keeps_answers=settings.uses_redis,
+    )
+
+    async def open_sqlite() -> None:
+        await asyncio.to_thread(migrate_sqlite, directory.database)
+        await embedded.open()
+
+    return embedded, open_sqlite

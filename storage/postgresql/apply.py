@@ -1,0 +1,181 @@
+"""How a batch of log entries becomes rows, inside one transaction of the writer.
+
+The position is moved first, guarded by the old one: of two writers one changes no row and stops, and until
+the end of the transaction nobody else brings anything in. Rows of `orders` are written once per order and
+batch, rows of `order_history` for every change, each kind with one statement.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from storage.applying import PARKED, changes_of, expected_versions, misfit
+from storage.database import Rejected
+from storage.errors import Fenced
+from storage.log import Logged, Position
+from storage.postgresql.connection import FAILURES, Connection, is_refusal
+from storage.postgresql.rows import (
+    INSERT_DEAD_LETTER,
+    INSERT_HISTORY,
+    KEEP_ANSWERS,
+    REPLACE_ANSWERS,
+    ROWS,
+    STORE_OTHER,
+    UPSERT_ORDERS,
+    columns_of,
+)
+from storage.postgresql.writer import refusal
+from storage.rows import order_id_of
+from storage.schema import ORDERS_POSITION
+
+_ADVANCE = (
+    "UPDATE log_positions SET position = $1 WHERE name = $2 AND epoch = $3 AND position = $4 RETURNING epoch"
+)
+_UNFIT = (
+    "SELECT EXISTS (SELECT FROM dead_letters WHERE order_id = ANY ($1::text[])) OR EXISTS ("
+    "SELECT FROM unnest($1::text[], $2::integer[]) AS f (id, before)"
+    " WHERE coalesce((SELECT version FROM orders WHERE orders.id = f.id), 0) <> f.before)"
+)
+_KNOWN = (
+    "SELECT f.id, f.version, h.entry_id FROM unnest($1::text[], $2::integer[]) AS f (id, version)"
+    " JOIN order_history AS h ON h.order_id = f.id AND h.version = f.version"
+)
+
+
+class Orders(NamedTuple):
+    """What the database has of the orders of a batch, kept up while the batch is applied one by one."""
+
+    known: dict[tuple[str, int], str]
+    versions: dict[str, int]
+    parked: set[str | None]
+
+
+async def move_position(connection: Connection, old: Position, new: Position) -> None:
+    """Raises Fenced when the database is not at the old position."""
+    if not await connection.fetch(_ADVANCE, new.n, ORDERS_POSITION, old.epoch, old.n):
+        raise Fenced(f"The database is no longer at log position {old}.")
+
+
+async def hold_position(connection: Connection) -> None:
+    """Until the end of the transaction nobody else moves the position."""
+    await connection.fetch("SELECT epoch FROM log_positions WHERE name = $1 FOR UPDATE", ORDERS_POSITION)
+
+
+async def flows(connection: Connection, batch: Sequence[Logged]) -> bool:
+    """Whether every change of the batch follows the version that is stored, and none belongs behind a dead
+    letter: alone it would fit, and skip a version."""
+    expected = expected_versions(batch)
+    if expected is None:
+        return False
+    return not (expected and await connection.fetchval(_UNFIT, list(expected), list(expected.values())))
+
+
+async def apply_together(connection: Connection, batch: Sequence[Logged], epoch: int) -> None:
+    """The common case: everything fits. Raises what the server says when something does not."""
+    changed = changes_of(batch)
+    if changed:
+        history = [ROWS.history_row(logged, epoch) for logged, _ in changed]
+        await connection.execute(INSERT_HISTORY, *columns_of(history))
+        latest = {order.id: order for _, order in changed}
+        # A reference is let go before another order takes it.
+        orders = sorted(latest.values(), key=lambda order: order.reference is not None)
+        await connection.execute(UPSERT_ORDERS, *columns_of([ROWS.order_row(order) for order in orders]))
+    for logged in batch:
+        other = ROWS.other_row(logged.entry)
+        if other is not None:
+            await connection.execute(STORE_OTHER[other[0]], *other[1])
+
+
+async def unite_batch(connection: Connection, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
+    """Known entries apart, all that is new together if it fits, else one by one."""
+    known = await _known(connection, batch)
+    new = [logged for logged in batch if not _is_known(logged, known)]
+    if await flows(connection, new) and await _refusal(connection, new, epoch) is None:
+        return []
+    return await apply_one_by_one(connection, new, epoch)
+
+
+async def apply_one_by_one(connection: Connection, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
+    """What fits is applied, what is known is skipped; what does not fit becomes a dead letter, and so does
+    all that follows it of the same order, so that no version is skipped."""
+    rejected: list[Rejected] = []
+    orders = await _orders_of(connection, batch)
+    for logged in batch:
+        error = await _try(connection, logged, epoch, orders)
+        if error is not None:
+            rejected.append(Rejected(logged, error))
+            orders.parked.add(order_id_of(logged))
+            letter = ROWS.dead_letter_row(logged, epoch, error)
+            await connection.execute(INSERT_DEAD_LETTER, *columns_of([letter]))
+    return rejected
+
+
+async def store_answers(
+    connection: Connection, batch: Sequence[Logged], epoch: int, *, replaced: bool
+) -> None:
+    """Of one key in the batch the first answer is kept, or the last."""
+    keyed = [logged for logged in batch if logged.entry.remembered is not None]
+    rows = {
+        row[0]: row for row in (ROWS.answer_row(logged, epoch) for logged in keyed[:: 1 if replaced else -1])
+    }
+    if rows:
+        await connection.execute(
+            REPLACE_ANSWERS if replaced else KEEP_ANSWERS, *columns_of(list(rows.values()))
+        )
+
+
+async def _refusal(connection: Connection, batch: Sequence[Logged], epoch: int) -> str | None:
+    """Stores the batch; or nothing of it, and returns why."""
+    await connection.execute("SAVEPOINT batch")
+    try:
+        await apply_together(connection, batch, epoch)
+    except FAILURES as error:
+        if not is_refusal(error):
+            raise
+        await connection.execute("ROLLBACK TO batch")
+        return refusal(error)
+    await connection.execute("RELEASE batch")
+    return None
+
+
+async def _try(connection: Connection, logged: Logged, epoch: int, orders: Orders) -> str | None:
+    """The reason why an entry cannot be applied, None when it was (now or earlier)."""
+    if _is_known(logged, orders.known):
+        return None
+    for _, order in changes_of([logged]):
+        if order.id in orders.parked:
+            return PARKED
+        known = orders.known.get((order.id, order.version))
+        error = misfit(order, logged.entry.id, known, orders.versions.get(order.id, 0))
+        if error is not None:
+            return error
+    error = await _refusal(connection, [logged], epoch)
+    if error is None:
+        for _, order in changes_of([logged]):
+            orders.known[order.id, order.version] = logged.entry.id
+            orders.versions[order.id] = order.version
+    return error
+
+
+def _is_known(logged: Logged, known: dict[tuple[str, int], str]) -> bool:
+    return any(known.get((order.id, order.version)) == logged.entry.id for _, order in changes_of([logged]))
+
+
+async def _orders_of(connection: Connection, batch: Sequence[Logged]) -> Orders:
+    ids = list({order.id for _, order in changes_of(batch)})
+    versions = await connection.fetch("SELECT id, version FROM orders WHERE id = ANY ($1::text[])", ids)
+    parked = await connection.fetch(
+        "SELECT DISTINCT order_id FROM dead_letters WHERE order_id = ANY ($1::text[])", ids
+    )
+    return Orders(
+        await _known(connection, batch), {row[0]: row[1] for row in versions}, {row[0] for row in parked}
+    )
+
+
+async def _known(connection: Connection, batch: Sequence[Logged]) -> dict[tuple[str, int], str]:
+    """(order, version) -> the entry that the history has there."""
+    changed = changes_of(batch)
+    if not changed:
+        return {}
+    ids, versions = [order.id for _, order in changed], [order.version for _, order in changed]
+    rows = await connection.fetch(_KNOWN, ids, versions)
+    return {(row[0], row[1]): row[2] for row in rows}

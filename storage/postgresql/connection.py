@@ -1,0 +1,157 @@
+"""Opening connections, the readers' pool, and what a failure of the server is called."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+from storage.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+
+FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""All that a call to the server can end with."""
+
+_REFUSED_CLASSES = ("22", "23", "44", "54", "P0")
+IDLE_IN_TRANSACTION_MS = 2_000
+"""When the server ends a transaction whose owner has stopped, so that it holds nobody else up."""
+LOCK_WAIT_MS = 1_000
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server will never take this row: a constraint, a value that does not fit, a trigger's veto.
+    Everything else may be different the next time."""
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.sqlstate or "22")[:2] in _REFUSED_CLASSES
+    return isinstance(error, asyncpg.exceptions.DataError | UnicodeEncodeError | OverflowError)
+
+
+def unavailable(error: BaseException) -> DatabaseUnavailable:
+    """The same in one line."""
+    if isinstance(error, DatabaseUnavailable):
+        return error
+    words = str(error).strip().splitlines() or [type(error).__name__]
+    if isinstance(error, TimeoutError):
+        words = ["it did not answer in time"]
+    failure = DatabaseUnavailable(f"PostgreSQL is not available: {words[0].rstrip('.')}.")
+    failure.__cause__ = error
+    return failure
+
+
+async def connect(url: str, deadline_s: float, *, endless: bool = False, **settings: str) -> Connection:
+    """A session that waits for nothing for long unless told otherwise. Raises one of FAILURES."""
+    return await asyncpg.connect(
+        url,
+        timeout=deadline_s,
+        command_timeout=None if endless else deadline_s,
+        server_settings={
+            "application_name": "facet",
+            "TimeZone": "UTC",
+            "synchronous_commit": "on",
+            "default_transaction_isolation": "read committed",
+            "statement_timeout": str(int(deadline_s * 1000)),
+            "lock_timeout": str(LOCK_WAIT_MS),
+            "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+            **settings,
+        },
+    )
+
+
+class Readers:
+    """Connections for single statements, each a transaction of its own. Opened as they are needed; one whose
+    statement did not end as it should is closed, not used again."""
+
+    def __init__(self, url: str, count: int, deadline_s: float) -> None:
+        self._url = url
+        self._deadline_s = deadline_s
+        self._places = asyncio.Semaphore(count)
+        self._idle: list[Connection] = []
+
+    async def open(self) -> None:
+        await self.fetch("SELECT 1")
+
+    async def fetch(self, sql: str, *parameters: Any) -> list[Any]:
+        """All rows of one statement. Raises DatabaseUnavailable, past the deadline at the latest."""
+        try:
+            return await self._fetch(sql, parameters)
+        except FAILURES as error:
+            raise unavailable(error) from error
+
+    async def find(self, sql: str, *parameters: Any) -> list[Any]:
+        """The same for what somebody asks for: a value that no column can hold is nowhere."""
+        try:
+            return await self._fetch(sql, parameters)
+        except FAILURES as error:
+            if is_refusal(error):
+                return []
+            raise unavailable(error) from error
+
+    async def close(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await closed(connection)
+
+    async def _fetch(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+        async with asyncio.timeout(self._deadline_s), self._places:
+            connection = self._pop() or await connect(self._url, self._deadline_s)
+            try:
+                rows = await connection.fetch(sql, *parameters)
+            except FAILURES as error:
+                if is_refusal(error):
+                    self._idle.append(connection)
+                else:
+                    self._drop(connection)
+                raise
+            except BaseException:
+                connection.terminate()
+                raise
+            self._idle.append(connection)
+            return list(rows)
+
+    def _pop(self) -> Connection | None:
+        """One that is open: a server that restarts closes them all."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        return None
+
+    def _drop(self, connection: Connection) -> None:
+        """What befell one has most likely befallen all: the next statement opens a new one."""
+        connection.terminate()
+        idle, self._idle = self._idle, []
+        for other in idle:
+            other.terminate()
+
+
+async def closed(connection: Connection) -> None:
+    """Politely, if the server answers."""
+    try:
+        await connection.close(timeout=1.0)
+    except FAILURES:
+        connection.terminate()
+
+
+@contextlib.asynccontextmanager
+async def session(
+    url: str, deadline_s: float, *, endless: bool = False, **settings: str
+) -> AsyncIterator[Connection]:
+    """A connection for one long piece of work. Raises DatabaseUnavailable when the server fails in it."""
+    try:
+        connection = await connect(url, deadline_s, endless=endless, **settings)
+    except FAILURES as error:
+        raise unavailable(error) from error
+    try:
+        yield connection
+    except FAILURES as error:
+        connection.terminate()
+        raise unavailable(error) from error
+    except BaseException:
+        connection.terminate()
+        raise
+    await closed(connection)

@@ -1,0 +1,336 @@
+"""The database in PostgreSQL. Implements `storage.database.Database`."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import asyncpg as dialects
+
+from storage.copying import copy_from_postgresql
+from storage.database import (
+    Attendance,
+    CountsSnapshot,
+    DeadLetter,
+    Epoch,
+    ListSnapshot,
+    Rejected,
+    StoredModel,
+    StoredQuote,
+    StoredToken,
+    StoredVersion,
+)
+from storage.entries import AnyEntry, decode_entry
+from storage.errors import Conflict, Fenced
+from storage.filters import ListQuery, OrderFilter
+from storage.log import Logged, Position
+from storage.orders import HistoryItem, Order, Status
+from storage.postgresql.apply import (
+    apply_one_by_one,
+    apply_together,
+    flows,
+    hold_position,
+    move_position,
+    store_answers,
+    unite_batch,
+)
+from storage.postgresql.connection import Connection, Readers
+from storage.postgresql.rows import (
+    ROWS,
+    SELECT_ORDER,
+    STORE_MODELS,
+    STORE_TENANTS,
+    columns_of,
+)
+from storage.postgresql.writer import Refused, Writer
+from storage.queries import counts_statement, list_statement
+from storage.rows import HISTORY_COLUMNS, MODEL_COLUMNS
+from storage.schema import ORDER_NUMBERS, ORDERS_POSITION
+
+CONNECTIONS_MIN = 4
+WRITE_DEADLINE_S = 5.0
+"""How long one statement of a batch may take."""
+
+_DIALECT = dialects.dialect()  # type: ignore[no-untyped-call]
+_EPOCH = "SELECT epoch, position, lineage FROM log_positions WHERE name = $1"
+_MODEL_LISTED = (
+    f"SELECT {MODEL_COLUMNS}, ARRAY(SELECT tenant FROM model_tenants AS t"
+    " WHERE t.sha256 = models.sha256) FROM models"
+)
+# After a rebase onto an older copy there can be orders beyond what the copy has leased.
+_LEASE_NUMBERS = (
+    "UPDATE sequences SET next = greatest(next, (SELECT coalesce(max(number), 0) + 1 FROM orders)) + $1"
+    " WHERE name = $2 RETURNING next"
+)
+_AGO = "clock_timestamp() - make_interval(secs => $1)"
+_HOLD_LEASE = (
+    "INSERT INTO leases (name, holder, expires_at)"
+    " VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3))"
+    " ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at"
+    " WHERE leases.holder = excluded.holder OR leases.expires_at <= clock_timestamp() RETURNING holder"
+)
+_ATTEND = (
+    "INSERT INTO processes (id, united, seen_at) VALUES ($1, $2, clock_timestamp())"
+    " ON CONFLICT (id) DO UPDATE SET united = excluded.united, seen_at = excluded.seen_at"
+)
+_ATTENDANCE = (
+    f"WITH forgotten AS (DELETE FROM processes WHERE seen_at < {_AGO})"
+    " SELECT id, united, greatest(0, extract(epoch FROM clock_timestamp() - seen_at))::float8"
+    f" FROM processes WHERE seen_at >= {_AGO} ORDER BY id"
+)
+_PRUNE_ANSWERS = (
+    "WITH gone AS (DELETE FROM answers WHERE scope IN"
+    " (SELECT scope FROM answers WHERE at < $1 ORDER BY at LIMIT $2) RETURNING scope)"
+    " SELECT count(*) FROM gone"
+)
+
+
+class PostgresDatabase:
+    """`keeps_answers`: whether answers to keyed requests are kept here, for a log that does not."""
+
+    def __init__(
+        self,
+        url: str,
+        reader_connections: int,
+        read_deadline_s: float,
+        write_deadline_s: float = WRITE_DEADLINE_S,
+        *,
+        keeps_answers: bool,
+    ) -> None:
+        self._url = url
+        self._keeps_answers = keeps_answers
+        self._readers = Readers(url, max(CONNECTIONS_MIN, reader_connections), read_deadline_s)
+        self._writer = Writer(url, write_deadline_s)
+
+    async def open(self) -> None:
+        """Raises DatabaseUnavailable when the server cannot be reached."""
+        await self._readers.open()
+        self._writer.open()
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._readers.close()
+
+    async def position(self) -> Position:
+        return (await self.epoch()).position
+
+    async def epoch(self) -> Epoch:
+        rows = await self._readers.fetch(_EPOCH, ORDERS_POSITION)
+        epoch, n, lineage = rows[0]
+        return Epoch(Position(epoch, n), lineage)
+
+    async def installation(self) -> str:
+        rows = await self._readers.fetch("SELECT id FROM installation")
+        return str(rows[0][0])
+
+    async def load_order(self, order_id: str) -> Order | None:
+        rows = await self._readers.find(SELECT_ORDER, order_id)
+        return ROWS.order_of(rows[0]) if rows else None
+
+    async def load_history(self, order_id: str) -> list[HistoryItem]:
+        rows = await self._readers.find(
+            f"SELECT {HISTORY_COLUMNS} FROM order_history WHERE order_id = $1 ORDER BY version", order_id
+        )
+        return [ROWS.history_of(row) for row in rows]
+
+    async def load_list(self, query: ListQuery, limit: int) -> ListSnapshot:
+        rows = await self._select(list_statement(query, limit))
+        if not rows:
+            return ListSnapshot(await self.position(), [])
+        orders = [ROWS.order_of(row[2:]) for row in map(tuple, rows) if row[2] is not None]
+        return ListSnapshot(Position(rows[0][0], rows[0][1]), orders)
+
+    async def load_counts(self, order_filter: OrderFilter) -> CountsSnapshot:
+        rows = await self._select(counts_statement(order_filter))
+        if not rows:
+            return CountsSnapshot(await self.position(), {})
+        counts = {Status(row[2]): row[3] for row in rows if row[2] is not None}
+        return CountsSnapshot(Position(rows[0][0], rows[0][1]), counts)
+
+    async def find_reference(self, created_by: str, reference: str) -> str | None:
+        rows = await self._readers.find(
+            "SELECT id FROM orders WHERE created_by = $1 AND reference = $2", created_by, reference
+        )
+        return rows[0][0] if rows else None
+
+    async def load_quote(self, quote_id: str) -> StoredQuote | None:
+        rows = await self._readers.find(
+            "SELECT id, tenant, valid_until, body FROM prices WHERE id = $1", quote_id
+        )
+        return ROWS.quote_of(rows[0]) if rows else None
+
+    async def load_model(self, sha256: str) -> StoredModel | None:
+        rows = await self._readers.find(f"{_MODEL_LISTED} WHERE sha256 = $1", sha256)
+        return _model_of(rows[0]) if rows else None
+
+    async def load_popular_models(self, limit: int) -> list[StoredModel]:
+        rows = await self._readers.fetch(f"{_MODEL_LISTED} ORDER BY requests_score DESC LIMIT $1", limit)
+        return [_model_of(row) for row in rows]
+
+    async def load_price_lists(self) -> list[StoredVersion]:
+        rows = await self._readers.fetch(
+            "SELECT version, valid_from, valid_to, body FROM price_lists ORDER BY published_at, ctid"
+        )
+        return [ROWS.version_of(row) for row in rows]
+
+    async def load_metal_fixes(self) -> list[StoredVersion]:
+        rows = await self._readers.fetch(
+            "SELECT version, fixed_at, NULL, body FROM metal_fixes ORDER BY published_at, ctid"
+        )
+        return [ROWS.version_of(row) for row in rows]
+
+    async def load_tokens(self) -> list[StoredToken]:
+        rows = await self._readers.fetch(
+            "SELECT id, secret_hash, role, name, customer, created_at FROM tokens"
+            " WHERE revoked_at IS NULL ORDER BY created_at, id"
+        )
+        return [ROWS.token_of(row) for row in rows]
+
+    async def load_dead_letters(self) -> list[tuple[DeadLetter, Logged]]:
+        rows = await self._readers.fetch(
+            "SELECT id, epoch, position, order_id, error, payload, at FROM dead_letters"
+            " ORDER BY epoch, position"
+        )
+        return [ROWS.dead_letter_of(row) for row in rows]
+
+    async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
+        async def together(connection: Connection) -> list[Rejected]:
+            await self._move(connection, batch, old, new)
+            if not await flows(connection, batch):
+                return await apply_one_by_one(connection, batch, old.epoch)
+            await apply_together(connection, batch, old.epoch)
+            return []
+
+        async def one_by_one(connection: Connection) -> list[Rejected]:
+            await self._move(connection, batch, old, new)
+            return await apply_one_by_one(connection, batch, old.epoch)
+
+        try:
+            return await self._writer.run(together)
+        except Refused:
+            return await self._writer.run(one_by_one)
+
+    async def unite(self, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
+        async def job(connection: Connection) -> list[Rejected]:
+            await hold_position(connection)
+            await store_answers(connection, batch, epoch, replaced=False)
+            return await unite_batch(connection, batch, epoch)
+
+        return await self._writer.run(job)
+
+    async def rejected(self, old: Position, new: Position) -> dict[int, str]:
+        rows = await self._readers.fetch(
+            "SELECT position, error FROM dead_letters WHERE epoch = $1 AND position > $2 AND position <= $3",
+            old.epoch,
+            old.n,
+            new.n,
+        )
+        return {row[0]: row[1] for row in rows}
+
+    async def find_answer(self, scope: str) -> tuple[Position, AnyEntry] | None:
+        rows = await self._readers.find(
+            "SELECT epoch, position, payload FROM answers WHERE scope = $1", scope
+        )
+        return (Position(rows[0][0], rows[0][1]), decode_entry(rows[0][2])) if rows else None
+
+    async def load_answered(self, within_s: float, after: str, limit: int) -> list[str]:
+        rows = await self._readers.fetch(
+            "SELECT scope FROM answers WHERE at >= now() - make_interval(secs => $1) AND scope > $2"
+            " ORDER BY scope LIMIT $3",
+            within_s,
+            after,
+            limit,
+        )
+        return [row[0] for row in rows]
+
+    async def prune_answers(self, before: datetime, limit: int) -> int:
+        rows = await self._readers.fetch(_PRUNE_ANSWERS, before, limit)
+        return int(rows[0][0])
+
+    async def replay(self, order_id: str) -> None:
+        async def job(connection: Connection) -> None:
+            await hold_position(connection)
+            # All of them first: one that stays behind would keep the order parked for the others.
+            rows = await connection.fetch(
+                "DELETE FROM dead_letters WHERE order_id = $1"
+                " RETURNING id, epoch, position, order_id, error, payload, at",
+                order_id,
+            )
+            for row in sorted(rows, key=lambda row: (row[1], row[2])):
+                _, logged = ROWS.dead_letter_of(row)
+                rejected = await apply_one_by_one(connection, [logged], row[1])
+                if rejected:
+                    raise Conflict(f"The database still refuses it: {rejected[0].error}")
+
+        await self._writer.run(job)
+
+    async def store_models(self, models: Sequence[StoredModel]) -> None:
+        # In one order, so that two processes never wait for each other.
+        latest = sorted({model.sha256: model for model in models}.values(), key=lambda model: model.sha256)
+        tenants = sorted({(model.sha256, tenant) for model in models for tenant in model.tenants})
+
+        async def job(connection: Connection) -> None:
+            if latest:
+                await connection.execute(STORE_MODELS, *columns_of([ROWS.model_row(item) for item in latest]))
+            if tenants:
+                await connection.execute(STORE_TENANTS, *columns_of(tenants))
+
+        await self._writer.run(job)
+
+    async def lease_numbers(self, count: int) -> range:
+        rows = await self._readers.fetch(_LEASE_NUMBERS, count, ORDER_NUMBERS)
+        following = rows[0][0]
+        return range(following - count, following)
+
+    async def begin_epoch(self, old: int, new: int) -> None:
+        async def job(connection: Connection) -> None:
+            moved = await connection.fetch(
+                "UPDATE log_positions SET epoch = $1, position = 0 WHERE name = $2 AND epoch = $3"
+                " RETURNING epoch",
+                new,
+                ORDERS_POSITION,
+                old,
+            )
+            if not moved:
+                raise Fenced(f"The database is no longer in epoch {old}.")
+
+        await self._writer.run(job)
+
+    async def hold_lease(self, name: str, holder: str, ttl_s: float) -> bool:
+        return bool(await self._readers.fetch(_HOLD_LEASE, name, holder, ttl_s))
+
+    async def give_lease(self, name: str, holder: str) -> None:
+        await self._readers.fetch("DELETE FROM leases WHERE name = $1 AND holder = $2", name, holder)
+
+    async def attend(self, process: str, united: int) -> None:
+        await self._readers.fetch(_ATTEND, process, united)
+
+    async def attendance(self, within_s: float) -> list[Attendance]:
+        return [Attendance(*row) for row in await self._readers.fetch(_ATTENDANCE, within_s)]
+
+    async def leave(self, process: str) -> None:
+        await self._readers.fetch("DELETE FROM processes WHERE id = $1", process)
+
+    async def backup(self, target: Path) -> None:
+        """A SQLite file of the same schema: a copy is the same, whichever engine it comes from."""
+        await copy_from_postgresql(self._url, target)
+
+    async def _move(
+        self, connection: Connection, batch: Sequence[Logged], old: Position, new: Position
+    ) -> None:
+        await move_position(connection, old, new)
+        if self._keeps_answers:
+            await store_answers(connection, batch, old.epoch, replaced=True)
+
+    async def _select(self, statement: sa.Select[Any]) -> list[Any]:
+        """Nothing at all when a value is looked for that no column can hold."""
+        compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+        parameters = compiled.params
+        return await self._readers.find(
+            str(compiled), *(parameters[name] for name in compiled.positiontup or ())
+        )
+
+
+def _model_of(row: Any) -> StoredModel:
+    return ROWS.model_of(row, frozenset(row[-1]))

@@ -1,0 +1,96 @@
+"""The statements that carry rows. Where there may be many, one statement takes a column of each as an array:
+one round trip and one plan, however long the batch."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import repeat
+from typing import Any
+
+import sqlalchemy as sa
+
+from storage.entries import Entry, MetalFixed, PriceListPublished, QuoteIssued, TokenIssued, TokenRevoked
+from storage.rows import HISTORY_NAMES, MODEL_COLUMNS, ORDER_NAMES, UPDATED_NAMES, Rows
+from storage.schema import answers, dead_letters, is_moment, model_tenants, models, order_history, orders
+
+
+def _same(moment: datetime) -> datetime:
+    return moment
+
+
+ROWS = Rows(_same, _same)
+
+
+def array_type(column: "sa.Column[Any]") -> str:
+    if is_moment(column):
+        return "timestamptz[]"
+    match column.type:
+        case sa.BigInteger():
+            return "bigint[]"
+        case sa.Integer():
+            return "integer[]"
+        case sa.Float():
+            return "float8[]"
+        case sa.LargeBinary():
+            return "bytea[]"
+    return "text[]"
+
+
+def insert_many(table: sa.Table, names: str) -> str:
+    """Takes one array per column."""
+    arrays = ", ".join(
+        f"${place}::{array_type(table.c[name])}" for place, name in enumerate(names.split(", "), 1)
+    )
+    return f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({arrays})"
+
+
+def columns_of(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True))
+
+
+def repeated(value: Any, count: int) -> list[Any]:
+    return list(repeat(value, count))
+
+
+SELECT_ORDER = f"SELECT {ORDER_NAMES} FROM orders WHERE id = $1"
+INSERT_HISTORY = insert_many(order_history, HISTORY_NAMES)
+UPSERT_ORDERS = (
+    f"{insert_many(orders, f'{ORDER_NAMES}, search')} ON CONFLICT (id) DO UPDATE SET"
+    f" {', '.join(f'{name} = excluded.{name}' for name in UPDATED_NAMES)}"
+    " WHERE excluded.version > orders.version"
+)
+"""State rows; one that is older than what is stored changes nothing."""
+INSERT_DEAD_LETTER = (
+    f"{insert_many(dead_letters, 'id, epoch, position, order_id, error, payload, at')}"
+    " ON CONFLICT (id) DO NOTHING"
+)
+KEEP_ANSWERS = f"{insert_many(answers, 'scope, epoch, position, payload, at')} ON CONFLICT (scope) DO NOTHING"
+REPLACE_ANSWERS = (
+    f"{insert_many(answers, 'scope, epoch, position, payload, at')} ON CONFLICT (scope) DO UPDATE SET"
+    " epoch = excluded.epoch, position = excluded.position, payload = excluded.payload, at = excluded.at"
+    " WHERE excluded.at > answers.at"
+)
+STORE_OTHER: dict[type[Entry], str] = {
+    QuoteIssued: (
+        "INSERT INTO prices (id, sha256, tenant, issued_at, valid_until, body)"
+        " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING"
+    ),
+    PriceListPublished: (
+        "INSERT INTO price_lists (version, valid_from, valid_to, published_at, body)"
+        " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (version) DO NOTHING"
+    ),
+    MetalFixed: (
+        "INSERT INTO metal_fixes (version, fixed_at, published_at, body) VALUES ($1, $2, $3, $4)"
+        " ON CONFLICT (version) DO NOTHING"
+    ),
+    TokenIssued: (
+        "INSERT INTO tokens (id, secret_hash, role, name, customer, created_at)"
+        " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING"
+    ),
+    TokenRevoked: "UPDATE tokens SET revoked_at = coalesce(revoked_at, $1) WHERE id = $2",
+}
+STORE_MODELS = (
+    f"{insert_many(models, MODEL_COLUMNS)} ON CONFLICT (sha256) DO UPDATE SET"
+    " analyser = excluded.analyser, facts = excluded.facts, requests_score = excluded.requests_score,"
+    " requested_at = excluded.requested_at"
+)
+STORE_TENANTS = f"{insert_many(model_tenants, 'sha256, tenant')} ON CONFLICT DO NOTHING"

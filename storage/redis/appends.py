@@ -1,0 +1,218 @@
+"""Changes on their way into the log. Those that arrive while Redis works share the next script.
+
+A change is acknowledged when it is visible here too: when this process has followed the log to it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from storage.bounds import Bounds
+from storage.entries import (
+    AnyEntry,
+    Forgotten,
+    MetalFixed,
+    OrderChanged,
+    PriceListPublished,
+    QuoteIssued,
+    Thing,
+    encode_entry,
+)
+from storage.errors import (
+    AlreadyAnswered,
+    Claimed,
+    LogUnavailable,
+    StorageError,
+    Superseded,
+    Unavailable,
+)
+from storage.log import Logged, Position
+from storage.orders import encode_order
+from storage.redis.keys import Keys, encode_value
+from storage.redis.link import Link, Refused
+from storage.redis.scripts import APPEND
+from storage.tail import Tail
+
+SEPARATOR = "\x1f"
+
+
+class Append:
+    """One change, and who waits for it (perhaps nobody)."""
+
+    __slots__ = ("done", "entry", "payload", "seen")
+
+    def __init__(self, entry: AnyEntry, seen: Position, done: "asyncio.Future[int] | None") -> None:
+        self.entry = entry
+        self.payload = encode_entry(entry)
+        self.seen = seen
+        self.done = done
+
+    def accept(self, n: int) -> None:
+        if self.done is not None and not self.done.done():
+            self.done.set_result(n)
+
+    def fail(self, error: StorageError) -> None:
+        if self.done is not None and not self.done.done():
+            self.done.set_exception(error)
+
+
+class Appends:
+    def __init__(self, tail: Tail, bounds: Bounds, followed: Callable[[Logged], None]) -> None:
+        self._tail = tail
+        self._bounds = bounds
+        self._followed = followed
+        self._queue: deque[Append] = deque()
+        self._wake = asyncio.Event()
+        self._invisible: dict[int, Append] = {}
+        self._superseded: deque[tuple[int, Append]] = deque()
+        self.groups = self.appended = 0
+        self.last_error: str | None = None
+
+    @property
+    def idle(self) -> bool:
+        return not self._queue and not self._invisible
+
+    @property
+    def orphans(self) -> list[Logged]:
+        """Accepted for this process, but not followed yet: the log may have lost them since."""
+        return [Logged(n, held.entry, len(held.payload)) for n, held in sorted(self._invisible.items())]
+
+    def forget_orphans(self) -> None:
+        self._invisible.clear()
+
+    async def submit(self, entry: AnyEntry, seen: Position) -> int:
+        """The entry's position. Raises what the log says against it."""
+        if len(self._queue) >= self._bounds.shared_waiting:
+            raise Unavailable("Too many changes are waiting for Redis.")
+        append = Append(entry, seen, asyncio.get_running_loop().create_future())
+        assert append.done is not None
+        self._queue.append(append)
+        self._wake.set()
+        return await append.done
+
+    def submit_quietly(self, entry: AnyEntry, seen: Position) -> None:
+        self._queue.append(Append(entry, seen, None))
+        self._wake.set()
+
+    async def run(self, link: Link, keys: Keys) -> None:
+        """Until the link fails."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                count = min(len(self._queue), self._bounds.log_group_entries)
+                await self._write(link, keys, [self._queue.popleft() for _ in range(count)])
+
+    def visible(self, n: int) -> None:
+        """This process has followed the log to here."""
+        append = self._invisible.pop(n, None)
+        if append is not None:
+            append.accept(n)
+        while self._superseded and self._superseded[0][0] <= n:
+            self._superseded.popleft()[1].fail(Superseded())
+
+    def own(self, n: int) -> AnyEntry | None:
+        """The entry at a position, when it is this process's own and not followed yet."""
+        append = self._invisible.get(n)
+        return None if append is None else append.entry
+
+    def give_up(self) -> None:
+        """The link is lost. What is queued was not sent; what was accepted stays accepted."""
+        queue, self._queue = self._queue, deque()
+        for append in queue:
+            append.fail(LogUnavailable("Redis is away: the change was not accepted."))
+        for n, append in self._invisible.items():
+            append.accept(n)
+        for _, append in self._superseded:
+            append.fail(Superseded())
+        self._superseded.clear()
+
+    async def _write(self, link: Link, keys: Keys, group: list[Append]) -> None:
+        names = (keys.meta, keys.log, keys.marks, keys.claims, keys.voids, keys.known)
+        arguments: list[str | bytes | int] = [keys.epoch, keys.space, int(self._bounds.log_retention_s)]
+        for append in group:
+            arguments += _arguments(append)
+        try:
+            reply = await link.run(APPEND, names, *arguments)
+        except Refused as error:  # full, say: nothing was done
+            self.last_error = f"Redis does not accept changes: {error}."
+            _fail(group, Unavailable(self.last_error))
+            return
+        except BaseException:
+            _fail(group, LogUnavailable("Redis did not confirm the change."))
+            raise
+        self.last_error = None
+        if reply[0] != b"done":
+            _fail(group, Unavailable("The log is being rebuilt."))
+            raise LogUnavailable(f"Redis has lost the log ({reply[0].decode()})")
+        self.groups += 1
+        for append, verdict in zip(group, reply[1], strict=True):
+            if isinstance(verdict, bytes):
+                self._refuse(append, verdict.decode())
+            else:
+                self._accept(append, verdict)
+
+    def _accept(self, append: Append, n: int) -> None:
+        self.appended += 1
+        if n <= self._tail.head:  # the follower was faster
+            append.accept(n)
+            return
+        self._invisible[n] = append
+        if n == self._tail.head + 1:
+            self._followed(Logged(n, append.entry, len(append.payload)))
+        else:
+            asyncio.get_running_loop().call_later(self._bounds.visible_s, append.accept, n)
+
+    def _refuse(self, append: Append, verdict: str) -> None:
+        kind, _, rest = verdict.partition(" ")
+        if kind == "claimed":
+            append.fail(Claimed(*rest.split(SEPARATOR, 1)))
+        elif kind == "answered":
+            append.fail(AlreadyAnswered())
+        elif int(rest) <= self._tail.head:
+            append.fail(Superseded())
+        else:  # by what is not visible here yet: deciding again before it is would be in vain
+            self._superseded.append((int(rest), append))
+            asyncio.get_running_loop().call_later(self._bounds.visible_s, append.fail, Superseded())
+
+
+def _fail(group: list[Append], error: StorageError) -> None:
+    for append in group:
+        append.fail(error)
+
+
+def _arguments(append: Append) -> tuple[str | bytes | int, ...]:
+    """As the script wants them: order, version, seen, scope, claims, releases, forgotten, payload, value."""
+    entry, seen = append.entry, append.seen.n
+    scope = "" if entry.remembered is None else entry.remembered.scope
+    if isinstance(entry, OrderChanged):
+        order = entry.change.order
+        claims, releases = _references(entry)
+        value = encode_value(order.version, encode_order(order))
+        return order.id, order.version, seen, scope, claims, releases, "", append.payload, value
+    forgotten = entry.key if isinstance(entry, Forgotten) and entry.thing is Thing.ORDER else ""
+    return "", 0, seen, scope, _claim(entry), "", forgotten, append.payload, ""
+
+
+def _references(entry: OrderChanged) -> tuple[str, str]:
+    """What the order claims, and what it lets go of: its reference, unique for who created it."""
+    order, was = entry.change.order, entry.change.was
+    before = was.reference if isinstance(was.reference, str) else None
+    if order.reference == before:
+        before = None
+    return _reference(order.created_by, order.reference), _reference(order.created_by, before)
+
+
+def _reference(created_by: str, reference: str | None) -> str:
+    return "" if reference is None else f"reference {created_by} {reference}".replace(SEPARATOR, " ")
+
+
+def _claim(entry: AnyEntry) -> str:
+    match entry:
+        case PriceListPublished():
+            return f"price list {entry.version}"
+        case MetalFixed():
+            return f"metal fix {entry.version}"
+        case QuoteIssued():
+            return f"quote {entry.quote_id}"
+    return ""

@@ -1,0 +1,108 @@
+"""Following the log, and knowing how fresh that leaves this process."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from storage.bounds import Bounds
+from storage.clock import Clock
+from storage.entries import AnyEntry, decode_entry
+from storage.errors import LogUnavailable
+from storage.log import Logged, Position
+from storage.redis.keys import Keys
+from storage.redis.link import Link
+from storage.shared import Freshness
+from storage.tail import Tail
+
+
+class Notice(NamedTuple):
+    """How far the database is, and which entries it refused since the notice before."""
+
+    upto: Position
+    rejected: dict[int, str]
+
+
+class Following:
+    def __init__(
+        self,
+        tail: Tail,
+        bounds: Bounds,
+        clock: Clock,
+        own: Callable[[int], AnyEntry | None],
+        followed: Callable[[Logged], None],
+        noticed: Callable[[Notice], None],
+    ) -> None:
+        self._tail = tail
+        self._bounds = bounds
+        self._clock = clock
+        self._own = own
+        self._followed = followed
+        self._noticed = noticed
+        self._waiting: list[tuple[float, asyncio.Future[None]]] = []
+        self.freshness = Freshness(0.0)
+
+    async def run(self, link: Link, keys: Keys, notices_after: str) -> None:
+        """Until the link fails, or the log is in another life, or has lost what comes next."""
+        block = ("BLOCK", int(self._bounds.follow_block_s * 1000))
+        hurried = True
+        while True:
+            asked_s, after = self._clock.monotonic_s(), self._tail.head
+            reply, meta = await link.pipeline(
+                (
+                    *("XREAD", "COUNT", self._bounds.follow_entries, *(() if hurried else block), "STREAMS"),
+                    *(keys.log, keys.flushed, f"{keys.epoch}-{after}", notices_after),
+                ),
+                ("HMGET", keys.meta, "epoch", "head"),
+                wait_s=self._bounds.follow_block_s,
+            )
+            if isinstance(reply, Exception) or isinstance(meta, Exception):
+                raise LogUnavailable(f"Redis does not let the log be read: {reply} {meta}.")
+            if meta[0] is None or int(meta[0]) != keys.epoch or int(meta[1]) < after:
+                raise LogUnavailable("Redis is in another life of the log.")
+            count, notices_after = self._take_in(reply or [], keys, notices_after)
+            if count < self._bounds.follow_entries:
+                self._at_head(asked_s)
+            hurried = bool(self._waiting)
+
+    async def wait_for_head(self, timeout_s: float) -> bool:
+        """True once a read that began after this call has reached the end of the log."""
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((self._clock.monotonic_s(), reached))
+        done, _ = await asyncio.wait([reached], timeout=timeout_s)
+        return bool(done) and not reached.cancelled()
+
+    def give_up(self) -> None:
+        for _, reached in self._waiting:
+            reached.cancel()
+        self._waiting.clear()
+
+    def _take_in(self, reply: Any, keys: Keys, notices_after: str) -> tuple[int, str]:
+        streams = {bytes(name).decode(): entries for name, entries in reply}
+        entries = streams.get(keys.log, [])
+        for position, fields in entries:
+            self._take_in_entry(int(position.partition(b"-")[2]), fields)
+        notices = streams.get(keys.flushed, [])
+        rejected: dict[int, str] = {}
+        for _, fields in notices:
+            rejected |= {int(n): "the database refused it" for n in fields[1].split()}
+        if notices:
+            notices_after = notices[-1][0].decode()
+            upto = Position(keys.epoch, int(notices_after.partition("-")[2]))
+            self._noticed(Notice(upto, rejected))
+        return len(entries), notices_after
+
+    def _take_in_entry(self, n: int, fields: list[bytes]) -> None:
+        if n <= self._tail.head:
+            return  # this process's own: taken in when Redis accepted it
+        if n != self._tail.head + 1:
+            raise LogUnavailable(f"The log goes on at {n} after {self._tail.head}.")
+        payload = fields[1]
+        self._followed(Logged(n, self._own(n) or decode_entry(payload), len(payload)))
+
+    def _at_head(self, asked_s: float) -> None:
+        self.freshness.until_s = asked_s + self._bounds.freshness_s
+        if self._waiting:
+            for since_s, reached in self._waiting:
+                if since_s <= asked_s and not reached.done():
+                    reached.set_result(None)
+            self._waiting = [item for item in self._waiting if not item[1].done()]

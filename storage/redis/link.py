@@ -1,0 +1,107 @@
+"""One connection to Redis with a deadline on everything. Whatever goes wrong with it ends it: what became of a
+command is then unknown, and another connection must first make sure that it talks to the same Redis."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import (
+    AskError,
+    ClusterError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from storage.errors import LogUnavailable
+from storage.redis.endpoint import Endpoint
+
+Argument = str | bytes | int
+
+
+class Refused(Exception):
+    """Redis understood and said no; nothing was done."""
+
+
+class Script:
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+class Link:
+    """Used by one task at a time."""
+
+    def __init__(self, connection: AbstractConnection, deadline_s: float) -> None:
+        self._connection = connection
+        self._deadline_s = deadline_s
+
+    async def open(self) -> None:
+        """Raises LogUnavailable."""
+        try:
+            async with asyncio.timeout(2 * self._deadline_s):
+                await self._connection.connect()
+        except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            await self.close()
+            raise LogUnavailable(f"Redis cannot be reached: {_words(error)}.") from None
+
+    async def call(self, *command: Argument, wait_s: float = 0.0) -> Any:
+        """The reply. `wait_s`: how long the command itself may wait. Raises LogUnavailable, Refused."""
+        (reply,) = await self.pipeline(command, wait_s=wait_s)
+        if isinstance(reply, Exception):
+            raise Refused(str(reply)) from reply
+        return reply
+
+    async def pipeline(self, *commands: Sequence[Argument], wait_s: float = 0.0) -> list[Any]:
+        """All replies; errors among them are returned. Raises LogUnavailable when the connection is lost."""
+        try:
+            async with asyncio.timeout(self._deadline_s + wait_s):
+                await self._connection.send_packed_command(
+                    [hiredis.pack_command(tuple(command)) for command in commands], check_health=False
+                )
+                return [await self._read(wait_s) for _ in commands]
+        except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            await self.close()
+            raise LogUnavailable(f"Redis does not answer: {_words(error)}.") from None
+        except BaseException:
+            await self.close()  # a reply may still come, and would be taken for the next one's
+            raise
+
+    async def run(self, script: Script, keys: Sequence[Argument], *arguments: Argument) -> Any:
+        """A script's reply; it is loaded when this Redis does not know it. Raises LogUnavailable, Refused."""
+        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        (reply,) = await self.pipeline(command)
+        if isinstance(reply, NoScriptError):
+            await self.call("SCRIPT", "LOAD", script.source)
+            (reply,) = await self.pipeline(command)
+        if isinstance(reply, Exception):
+            raise Refused(str(reply)) from reply
+        return reply
+
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)
+
+    async def _read(self, wait_s: float) -> Any:
+        try:
+            return await self._connection.read_response(
+                disable_decoding=True, timeout=self._deadline_s + wait_s, disconnect_on_error=False
+            )
+        except (AskError, ClusterError, ReadOnlyError):
+            raise  # another server is in charge now: this link is of no use
+        except ResponseError as error:
+            return error
+
+
+async def opened(endpoint: Endpoint, deadline_s: float) -> Link:
+    """Raises LogUnavailable."""
+    link = Link(await endpoint.connection(), deadline_s)
+    await link.open()
+    return link
+
+
+def _words(error: BaseException) -> str:
+    return str(error).rstrip(".") or type(error).__name__

@@ -1,0 +1,333 @@
+"""The shared tier on Redis: any number of processes accept changes into one log and follow it.
+
+Each process has three connections: one appends, one reads, one follows. They are opened together by the keeper, which
+first makes sure that Redis and the database are in the same life of the log; when one fails all are given up, and
+until they are back changes are refused at once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Sequence
+
+from storage.bounds import Bounds
+from storage.clock import Clock
+from storage.database import Database
+from storage.entries import AnyEntry, OrderChanged, decode_entry
+from storage.errors import (
+    Behind,
+    DatabaseUnavailable,
+    LogUnavailable,
+    OrderParked,
+    StorageError,
+    Superseded,
+    Unavailable,
+)
+from storage.local import Lru
+from storage.log import Logged, Position
+from storage.orders import Order, decode_order
+from storage.redis.appends import Appends
+from storage.redis.endpoint import Endpoint
+from storage.redis.errands import Errands, Flushed
+from storage.redis.following import Following, Notice
+from storage.redis.keys import Keys, body_of
+from storage.redis.link import Link, Refused, opened
+from storage.redis.lives import Lives
+from storage.redis.reader import Reader
+from storage.shared import Follower, Reload
+from storage.tail import Followed, Tail
+
+logger = logging.getLogger("facet.redis")
+
+REMEMBERED_ENTRIES = 5_000
+REMEMBERED_BYTES = 32 * 2**20
+LINKS = 3
+
+
+class RedisTier:
+    alone = False
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        prefix: str,
+        process: str,
+        database: Database,
+        tail: Tail,
+        bounds: Bounds,
+        clock: Clock,
+    ) -> None:
+        self._endpoint = endpoint
+        self._prefix = prefix
+        self._database = database
+        self._tail = tail
+        self._bounds = bounds
+        self._clock = clock
+        self._keys = Keys(prefix, 0)
+        self._lives = Lives(prefix, process, database, bounds, clock, self._moved_on)
+        self._appends = Appends(tail, bounds, self._follow)
+        self._reader = Reader(bounds)
+        self._errands = Errands(bounds)
+        self._following = Following(tail, bounds, clock, self._appends.own, self._follow, self._notice)
+        self.freshness = self._following.freshness
+        self._followers: list[Follower] = []
+        self._reloads: list[Reload] = []
+        self._on_notice: Callable[[Position, dict[int, str]], None] = lambda upto, rejected: None
+        self._remembered: Lru[str, tuple[Position, AnyEntry]] = Lru(REMEMBERED_ENTRIES, REMEMBERED_BYTES)
+        self._keeper: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._began = asyncio.Event()
+        self._stopping = False
+        self.joined = False
+        self._away: str | None = "Redis has not answered yet"
+        self.replayed = self.joins = 0
+
+    @property
+    def epoch(self) -> int:
+        return self._tail.epoch
+
+    @property
+    def last_error(self) -> str | None:
+        return self._away or self._appends.last_error
+
+    @property
+    def groups(self) -> int:
+        return self._appends.groups
+
+    @property
+    def appended(self) -> int:
+        return self._appends.appended
+
+    @property
+    def rebases(self) -> int:
+        return self._lives.rebases
+
+    @property
+    def fills_refused(self) -> int:
+        return self._errands.fills_refused
+
+    def follow(self, follower: Follower) -> None:
+        self._followers.append(follower)
+
+    def on_start_over(self, reload: Reload) -> None:
+        self._reloads.append(reload)
+
+    def on_flushed_elsewhere(self, told: Callable[[Position, dict[int, str]], None]) -> None:
+        self._on_notice = told
+
+    async def open(self) -> None:
+        """Follow the log. When Redis is away, begin without: what the database has can be read. Raises
+        Incompatible when this Redis can never be used."""
+        await self._lives.open()
+        self._keeper = asyncio.create_task(self._keep(), name="redis")
+        began = asyncio.create_task(self._began.wait())
+        await asyncio.wait(
+            [self._keeper, began],
+            timeout=self._bounds.shared_open_s,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        began.cancel()
+        if self._keeper.done():
+            self._keeper.result()
+        if not self._began.is_set():
+            logger.warning("starting without Redis: %s", self.last_error)
+            await self._start_over(None)
+
+    async def append(self, entry: AnyEntry, seen: Position | None = None) -> Position:
+        if self._stopping:
+            raise Unavailable("The service is stopping.", retry_after_s=5)
+        if not self.joined:
+            raise LogUnavailable("Redis is away: changes are not accepted.")
+        self._tail.require_room()
+        seen = seen or Position(self._tail.epoch, self._tail.head)
+        if seen.epoch != self._tail.epoch:
+            raise Superseded
+        if isinstance(entry, OrderChanged):
+            self._require_successor(entry)
+        return Position(seen.epoch, await self._appends.submit(entry, seen))
+
+    async def find_remembered(self, scope: str) -> tuple[Position, AnyEntry] | None:
+        known = self._remembered.get(scope)
+        if isinstance(known, tuple):
+            return known
+        keys = self._keys
+        if not self.joined:
+            raise LogUnavailable("Redis is away: it cannot be said whether this was answered before.")
+        value = await self._reader.get(keys.answer(scope))
+        if value is not None:
+            n, _, payload = value.partition(b" ")
+            return Position(keys.epoch, int(n)), decode_entry(payload)
+        if not await self._reader.ask(("SISMEMBER", keys.known, scope)):
+            return None
+        return await self._database.find_answer(scope)
+
+    async def catch_up(self) -> bool:
+        if self._clock.monotonic_s() <= self.freshness.until_s:
+            return True
+        if self.joined and not await self.reach_head() and self.joined:
+            raise Behind("This process cannot keep up with the log.")
+        return self.joined
+
+    async def reach_head(self) -> bool:
+        if not self.joined:
+            return False
+        return await self._following.wait_for_head(self._bounds.catch_up_s + self._bounds.follow_block_s)
+
+    async def load(self, order_id: str) -> Order | None:
+        if not self.joined:
+            return None
+        try:
+            body = body_of(await self._reader.get(self._keys.order(order_id)))
+        except LogUnavailable:
+            return None
+        return None if body is None else decode_order(body)
+
+    def offer(self, order: Order, seen: Position) -> None:
+        if self.joined:
+            self._errands.offer(order, seen)
+            self._reader.wake()
+
+    async def flushed(self, batch: Sequence[Followed], rejected: Collection[int]) -> None:
+        """Others are told when Redis has time; until then they ask the database."""
+        if self.joined:
+            orders = {followed.order.id for followed in batch if followed.order is not None}
+            refused = {f.order.id for f in batch if f.order is not None and f.n in rejected}
+            upto = Position(self._tail.epoch, batch[-1].n)
+            self._errands.flushed(Flushed(upto, sorted(rejected), sorted(orders - refused)))
+            self._reader.wake()
+
+    async def run(self) -> None:
+        """Until stopped and everything accepted is answered. Raises what no retry can repair."""
+        assert self._keeper is not None
+        while not (self._stopping and self._appends.idle):
+            await asyncio.wait([self._keeper], timeout=self._bounds.shared_pause_s)
+            if self._keeper.done():
+                self._keeper.result()
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        await self._lives.close()
+
+    def _require_successor(self, entry: OrderChanged) -> None:
+        pending = self._tail.pending(entry.change.order.id)
+        if pending is not None and pending.parked:
+            raise OrderParked(retry_after_s=30)
+        if pending is not None and pending.order.version + 1 != entry.change.order.version:
+            raise Superseded
+
+    async def _keep(self) -> None:
+        """Open the links, join, serve until one of them fails; again. Ends only when cancelled, or when this
+        Redis can never be used."""
+        pause_s = self._bounds.shared_pause_s
+        while True:
+            links: list[Link] = []
+            try:
+                for _ in range(LINKS):
+                    links.append(await opened(self._endpoint, self._bounds.shared_deadline_s))
+                await self._join(links)
+                pause_s = self._bounds.shared_pause_s
+                await self._serve(links)
+            except (LogUnavailable, DatabaseUnavailable) as error:
+                self._note_away(error.detail)
+            except Refused as error:
+                self._note_away(f"Redis refuses: {error}")
+            finally:
+                self._leave()
+                for link in links:
+                    await link.close()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, self._bounds.shared_pause_max_s)
+
+    def _note_away(self, reason: str) -> None:
+        if self.joined or self._away is None:
+            logger.warning("Redis is away: %s", reason)
+        self._away = reason
+
+    async def _join(self, links: list[Link]) -> None:
+        """Agree with Redis and the database on the life of the log, then follow on, or start over."""
+        link = links[0]
+        await self._lives.require_same(*links)
+        meta = await self._lives.agree(link, self._tail, self._appends.orphans)
+        self._keys = Keys(self._prefix, meta.epoch)
+        if self._tail.epoch != meta.epoch or not meta.floor <= self._tail.head <= meta.head:
+            await self._start_over(link)
+        self.joined, self._away = True, None
+        self.joins += 1
+        for entry in self._lives.late_news():
+            self._appends.submit_quietly(entry, Position(meta.epoch, self._tail.head))
+        logger.info("following the log in epoch %d from %d", meta.epoch, self._tail.head)
+        self._began.set()
+
+    async def _start_over(self, link: Link | None) -> None:
+        """On from what the database has read. Everything is read first, then put in place at once."""
+        stands = await self._database.position()
+        puts_in_place = [await reload() for reload in self._reloads]
+        letters = await self._database.load_dead_letters()
+        entries: list[Logged] = []
+        if link is not None:
+            async for batch in self._lives.read(link, Keys(self._prefix, stands.epoch), stands.n):
+                entries += batch
+        self._appends.forget_orphans()
+        self._remembered.clear()
+        self._tail.start(stands)
+        for put_in_place in puts_in_place:
+            put_in_place()
+        for letter, logged in letters:
+            logger.error("order %s is parked: %s", letter.order_id, letter.error)
+            self._tail.park(logged)
+        for logged in entries:
+            self._follow(logged)
+        self.replayed += len(entries)
+
+    async def _serve(self, links: list[Link]) -> None:
+        """Until a link fails; raises why."""
+        keys, flushed = self._keys, f"{self._keys.epoch}-{self._tail.flushed}"
+        append, read, follow = links
+        tasks = [
+            asyncio.create_task(self._appends.run(append, keys), name="append"),
+            asyncio.create_task(self._reader.run(read, lambda link: self._errands.run(link, keys))),
+            asyncio.create_task(self._following.run(follow, keys, flushed), name="follow"),
+        ]
+        self._serving = tasks[-1]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._serving = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        task = next(iter(done))
+        raise LogUnavailable("The life of the log is over.") if task.cancelled() else _reason(task)
+
+    def _moved_on(self) -> None:
+        if self._serving is not None:
+            self._serving.cancel()
+
+    def _leave(self) -> None:
+        self.joined = False
+        self._appends.give_up()
+        self._reader.give_up()
+        self._errands.give_up()
+        self._following.give_up()
+
+    def _follow(self, logged: Logged) -> None:
+        """Take in the next entry of the log."""
+        followed = self._tail.add(logged)
+        remembered = logged.entry.remembered
+        if remembered is not None:
+            position = Position(self._tail.epoch, logged.n)
+            self._remembered.put(remembered.scope, (position, logged.entry), logged.byte_count)
+        for follower in self._followers:
+            follower(followed)
+        self._appends.visible(logged.n)
+
+    def _notice(self, notice: Notice) -> None:
+        self._on_notice(notice.upto, notice.rejected)
+
+
+def _reason(task: "asyncio.Task[None]") -> BaseException:
+    return task.exception() or StorageError("A task of Redis ended.")

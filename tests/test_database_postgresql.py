@@ -1,0 +1,92 @@
+"""PostgreSQL keeps the contract of the database."""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from storage.database import Database
+from storage.filters import ListQuery, OrderFilter
+from storage.log import Position
+from storage.migrate import migrate_postgresql
+from storage.postgresql.database import PostgresDatabase
+from tests.changes import an_order, created, entry_of, id_of
+from tests.engines import execute, query
+from tests.test_database import DatabaseContract, Opened, apply, life
+
+READ_DEADLINE_S = 5.0
+
+
+@pytest.fixture
+async def template(postgres_url: str) -> str:
+    """The name of a migrated database: making a copy is much quicker than migrating."""
+    name = "facet_template"
+    if not query(postgres_url, f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):
+        execute(postgres_url, f"CREATE DATABASE {name}")
+        await migrate_postgresql(urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}")))
+    return name
+
+
+@pytest.fixture
+def copies(postgres_url: str, template: str) -> Iterator[list[str]]:
+    made: list[str] = []
+    yield made
+    for name in made:
+        execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class TestPostgresDatabase(DatabaseContract):
+    @pytest.fixture
+    def opened(self, postgres_url: str, template: str, copies: list[str]) -> Opened:
+        @asynccontextmanager
+        async def opened(*, keeps_answers: bool = True) -> AsyncIterator[Database]:
+            name = f"facet_{uuid.uuid4().hex}"
+            execute(postgres_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+            copies.append(name)
+            self.url = urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
+            execute(self.url, f"UPDATE installation SET id = '{uuid.uuid4()}'")
+            database = PostgresDatabase(self.url, 4, READ_DEADLINE_S, keeps_answers=keeps_answers)
+            await database.open()
+            try:
+                yield database
+            finally:
+                await database.close()
+
+        return opened
+
+    def poison(self, order_id: str, when: str = "TRUE") -> None:
+        execute(
+            self.url,
+            "CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'poisoned'; END $$",
+        )
+        execute(
+            self.url,
+            "CREATE TRIGGER poison BEFORE INSERT ON order_history FOR EACH ROW"
+            f" WHEN (NEW.order_id = '{order_id}' AND {when}) EXECUTE FUNCTION poison()",
+        )
+
+    def cure(self) -> None:
+        execute(self.url, "DROP TRIGGER poison ON order_history")
+
+    @pytest.mark.parametrize(
+        "fields", [{"note": "a\0b"}, {"quantity": 2**63}, {"customer": "x" * 201}, {"reference": "\0"}]
+    )
+    async def test_a_value_that_postgresql_cannot_hold_harms_its_own_order_alone(
+        self, database: Database, fields: dict[str, object]
+    ) -> None:
+        wrong = entry_of(created(an_order(1, **fields)), key="k")
+        assert len(await apply(database, [wrong, entry_of(life(2)[0])])) == 1
+        assert await database.load_order(id_of(2)) is not None
+        assert [item.entry for _, item in await database.load_dead_letters()] == [wrong]
+        assert await database.find_answer("scope k") == (Position(1, 1), wrong)
+
+    async def test_looking_for_what_postgresql_cannot_hold_finds_nothing(self, database: Database) -> None:
+        await apply(database, [entry_of(life()[0])])
+        for nowhere in (OrderFilter(q="\0"), OrderFilter(number=2**70), OrderFilter(customer="a\0")):
+            assert await database.load_list(ListQuery(filter=nowhere), 10) == (Position(1, 1), [])
+            assert await database.load_counts(nowhere) == (Position(1, 1), {})
+        assert await database.find_reference("a", "\0") is None
+        assert await database.load_order("\0") is None
+        assert await database.load_order(id_of(1)) is not None
