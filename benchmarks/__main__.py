@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-NAMES = ("pricing", "orders", "reads", "stall")
+NAMES = ("pricing", "orders", "reads", "stall", "writes", "coherence")
 
 
 def show(result: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,18 +40,20 @@ class Subject:
         self.port = port
         self.process = process
         self._directory = directory
-        self._generator = _popen(
+        self._generator = popen(
             ["-m", "benchmarks.load", str(port), str(CALLERS), str(GENERATOR_CORE)], stdin=subprocess.PIPE
         )
 
-    def load(self, requests: Iterable[bytes], seconds: float, *, repeat: bool = True) -> Answered:
+    def load(
+        self, requests: Iterable[bytes], seconds: float, *, repeat: bool = True, callers: int = CALLERS
+    ) -> Answered:
         """Send these for so long, all over again or (`repeat` False) each once at most."""
         file = self._directory / f"requests-{self.port}"
         file.write_text("".join(json.dumps(request.decode()) + "\n" for request in requests))
         assert self._generator.stdin is not None
         assert self._generator.stdout is not None
         began_s = cpu_s(self.process.pid)
-        command = {"file": str(file), "seconds": seconds, "repeat": repeat}
+        command = {"file": str(file), "seconds": seconds, "repeat": repeat, "callers": callers}
         self._generator.stdin.write(json.dumps(command) + "\n")
         self._generator.stdin.flush()
         answer = json.loads(self._generator.stdout.readline())
@@ -82,25 +84,29 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _popen(words: list[str], **options: Any) -> "subprocess.Popen[str]":
+def popen(
+    words: list[str], settings: Mapping[str, str] | None = None, **options: Any
+) -> "subprocess.Popen[str]":
+    """Python with these words; of this process's settings it sees none."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FACET_")}
-    environment |= {"PYTHONPATH": str(ROOT), "FACET_ADMIN_TOKEN": ADMIN_TOKEN}
+    environment |= {"PYTHONPATH": str(ROOT), "FACET_ADMIN_TOKEN": ADMIN_TOKEN, **(settings or {})}
     command = [sys.executable, *words]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **options)
 
 
 @contextlib.contextmanager
-def facet(directory: Path) -> Iterator[Subject]:
-    """The service itself, `facet serve`, over a data directory, on one core."""
-    data_dir = directory / "facet"
+def facet(directory: Path, name: str = "facet", **settings: str) -> Iterator[Subject]:
+    """The service itself, `facet serve`, over a data directory of this name, on one core."""
+    data_dir = directory / name
     start = "import sys; from benchmarks.load import pin; pin(0); from server.cli import main; sys.exit(main("
     words = ["-c", f"{start}['serve', '--port', '0', '--data-dir', {str(data_dir)!r}]))"]
-    with (directory / "facet.log").open("w") as log:
-        process = _popen(words, stderr=log)
+    log_file = directory / f"{name}.log"
+    with log_file.open("w") as log:
+        process = popen(words, settings, stderr=log)
     deadline_s = time.monotonic() + START_S
     while (holder := _holder(data_dir)) is None or holder[0] != process.pid:
         if time.monotonic() > deadline_s or process.poll() is not None:
-            raise RuntimeError(f"the service did not start: {(directory / 'facet.log').read_text()[-2000:]}")
+            raise RuntimeError(f"the service did not start: {log_file.read_text()[-2000:]}")
         time.sleep(POLL_S)
     subject = Subject(process, holder[1], directory)
     try:
@@ -119,7 +125,7 @@ def _holder(data_dir: Path) -> tuple[int, int] | None:
 @contextlib.contextmanager
 def baseline(module: str, directory: Path, *words: str) -> Iterator[Subject]:
     """A server to compare with, in a process of its own on the same core; it prints its port."""
-    process = _popen(["-m", module, *words])
+    process = popen(["-m", module, *words])
     assert process.stdout is not None
     subject = Subject(process, int(process.stdout.readline()), directory)
     try:

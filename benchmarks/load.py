@@ -2,8 +2,9 @@
 
 It must not be what limits the measurement: a raw uvloop protocol per connection, nothing else. Run as a
 process of its own (`python -m benchmarks.load PORT CONNECTIONS CORE`), it reads commands from standard input:
-a line of JSON `{"file": path, "seconds": s}`, where the file holds one request per line (JSON strings), taken
-in turn by all connections. It answers with a line of JSON: how many answers of which status, in what time.
+a line of JSON `{"file": path, "seconds": s, "repeat": bool, "callers": n}`, where the file holds one request
+per line (JSON strings), taken in turn by so many of the connections. It answers with a line of JSON: how many
+answers of which status, in what time.
 """
 
 import asyncio
@@ -96,7 +97,8 @@ async def measure(port: int, connections: int) -> None:
         command = json.loads(line)
         requests = [json.loads(row).encode() for row in Path(command["file"]).read_text().splitlines()]
         turn = _endless(requests) if command["repeat"] else iter(requests)
-        print(json.dumps(await _round(callers, turn, command["seconds"])), flush=True)
+        used = callers[: command["callers"]]
+        print(json.dumps(await _round(used, turn, command["seconds"])), flush=True)
 
 
 async def _round(callers: list[Caller], turn: Iterator[bytes], seconds: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from server.cache import warm
 from server.config import Settings
 from server.documents import Documents, document_routes
 from server.engines import engines_of
-from server.keys import DIRECTORY, LINKS, METRICS, PRICER, READINESS, SETTINGS, STORAGE, UPLOADS
+from server.keys import DIRECTORY, LINKS, METRICS, PRICER, READINESS, SETTINGS, SIBLINGS, STORAGE, UPLOADS
 from server.links import Links
 from server.metrics import Metrics
 from server.pages import Pages, page_routes
@@ -24,6 +24,7 @@ from server.pricer import Pricer
 from server.readiness import Phase, Readiness
 from server.routes import Route, add_routes
 from server.screens import templates
+from server.siblings import Siblings
 from server.uploads import Uploads
 from storage.clock import Clock, SystemClock
 from storage.data_directory import DataDirectory
@@ -32,6 +33,7 @@ from storage.entries import MetalFixed, PriceListPublished
 from storage.model_files import ModelFiles
 from storage.published import Published
 from storage.shared import Reload
+from storage.stack import Storage
 
 logger = logging.getLogger("facet")
 
@@ -72,8 +74,9 @@ def build(
     app[STORAGE] = storage
     app[PRICER] = Pricer(storage, pool, files, price_lists, metal_fixes, clock)
     app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
-    app[READINESS] = Readiness(storage)
+    app[READINESS] = Readiness(storage, settings)
     app[METRICS] = Metrics(storage)
+    app[SIBLINGS] = Siblings(directory)
     app[LINKS] = Links(directory.link_key)
 
     environment = templates()
@@ -85,14 +88,14 @@ def build(
 
     async def open_everything(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            app[LINKS].open()
             await open_engines()
             stack.push_async_callback(storage.close)
+            await app[LINKS].open(database)
             if settings.admin_token:
                 storage.tokens.add_configured(settings.admin_token)
             await storage.open(failed)
             stack.push_async_callback(drain, app)
-            await publish_defaults(price_lists, metal_fixes)
+            await publish_defaults(storage, price_lists, metal_fixes)
             await pool.start()
             stack.push_async_callback(pool.close)
             app[READINESS].phase = Phase.WARMING
@@ -126,15 +129,22 @@ async def drain(app: web.Application) -> None:
         logger.warning("stopped with %d entries that the database lacks: the log has them", len(storage.tail))
 
 
-async def publish_defaults(price_lists: Published[Any], metal_fixes: Published[Any]) -> None:
+async def publish_defaults(
+    storage: Storage, price_lists: Published[Any], metal_fixes: Published[Any]
+) -> None:
     """A new installation has the delivered price list and metal fix, until it publishes its own."""
-    if not price_lists.all():
-        record = default_price_list()
-        body = msgspec.json.encode(record)
-        await price_lists.publish(StoredVersion(record.version, record.valid_from, record.valid_to, body))
-    if not metal_fixes.all():
-        fix = default_metal_fix()
-        await metal_fixes.publish(StoredVersion(fix.version, fix.fixed_at, None, msgspec.json.encode(fix)))
+    if price_lists.all() and metal_fixes.all():
+        return
+    async with storage.setting_up():
+        if not price_lists.all() and not await storage.database.load_price_lists():
+            record = default_price_list()
+            body = msgspec.json.encode(record)
+            await price_lists.publish(StoredVersion(record.version, record.valid_from, record.valid_to, body))
+        if not metal_fixes.all() and not await storage.database.load_metal_fixes():
+            fix = default_metal_fix()
+            await metal_fixes.publish(
+                StoredVersion(fix.version, fix.fixed_at, None, msgspec.json.encode(fix))
+            )
 
 
 def _settle_memory() -> None:

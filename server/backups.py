@@ -10,11 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from server.config import ConfigError
+from server.config import ConfigError, Settings
 from storage.clock import to_text
+from storage.copying import copy_into_postgresql, require_empty
 from storage.data_directory import DataDirectory
-from storage.errors import Incompatible
-from storage.migrate import migrate_sqlite
+from storage.errors import Conflict, Incompatible, Unavailable
+from storage.migrate import migrate_postgresql, migrate_sqlite
 from storage.sqlite.files import begin_epoch, examine_database, position_of
 from storage.stack import Storage
 
@@ -26,9 +27,12 @@ DATABASE = "facet.db"
 async def back_up(storage: Storage, directory: DataDirectory, target: Path) -> dict[str, Any]:
     """Write a backup that holds every change acknowledged before the call. The service goes on meanwhile.
 
-    Raises OutcomeUnknown when the database does not catch up in time, OSError when the file cannot be
-    written; then there is no half backup.
+    Raises OutcomeUnknown when the database does not catch up in time, Unavailable when other processes may
+    have acknowledged what this one has not heard of, OSError when the file cannot be written; then there is
+    no half backup.
     """
+    if not await storage.shared.reach_head():
+        raise Unavailable("Redis is away: a backup now might lack acknowledged changes.")
     head = storage.tail.head
     await storage.write_behind.wait_for(head, storage.bounds.drain_deadline_s)
     with tempfile.TemporaryDirectory(dir=directory.path) as scratch:
@@ -61,13 +65,16 @@ def _pack(copy: Path, directory: DataDirectory, target: Path, now: datetime) -> 
     return manifest
 
 
-def restore(source: Path, directory: DataDirectory) -> dict[str, Any]:
-    """Into an empty data directory that the caller holds. The restored database begins a new epoch: no
-    position or cached answer of the old life can be taken for one of the new.
+def restore(source: Path, directory: DataDirectory, settings: Settings) -> dict[str, Any]:
+    """Into an empty data directory that the caller holds, or an empty PostgreSQL. The restored database
+    begins a new epoch: no position or cached answer of the old life, and nothing that Redis still holds of
+    it, can be taken for one of the new.
 
-    Raises ConfigError when the file is no backup or the directory is not empty; then nothing is changed.
+    Raises ConfigError when the file is no backup or there is data already; then nothing is changed.
     """
-    if directory.database.exists():
+    if settings.uses_postgresql:
+        asyncio.run(prepare_postgresql(settings.database_url))
+    elif directory.database.exists():
         raise ConfigError(f"{directory.path} holds data already: restore into an empty directory")
     with tempfile.TemporaryDirectory(dir=directory.path) as scratch:
         unpacked = Path(scratch)
@@ -78,10 +85,23 @@ def restore(source: Path, directory: DataDirectory) -> dict[str, Any]:
             shutil.copytree(unpacked / "models", directory.models, dirs_exist_ok=True)
         if (unpacked / directory.link_key.name).exists():
             shutil.move(unpacked / directory.link_key.name, directory.link_key)
-        directory.log.unlink(missing_ok=True)
-        _sync(unpacked / DATABASE)
-        (unpacked / DATABASE).rename(directory.database)  # last: with it the restoration has happened
+        # The database comes last: with it the restoration has happened.
+        if settings.uses_postgresql:
+            asyncio.run(copy_into_postgresql(unpacked / DATABASE, settings.database_url))
+        else:
+            directory.log.unlink(missing_ok=True)
+            _sync(unpacked / DATABASE)
+            (unpacked / DATABASE).rename(directory.database)
     return manifest
+
+
+async def prepare_postgresql(url: str) -> None:
+    """This release's schema, and nothing in it. Raises ConfigError, DatabaseUnavailable, Incompatible."""
+    await migrate_postgresql(url)
+    try:
+        await require_empty(url)
+    except Conflict as error:
+        raise ConfigError(f"{error.detail} Use an empty one.") from None
 
 
 def _unpack(source: Path, target: Path) -> dict[str, Any]:

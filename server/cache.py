@@ -12,7 +12,7 @@ from server.problems import HttpError
 from server.routes import ADMIN, Route
 from storage.bounds import Bounds
 from storage.database import DeadLetter
-from storage.errors import NotFound
+from storage.errors import DatabaseUnavailable, NotFound
 from storage.filters import ALL, ListQuery, OrderFilter
 from storage.orders import ACTIVE, Status
 from storage.read_through import Inspected
@@ -40,12 +40,33 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     age_s_max: float
 
 
+class SharedReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What is between the processes, as this one sees it. `state`: up or away. `age_s`: how long ago the end
+    of the log was last seen, null when it never was. `joins`: how often this process began to follow;
+    `rebases`: lives of the log it began; `replayed`: entries the database lacked then."""
+
+    state: str
+    server: str | None
+    durability: str
+    error: str | None
+    age_s: float | None
+    joins: int
+    rebases: int
+    replayed: int
+    hits: int
+    fills: int
+    fills_refused: int
+
+
 class CacheReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`loads`: reads that reached the database, by what was loaded, since the process started."""
+    """`loads`: reads that reached the database, by what was loaded, since the process started. `flusher`:
+    whether this process brings the log to the database. `dead_letters`: null while the database is away."""
 
     local: Tier
     lists: Tier
     models: Tier
+    shared: SharedReport
+    flusher: bool
     pending: int
     pending_hits: int
     refused_fills: int
@@ -54,7 +75,7 @@ class CacheReport(msgspec.Struct, frozen=True, kw_only=True):
     flushed: str
     lag: Lag
     backlog: Backlog
-    dead_letters: int
+    dead_letters: int | None
     parked: list[str]
 
 
@@ -72,11 +93,12 @@ class DeadLetters(msgspec.Struct, frozen=True):
 async def get_cache(call: Call) -> web.StreamResponse:
     storage, bounds = call.storage, call.storage.bounds
     epoch, tail = storage.shared.epoch, storage.tail
-    dead_letters = await storage.database.load_dead_letters()
     report = CacheReport(
         local=_tier(storage.reads.local.lru),
         lists=_tier(storage.reads.views.lru),
         models=_models_tier(storage),
+        shared=_shared(storage),
+        flusher=storage.lease.held,
         pending=tail.pending_orders,
         pending_hits=storage.reads.pending_hits,
         refused_fills=storage.reads.local.refused_fills,
@@ -91,7 +113,7 @@ async def get_cache(call: Call) -> web.StreamResponse:
             bytes_max=bounds.backlog_bytes,
             age_s_max=bounds.backlog_age_s,
         ),
-        dead_letters=len(dead_letters),
+        dead_letters=await _dead_letters(storage),
         parked=tail.parked,
     )
     return json_response(report)
@@ -162,6 +184,31 @@ def _tier(lru: Any) -> Tier:
         misses=lru.misses,
         evictions=lru.evictions,
     )
+
+
+def _shared(storage: Storage) -> SharedReport:
+    shared, standing = storage.shared, storage.shared.standing()
+    return SharedReport(
+        state="away" if shared.last_error else "up",
+        server=standing.server,
+        durability=standing.durability,
+        error=shared.last_error,
+        age_s=standing.age_s,
+        joins=standing.joins,
+        rebases=standing.rebases,
+        replayed=shared.replayed,
+        hits=storage.reads.shared_hits,
+        fills=standing.fills,
+        fills_refused=standing.fills_refused,
+    )
+
+
+async def _dead_letters(storage: Storage) -> int | None:
+    """None while the database does not say."""
+    try:
+        return len(await storage.database.load_dead_letters())
+    except DatabaseUnavailable:
+        return None
 
 
 def _models_tier(storage: Storage) -> Tier:

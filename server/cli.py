@@ -18,6 +18,7 @@ from storage.errors import StorageError
 from storage.orders import Role
 
 DEMO_DIR = "./demo-data"
+WORKER = "worker"
 Command = Callable[[Settings, argparse.Namespace], int]
 
 
@@ -51,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=meaning, description=meaning)
         command.set_defaults(run=run)
         add(command)
+    worker = commands.add_parser(WORKER)  # without a help text it is not listed: it is for the parent
+    worker.set_defaults(run=_worker)
+    _add_worker(worker)
     commands.add_parser(
         "test", help="install what the tests need and run everything (--quick: under a minute)"
     )
@@ -80,10 +84,30 @@ def _data(command: argparse.ArgumentParser) -> None:
 
 
 def _serve(settings: Settings, parsed: argparse.Namespace) -> int:
-    from server import serve
+    from server import serve, workers
 
     configure(settings)
-    return serve.run(settings)
+    return workers.run(settings) if settings.workers > 1 else serve.run(settings)
+
+
+def _worker(settings: Settings, parsed: argparse.Namespace) -> int:
+    from server import workers
+
+    configure(settings)
+    return workers.run_worker(settings, parsed.listener, parsed.link)
+
+
+def _add_worker(command: argparse.ArgumentParser) -> None:
+    _serving(command)
+    command.add_argument("--listener", type=int, required=True, help="descriptor of the socket to listen on")
+    command.add_argument("--link", type=int, required=True, help="descriptor of the link to the parent")
+
+
+def _reload(settings: Settings, parsed: argparse.Namespace) -> int:
+    from server.workers import reload
+
+    print(f"restarting one by one the workers of process {reload(settings)}: its log tells how it goes")
+    return 0
 
 
 def _demo(settings: Settings, parsed: argparse.Namespace) -> int:
@@ -194,8 +218,23 @@ def _restore(settings: Settings, parsed: argparse.Namespace) -> int:
     if not parsed.file.is_file():
         raise ConfigError(f"{parsed.file} is not a file")
     with prepared_directory(settings) as directory:
-        manifest = restore(parsed.file, directory)
-    print(f"{settings.data_dir}: {manifest['orders']} orders, as of {manifest['at']}")
+        manifest = restore(parsed.file, directory, settings)
+    target = "PostgreSQL" if settings.uses_postgresql else settings.data_dir
+    print(f"{target}: {manifest['orders']} orders, as of {manifest['at']}")
+    return 0
+
+
+def _add_move(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--to", required=True, help="postgresql://... of an empty database")
+    command.add_argument("--redis", default="", help="the Redis that will keep the log, looked at first")
+    _data(command)
+
+
+def _move(settings: Settings, parsed: argparse.Namespace) -> int:
+    from server import moving
+
+    configure(settings)
+    moving.move(settings, parsed.to, parsed.redis)
     return 0
 
 
@@ -253,6 +292,7 @@ def _through_control(settings: Settings, act: Callable[[Any], Any], *, running_o
 _COMMANDS: tuple[tuple[str, str, Command, Callable[[argparse.ArgumentParser], None]], ...] = (
     ("demo", "a believable workshop, alive in a minute", _demo, _serving),
     ("serve", "migrate, replay, warm, serve", _serve, _serving),
+    ("reload", "replace the workers of the running server one by one (FACET_WORKERS)", _reload, _data),
     ("tour", "every promise of the system, shown on the running demo", _tour, _add_tour),
     ("price", "price model files without a server", _price, price_files.add_arguments),
     ("token", "issue, list and revoke access tokens", _token, _add_token),
@@ -260,6 +300,7 @@ _COMMANDS: tuple[tuple[str, str, Command, Callable[[argparse.ArgumentParser], No
     ("warm", "make the running server load again what it is asked for first", _warm, _data),
     ("doctor", "look for what could keep the service from working", _doctor, _data),
     ("backup", "write a backup while the service goes on", _backup, _add_file),
-    ("restore", "restore a backup into an empty data directory", _restore, _add_file),
+    ("restore", "restore a backup into an empty data directory or PostgreSQL", _restore, _add_file),
+    ("move", "take the data of a stopped server to PostgreSQL", _move, _add_move),
     ("export", "all orders as lines of JSON, or CSV", _export, _add_export),
 )

@@ -22,6 +22,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str
     redis_url: str
     redis_prefix: str
+    allow_open_servers: bool
     admin_token: str
     workers: int
     public_url: str
@@ -36,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     local_bytes: int
     keepalive_s: float
     drain_s: float
+    grace_s: float
 
     @property
     def uses_redis(self) -> bool:
@@ -44,6 +46,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def uses_postgresql(self) -> bool:
         return self.database_url.startswith(POSTGRESQL)
+
+    @property
+    def lets_many_serve(self) -> bool:
+        """Whether several processes may serve at the same time."""
+        return self.uses_redis and self.uses_postgresql
 
 
 POSTGRESQL = ("postgresql://", "postgres://")
@@ -138,6 +145,14 @@ SETTINGS = (
         "name",
         "What the names of all keys in Redis begin with, in braces.",
         _prefix,
+    ),
+    Setting(
+        "allow_open_servers",
+        "FACET_ALLOW_OPEN_SERVERS",
+        "0",
+        "0 | 1",
+        "1: Redis and PostgreSQL on other machines may be used without a password, or with the default one.",
+        _flag,
     ),
     Setting(
         "admin_token",
@@ -252,6 +267,15 @@ SETTINGS = (
         "How long a stop waits for the database to take what it lacks; the log keeps the rest.",
         _seconds(0, 3600),
     ),
+    Setting(
+        "grace_s",
+        "FACET_GRACE_S",
+        "2",
+        "seconds",
+        "With Redis and PostgreSQL: how long a stopping process still answers on the connections it has, each"
+        " time with `Connection: close`.",
+        _seconds(0, 3600),
+    ),
 )
 
 
@@ -298,7 +322,7 @@ def _refuse_unsupported(settings: Settings) -> None:
     expected = f"sqlite:///{settings.data_dir}/facet.db"
     if settings.database_url not in ("", expected) and not settings.uses_postgresql:
         raise ConfigError(f"FACET_DATABASE_URL: use postgresql://..., or leave it empty for {expected}")
-    if settings.workers != 1 and not (settings.uses_redis and settings.uses_postgresql):
+    if settings.workers != 1 and not settings.lets_many_serve:
         raise ConfigError("FACET_WORKERS: more than one process needs Redis and PostgreSQL")
     if settings.admin_token and len(settings.admin_token) < 16:
         raise ConfigError("FACET_ADMIN_TOKEN: use at least 16 characters")

@@ -40,17 +40,15 @@ async def control(settings: Settings, *, running_only: bool = False) -> AsyncIte
     """Raises ConfigError when the data directory cannot be used."""
     directory = DataDirectory(settings.data_dir)
     holder = directory.holder()
-    if holder is not None:
-        if holder.control is None:
-            raise ConfigError(
-                f"{settings.data_dir} is in use by process {holder.pid}, which is not serving yet"
-            )
+    if holder is not None and holder.is_here and holder.control is not None:
         async with _connected(Path(holder.control)) as connected:
             yield connected
         return
+    if holder is not None and not settings.lets_many_serve:
+        raise ConfigError(f"{settings.data_dir} is in use by process {holder.pid}, which is not serving yet")
     if running_only:
         raise ConfigError(f"no server is running on {settings.data_dir}")
-    if not directory.database.exists():
+    if not settings.uses_postgresql and not directory.database.exists():
         raise ConfigError(f"there is no Facet data in {settings.data_dir}: set --data-dir")
     async with _started(settings) as connected:
         yield connected

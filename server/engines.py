@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pricing.facts import ANALYSER_VERSION
 from server.config import ConfigError, Settings
+from server.startup import refuse_open_servers
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.data_directory import DataDirectory
@@ -46,7 +47,8 @@ def bounds_of(settings: Settings) -> Bounds:
 
 
 def engines_of(settings: Settings, directory: DataDirectory, clock: Clock) -> Engines:
-    """The engines that the settings name, not yet open."""
+    """The engines that the settings name, not yet open. Raises ConfigError."""
+    refuse_open_servers(settings)
     bounds = bounds_of(settings)
     database, open_database = _database(settings, directory, bounds)
     process = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"

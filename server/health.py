@@ -6,9 +6,9 @@ import msgspec
 from aiohttp import web
 
 from server.calls import Call, json_response
-from server.keys import METRICS, READINESS, SETTINGS
+from server.keys import METRICS, READINESS, SETTINGS, SIBLINGS
 from server.problems import HttpError
-from server.routes import Route, authenticate
+from server.routes import Route, authenticate, is_local
 from storage.orders import Role
 
 
@@ -45,6 +45,8 @@ async def metrics(call: Call) -> web.StreamResponse:
     if call.request.app[SETTINGS].metrics_protected and authenticate(call.request).role is not Role.ADMIN:
         raise HttpError(403, "forbidden", "The metrics are for tokens of role admin here.")
     body = call.request.app[METRICS].render()
+    if call.request.app[SETTINGS].workers > 1 and not is_local(call.request):
+        body = await call.request.app[SIBLINGS].everybody(body)
     return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 

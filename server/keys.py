@@ -7,6 +7,7 @@ from server.links import Links
 from server.metrics import Metrics
 from server.pricer import Pricer
 from server.readiness import Readiness
+from server.siblings import Siblings
 from server.uploads import Uploads
 from storage.data_directory import DataDirectory
 from storage.stack import Storage
@@ -18,4 +19,5 @@ PRICER: web.AppKey[Pricer] = web.AppKey("pricer", Pricer)
 UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
 READINESS: web.AppKey[Readiness] = web.AppKey("readiness", Readiness)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
+SIBLINGS: web.AppKey[Siblings] = web.AppKey("siblings", Siblings)
 LINKS: web.AppKey[Links] = web.AppKey("links", Links)

@@ -8,25 +8,27 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from storage.clock import from_micros, to_micros
+from storage.database import Database
 
+SECRET = "links"
 KEY_BYTES = 32
 VALID_DAYS = 90
 _SIGNATURE_BYTES = 16
 
 
 class Links:
-    """The key is a file in the data directory, made at first use. A new key makes all links invalid."""
+    """The key is in the database, so that every process opens the links of every other. A new key makes all
+    links invalid."""
 
     def __init__(self, key_file: Path) -> None:
+        """The file is where releases before this one kept the key: the database takes it over."""
         self._key_file = key_file
         self._key = b""
 
-    def open(self) -> None:
-        if not self._key_file.exists():
-            descriptor = os.open(self._key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(os.urandom(KEY_BYTES))
-        self._key = self._key_file.read_bytes()
+    async def open(self, database: Database) -> None:
+        """Raises DatabaseUnavailable."""
+        proposed = self._key_file.read_bytes() if self._key_file.exists() else os.urandom(KEY_BYTES)
+        self._key = await database.secret(SECRET, proposed)
 
     def make(self, order_id: str, now: datetime) -> tuple[str, datetime]:
         """The path of the page, and when it expires."""

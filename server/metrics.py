@@ -1,5 +1,6 @@
 """`/metrics` for Prometheus. Counters live where things happen; they are read when somebody scrapes."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from server.readiness import database_error
 from storage.filters import ListQuery, OrderFilter, Sort, SortField
 from storage.orders import ACTIVE, Status, decode_order
 from storage.stack import Storage
@@ -37,8 +39,21 @@ GAUGES: dict[str, tuple[str, Sample]] = {
     ),
     "facet_parked_orders": ("Orders that wait for a repair.", lambda s: len(s.tail.parked)),
     "facet_database_up": (
-        "1 when the last write to the database went through.",
-        lambda s: 0.0 if s.write_behind.last_error else 1.0,
+        "1 when the database answers and its last write went through.",
+        lambda s: 0.0 if database_error(s) else 1.0,
+    ),
+    "facet_log_up": (
+        "1 when the log can be appended to: with Redis, when Redis is there.",
+        lambda s: 0.0 if s.shared.last_error else 1.0,
+    ),
+    "facet_log_epoch": ("The life of the log, which positions belong to.", lambda s: s.shared.epoch),
+    "facet_log_age_seconds": (
+        "How long ago the end of the log was last seen; what is older than a second is not shown as fresh.",
+        lambda s: age_s_of(s),
+    ),
+    "facet_flusher": (
+        "1 in the process that brings the log to the database.",
+        lambda s: 1.0 if s.lease.held else 0.0,
     ),
     "facet_local_orders": ("Orders in the local tier.", lambda s: len(s.reads.local.lru)),
     "facet_local_bytes": ("Bytes in the local tier.", lambda s: s.reads.local.lru.byte_count),
@@ -51,6 +66,21 @@ GAUGES: dict[str, tuple[str, Sample]] = {
 COUNTERS: dict[str, tuple[str, Sample]] = {
     "facet_log_entries": ("Entries appended to the log.", lambda s: s.shared.appended),
     "facet_log_groups": ("Groups of entries that shared one fsync.", lambda s: s.shared.groups),
+    "facet_log_joins": (
+        "How often this process began to follow the log.",
+        lambda s: s.shared.standing().joins,
+    ),
+    "facet_log_rebases": ("Lives of the log that this process began.", lambda s: s.shared.standing().rebases),
+    "facet_log_replayed_entries": (
+        "Entries found in the log that the database lacked when following began.",
+        lambda s: s.shared.replayed,
+    ),
+    "facet_shared_hits": ("Order reads answered by Redis.", lambda s: s.reads.shared_hits),
+    "facet_shared_fills": ("Orders given to Redis for others.", lambda s: s.shared.standing().fills),
+    "facet_shared_fills_refused": (
+        "Orders that Redis did not take, for it knew of something newer.",
+        lambda s: s.shared.standing().fills_refused,
+    ),
     "facet_flushed_entries": ("Entries brought to the database.", lambda s: s.write_behind.entries),
     "facet_flushed_batches": ("Batches brought to the database.", lambda s: s.write_behind.batches),
     "facet_flush_failures": ("Batches the database did not take at once.", lambda s: s.write_behind.failures),
@@ -80,7 +110,13 @@ LABELLED = {
     "facet_orders_oldest_age_seconds": "Time the longest waiting order has been in its status.",
     "facet_http_requests": "Requests, by route, method and status.",
     "facet_http_request_duration_seconds": "Time to answer, by route and method.",
+    "facet_worker_up": "1 when the worker answered the scrape, by process (with `FACET_WORKERS` only).",
 }
+
+
+def age_s_of(storage: Storage) -> float:
+    age_s = storage.shared.standing().age_s
+    return math.inf if age_s is None else age_s
 
 
 class Metrics:

@@ -21,7 +21,6 @@ from server.uploads import Upload
 from storage.book import Draft
 from storage.clock import Clock
 from storage.database import StoredQuote
-from storage.entries import Remembered
 from storage.errors import Invalid, NotFound, NotPriceable
 from storage.model_files import ModelFiles
 from storage.models import Model
@@ -136,9 +135,7 @@ class Pricer:
             raise HttpError(503, "no_price_list", "No price list is valid now.", {"Retry-After": "60"})
         return price_list, metal_fix
 
-    async def quote(
-        self, model: Model, options: Options, actor: Actor, remembered: Remembered | None = None
-    ) -> tuple[StoredQuote, bool]:
+    async def quote(self, model: Model, options: Options, actor: Actor) -> tuple[StoredQuote, bool]:
         """The quote for this question today, and whether it was known. Raises Refused."""
         price_list, metal_fix = self.current()
         check_options(options, price_list)
@@ -150,13 +147,13 @@ class Pricer:
         now = self._clock.now()
         quote_id = _quote_id(model.sha256, options, price_list, metal_fix, now, actor.tenant)
         known = self._storage.quotes.peek(quote_id)
-        if isinstance(known, StoredQuote) and remembered is None:
+        if isinstance(known, StoredQuote):
             return known, True
         priced = price(self.facts(model), options, price_list, metal_fix)
         valid_until = _midnight(now) + timedelta(days=1 + price_list.quote_validity_days)
         quote = _quote(quote_id, model.sha256, options, priced, now, valid_until)
         stored = StoredQuote(quote_id, actor.tenant, valid_until, msgspec.json.encode(quote))
-        return await self._storage.quotes.issue(stored, model.sha256, remembered), False
+        return await self._storage.quotes.issue(stored, model.sha256), False
 
     async def known_quote(self, quote_id: str, actor: Actor) -> StoredQuote:
         """Raises NotFound, for another tenant's quote as well."""

@@ -3,6 +3,7 @@
 from enum import StrEnum
 from typing import Any
 
+from server.config import Settings
 from storage.stack import Storage
 
 
@@ -19,8 +20,9 @@ BACKLOG_SHARE_DEGRADED = 0.5
 
 
 class Readiness:
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, settings: Settings) -> None:
         self._storage = storage
+        self._settings = settings
         self.phase = Phase.STARTING
         self.reason = ""
 
@@ -34,14 +36,13 @@ class Readiness:
     def report(self) -> tuple[int, dict[str, Any]]:
         """Status code and body. Degraded is 200: reads and, while there is room, writes are served."""
         storage, bounds = self._storage, self._storage.bounds
-        error, log_error = storage.write_behind.last_error, storage.shared.last_error
         filled = max(
             len(storage.tail) / bounds.backlog_entries, storage.tail.byte_count / bounds.backlog_bytes
         )
         parked = storage.tail.parked
         troubles = [
-            *(["database"] if error else []),
-            *(["log"] if log_error else []),
+            *(["database"] if database_error(storage) else []),
+            *(["log"] if storage.shared.last_error else []),
             *(["backlog"] if filled >= BACKLOG_SHARE_DEGRADED else []),
             *(["parked_orders"] if parked else []),
         ]
@@ -51,16 +52,33 @@ class Readiness:
             "status": status,
             "troubles": troubles,
             "reason": self.reason,
-            "dependencies": {
-                "database": {"state": "away" if error else "up", "engine": "sqlite", "error": error},
-                "log": {
-                    "state": "away" if log_error else "up",
-                    "durability": "survives SIGKILL and power loss (WAL, synchronous=FULL)",
-                    "error": log_error,
-                },
-                "redis": {"state": "none"},
-            },
+            "dependencies": self._dependencies(),
             "backlog": {"entries": len(storage.tail), "filled": round(filled, 4)},
             "parked_orders": len(parked),
         }
         return (200 if ready else 503), body
+
+    def _dependencies(self) -> dict[str, Any]:
+        storage, standing = self._storage, self._storage.shared.standing()
+        engine = "postgresql" if self._settings.uses_postgresql else "sqlite"
+        log = {
+            **_state(storage.shared.last_error),
+            "durability": standing.durability,
+            "epoch": storage.shared.epoch,
+            "age_s": standing.age_s,
+        }
+        redis = {**_state(storage.shared.last_error), "server": standing.server}
+        return {
+            "database": {**_state(database_error(storage)), "engine": engine, "flusher": storage.lease.held},
+            "log": log,
+            "redis": redis if self._settings.uses_redis else {"state": "none"},
+        }
+
+
+def database_error(storage: Storage) -> str | None:
+    """Why the database cannot be written to, or does not even answer."""
+    return storage.write_behind.last_error or storage.pulse.last_error
+
+
+def _state(error: str | None) -> dict[str, Any]:
+    return {"state": "away" if error else "up", "error": error}

@@ -21,8 +21,9 @@ from aiohttp.web_protocol import RequestHandler
 from server.app import build
 from server.calls import request_id_of
 from server.config import ConfigError, Settings
-from server.keys import STORAGE
+from server.keys import READINESS, STORAGE
 from server.problems import HttpError, problem_response
+from server.readiness import Phase
 from storage.data_directory import DataDirectory, Holder
 from storage.errors import DataDirectoryInUse
 from storage.orders import Role
@@ -33,6 +34,10 @@ CONTROL_PATH_MAX = 100
 """A Unix socket's path must fit about 104 bytes; a longer one moves to a private temporary directory."""
 SHUTDOWN_S = 15.0
 """How long requests under way may take to finish at a stop."""
+HURRIED_S = 0.2
+"""The same when it is hurried."""
+LEAVING_LOOK_S = 0.02
+"""How often a leaving process looks whether anybody is still connected."""
 BACKLOG_CONNECTIONS = 1024
 
 
@@ -61,8 +66,18 @@ class ProblemHandler(RequestHandler):
         response.force_close()
         return response
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(self._manager, ProblemServer) and self._manager.leaving and not resp.prepared:
+            resp.force_close()
+        return await super().finish_response(request, resp, start_time)
+
 
 class ProblemServer(web.Server):
+    leaving = False
+    """From now on each answer says that it is the last one on its connection."""
+
     def __init__(self, inner: web.Server) -> None:
         super().__init__(
             inner.request_handler,
@@ -75,9 +90,37 @@ class ProblemServer(web.Server):
         return ProblemHandler(self, loop=self._loop, **self._kwargs)
 
 
+class Stopping:
+    """When to end, and whether to wait for others at that."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.hurried = asyncio.Event()
+
+    def hurry(self) -> None:
+        self.asked.set()
+        self.hurried.set()
+
+
 class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
-        return ProblemServer(await super()._make_server())
+        self._answering = ProblemServer(await super()._make_server())
+        return self._answering
+
+    async def take_leave(self, grace_s: float, stopping: Stopping) -> None:
+        """Let the clients go one by one: closing a kept-alive connection at any moment would meet some of
+        them just as they send. Returns when nobody is connected, or after the grace."""
+        self._answering.leaving = True
+        try:
+            async with asyncio.timeout(grace_s):
+                while not stopping.hurried.is_set():
+                    if not self._answering.connections:
+                        break
+                    await asyncio.sleep(LEAVING_LOOK_S)
+        except TimeoutError:
+            pass
+        if stopping.hurried.is_set():
+            self._shutdown_timeout = HURRIED_S
 
 
 def runner_of(app: web.Application, settings: Settings) -> Runner:
@@ -96,15 +139,15 @@ Started = Callable[[web.Application, str], Awaitable[None]]
 
 def run(settings: Settings, started: Started | None = None) -> int:
     """Serve until a signal comes. `started` is called once ready. Raises ConfigError."""
-    _raise_file_limit()
+    raise_file_limit()
     with prepared_directory(settings) as directory:
-        return uvloop.run(_serve(settings, directory, started))
+        return uvloop.run(_serve_alone(settings, directory, started))
 
 
 @contextlib.contextmanager
 def prepared_directory(settings: Settings) -> Iterator[DataDirectory]:
     """The data directory, made if need be and locked. Raises ConfigError when it cannot be used."""
-    directory = DataDirectory(settings.data_dir)
+    directory = DataDirectory(settings.data_dir, shared=settings.lets_many_serve)
     try:
         directory.create()
         directory.__enter__()
@@ -119,34 +162,49 @@ def prepared_directory(settings: Settings) -> Iterator[DataDirectory]:
         directory.__exit__(None, None, None)
 
 
-async def _serve(
+async def _serve_alone(settings: Settings, directory: DataDirectory, started: Started | None) -> int:
+    stopping = Stopping()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.asked.set)
+    listener = bound_socket(settings.host, settings.port)
+    return await serve(settings, directory, listener, stopping, started)
+
+
+async def serve(
     settings: Settings,
     directory: DataDirectory,
-    started: Started | None,
+    listener: socket.socket,
+    stopping: Stopping,
+    started: Started | None = None,
+    parent: int | None = None,
 ) -> int:
-    stop, failures = asyncio.Event(), []
+    """Serve until it is to stop. `parent`: the process that owns the socket, on which others listen too."""
+    failures = []
 
     def failed(name: str, error: BaseException) -> None:
         logger.critical("the %s task died: the service stops", name, exc_info=error)
         failures.append(name)
-        stop.set()
+        stopping.asked.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    listener = bound_socket(settings.host, settings.port)
     app = build(settings, directory, failed)
     runner = runner_of(app, settings)
     try:
         await runner.setup()
         control = await listen_locally(runner, directory)
-        url = await _listen(runner, listener)
+        site, url = await _listen(runner, listener)
         await _first_admin_token(app, directory)
-        directory.announce(Holder(os.getpid(), str(control), url))
+        directory.announce(Holder(os.getpid(), str(control), url, parent))
         logger.info("serving on %s", url)
         if started is not None:
             await started(app, url)
-        await stop.wait()
+        await stopping.asked.wait()
         logger.info("stopping")
+        if settings.lets_many_serve:
+            app[READINESS].phase = Phase.DRAINING
+            directory.announce(Holder(os.getpid(), parent=parent))
+            if parent is not None:
+                await site.stop()  # the others accept what comes now
+            await runner.take_leave(settings.grace_s, stopping)
     finally:
         await runner.cleanup()
         listener.close()
@@ -179,19 +237,25 @@ def _unusable(host: str, port: int, error: OSError) -> ConfigError:
     return ConfigError(f"port {port} on {host} {reason}: choose another with --port")
 
 
-async def _listen(runner: Runner, listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
+async def _listen(runner: Runner, listener: socket.socket) -> tuple[web.SockSite, str]:
+    site = web.SockSite(runner, listener, backlog=BACKLOG_CONNECTIONS)
     try:
-        await web.SockSite(runner, listener, backlog=BACKLOG_CONNECTIONS).start()
+        await site.start()
     except OSError as error:  # another process took the same address while this one was starting
+        host, port = listener.getsockname()[:2]
         raise _unusable(host, port, error) from None
+    return site, url_of(listener)
+
+
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in str(host) else host
     return f"http://{shown}:{port}"
 
 
 async def listen_locally(runner: Runner, directory: DataDirectory) -> Path:
     """The socket through which commands on this machine talk to the service, as administrators."""
-    path = (directory.path / "control.sock").absolute()
+    path = directory.control.absolute()
     if len(os.fsencode(path)) > CONTROL_PATH_MAX:
         path = Path(tempfile.mkdtemp(prefix="facet-")) / "control.sock"
     path.unlink(missing_ok=True)
@@ -210,8 +274,10 @@ async def _first_admin_token(app: web.Application, directory: DataDirectory) -> 
     tokens = storage.tokens
     if tokens.has_configured or any(token.role is Role.ADMIN for token in tokens.list()):
         return
-    _, secret, position = await tokens.issue(Role.ADMIN, "admin", None)
-    await storage.write_behind.wait_for(position.n, storage.bounds.durability_deadline_s)
+    async with storage.setting_up():
+        if any(token.role is Role.ADMIN for token in await storage.database.load_tokens()):
+            return
+        _, secret, _ = await tokens.issue(Role.ADMIN, "admin", None)
     if sys.stdout.isatty():
         print(f"First admin token (shown once): {secret}", flush=True)
         return
@@ -221,7 +287,7 @@ async def _first_admin_token(app: web.Application, directory: DataDirectory) -> 
     logger.info("the first admin token is in %s", directory.admin_token)
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
     """As many connections as the system allows this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

@@ -185,8 +185,10 @@ class OrderBook:
 
     async def _confirmed(self, outcome: Outcome, request: Request) -> Outcome:
         """Waits for the database where the change or the request asks for it, outside every lock."""
-        # An earlier life of the log is in the database, or in none.
+        # Answered in an earlier life of the log, and still known: the database has it.
         n = outcome.position.n if outcome.position.epoch == self._shared.epoch else 0
+        if outcome.must_wait and n == 0 and not outcome.repeated:
+            raise OutcomeUnknown("The log was rebuilt meanwhile.")
         if outcome.must_wait:
             if self._refused(outcome.order):  # its position is passed, but the database does not hold it
                 raise OrderParked("The database refused the change.", retry_after_s=30)

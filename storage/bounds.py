@@ -96,6 +96,15 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     log_keep_entries: int = 20_000
     """Entries that Redis keeps after they are flushed, so that a process can catch up."""
 
+    log_trim_together: int = 1_000
+    """Entries trimmed from Redis at once, so that nobody waits long behind it."""
+    appends_in_flight: int = 2
+    """Groups of changes sent to Redis before the first is answered: it works while the next is made."""
+
+    pulse_s: float = 1.0
+    """How often the database is asked whether it answers."""
+    pulse_deadline_s: float = 1.0
+
     lease_s: float = 2.0
     """How long a process that brings the log to the database may be silent before another does."""
     lease_look_s: float = 0.25

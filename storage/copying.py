@@ -6,7 +6,7 @@ What belongs to running processes (leases, who is there) stays behind. Both side
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ from storage.schema import is_moment, metadata
 COPY_DEADLINE_S = 3_600.0
 CONNECT_DEADLINE_S = 5.0
 ROWS_TOGETHER = 1_000
+ROWS_TOLD = 50_000
+"""How often, in rows, a long table says how far it is."""
+Tell = Callable[[str, int], None]
+"""Called with a table and the rows that it has brought so far."""
 _STAYS_BEHIND = ("leases", "processes")
 _SEEDED = ("log_positions", "sequences", "installation")
 """Tables that a migration puts a row into."""
@@ -41,7 +45,22 @@ async def copy_from_postgresql(url: str, target: Path) -> dict[str, int]:
     return counts
 
 
-async def copy_into_postgresql(source: Path, url: str) -> dict[str, int]:
+def tell_nobody(table: str, rows: int) -> None:
+    pass
+
+
+async def require_empty(url: str) -> None:
+    """Raises Conflict when a migrated PostgreSQL has anything in it that a copy would meet."""
+    async with _long_session(url) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            await _demand_empty(connection)
+        finally:
+            await transaction.rollback()
+
+
+async def copy_into_postgresql(source: Path, url: str, tell: Tell = tell_nobody) -> dict[str, int]:
     """A SQLite file that nobody writes to, into an empty, migrated PostgreSQL; rows per table.
 
     Raises Conflict when there is anything in it already, Incompatible when a row does not fit, and
@@ -52,7 +71,7 @@ async def copy_into_postgresql(source: Path, url: str) -> dict[str, int]:
         async with _long_session(url) as connection, connection.transaction():
             await _demand_empty(connection)
             for table in TABLES:
-                counts[table.name] = await _fill_postgresql(origin, connection, table)
+                counts[table.name] = await _fill_postgresql(origin, connection, table, tell)
             await _compare(connection, counts)
     return counts
 
@@ -100,7 +119,9 @@ async def _fill_sqlite(connection: Connection, copy: sqlite3.Connection, table: 
     return count
 
 
-async def _fill_postgresql(origin: sqlite3.Connection, connection: Connection, table: sa.Table) -> int:
+async def _fill_postgresql(
+    origin: sqlite3.Connection, connection: Connection, table: sa.Table, tell: Tell
+) -> int:
     count = 0
 
     async def records() -> AsyncIterator[tuple[Any, ...]]:
@@ -110,6 +131,8 @@ async def _fill_postgresql(origin: sqlite3.Connection, connection: Connection, t
         while rows := await asyncio.to_thread(cursor.fetchmany, ROWS_TOGETHER):
             for row in rows:
                 count += 1
+                if count % ROWS_TOLD == 0:
+                    tell(table.name, count)
                 yield _converted(row, moments, from_text)
 
     try:
@@ -123,6 +146,7 @@ async def _fill_postgresql(origin: sqlite3.Connection, connection: Connection, t
         if is_refusal(error):
             raise Incompatible(f"A row of {table.name} does not fit into PostgreSQL: {error}") from error
         raise
+    tell(table.name, count)
     return count
 
 

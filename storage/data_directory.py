@@ -1,8 +1,16 @@
-"""The data directory: what lies where, and a lock that lets one process use it at a time."""
+"""The data directory: what lies where, and locks that say which processes use it.
+
+With the embedded engine one process at a time does. With Redis and PostgreSQL nothing in it belongs to one
+process but the folder of uploads under way and the control socket: each process is an instance with its own,
+and the directory is shared, also between machines over a volume that passes locks on.
+"""
 
 import fcntl
 import os
+import re
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,30 +21,58 @@ from storage.errors import DataDirectoryInUse
 
 LOCK_ATTEMPTS = 5
 LOCK_PAUSE_S = 0.02
+INSTANCES_MAX = 64
+_LOCK_NAME = re.compile(r"facet(?:-([0-9]{1,2}))?\.lock")
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Who holds the lock: written into it for the commands that want to talk to the server."""
+    """Who holds a lock: written into it for the commands that want to talk to the server."""
 
     pid: int
     control: str | None = None
     url: str | None = None
+    parent: int | None = None
+    """The process that started it and restarts it, if there is one."""
+    host: str = msgspec.field(default_factory=socket.gethostname)
+
+    @property
+    def is_here(self) -> bool:
+        """On this machine: its control socket can be reached."""
+        return self.host == socket.gethostname()
 
 
 class DataDirectory:
-    """Paths under one directory. As a context manager it holds the lock; the kernel lets go of it when
-    the process ends, however it ends."""
+    """Paths under one directory. As a context manager it holds a lock; the kernel lets go of it when the
+    process ends, however it ends."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path = path
         self.database = path / "facet.db"
         self.log = path / "log.db"
         self.models = path / "models"
-        self.uploads = path / "uploads"
-        self.lock = path / "facet.lock"
         self.admin_token = path / "admin-token"
         self.link_key = path / "link-key"
+        self.instance = 1
+        self.announced = Holder(os.getpid())
+        self._shared = shared
         self._descriptor: int | None = None
+
+    @property
+    def lock(self) -> Path:
+        return self.path / f"facet{self._suffix}.lock"
+
+    @property
+    def uploads(self) -> Path:
+        return self.path / f"uploads{self._suffix}"
+
+    @property
+    def control(self) -> Path:
+        return self.path / f"control{self._suffix}.sock"
+
+    @property
+    def _suffix(self) -> str:
+        """The first instance's names have none: alone, it is the only one there is."""
+        return "" if self.instance == 1 else f"-{self.instance}"
 
     def create(self) -> None:
         """Raises OSError when it cannot be made or written to."""
@@ -45,14 +81,12 @@ class DataDirectory:
 
     def __enter__(self) -> Self:
         """Raises DataDirectoryInUse."""
-        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if not _locked(descriptor):
-            os.close(descriptor)
-            holder = self.holder()
-            by = f" by process {holder.pid}" if holder is not None else ""
-            raise DataDirectoryInUse(f"{self.path} is in use{by}: one process at a time.")
-        self._descriptor = descriptor
+        if self._shared:
+            self._hold_any()
+        else:
+            self._hold_alone()
         self.announce(Holder(os.getpid()))
+        self.uploads.mkdir(exist_ok=True, mode=0o700)
         for leftover in self.uploads.iterdir():
             leftover.unlink(missing_ok=True)
         return self
@@ -67,37 +101,83 @@ class DataDirectory:
     def announce(self, holder: Holder) -> None:
         """Say in the lock who holds it and where it listens."""
         assert self._descriptor is not None
+        self.announced = holder
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, msgspec.json.encode(holder), 0)
 
     def holder(self) -> Holder | None:
-        """Who holds the lock now; None when nobody does."""
-        try:
-            descriptor = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return self._read_holder()
-        finally:
-            os.close(descriptor)
+        """Who uses the directory now: of several, one that commands can talk to, if there is one. None when
+        nobody does."""
+        holders = self.holders()
+        talking = [holder for holder in holders.values() if holder.is_here and holder.control is not None]
+        return next(iter([*talking, *holders.values()]), None)
+
+    def holders(self) -> dict[int, Holder]:
+        """All who use the directory now, by the number of their instance."""
+        found = ((number, _holder_of(path)) for number, path in sorted(self._locks()))
+        return {number: holder for number, holder in found if holder is not None}
+
+    def _hold_any(self) -> None:
+        for self.instance in range(1, INSTANCES_MAX + 1):
+            if self._hold(attempts=1):
+                return
+        raise DataDirectoryInUse(f"{self.path} is in use by {INSTANCES_MAX} processes: that is the most.")
+
+    def _hold_alone(self) -> None:
+        held = self._hold(LOCK_ATTEMPTS)
+        others = {number: holder for number, holder in self.holders().items() if not held or number != 1}
+        if not held or others:
+            self.__exit__(None, None, None)
+            by = f" by process {next(iter(others.values())).pid}" if others else ""
+            raise DataDirectoryInUse(f"{self.path} is in use{by}: one process at a time.")
+
+    def _hold(self, attempts: int) -> bool:
+        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if _locked(descriptor, attempts):
+            self._descriptor = descriptor
+            return True
+        os.close(descriptor)
+        return False
+
+    def _locks(self) -> Iterator[tuple[int, Path]]:
+        if not self.path.is_dir():
+            return
+        for path in self.path.iterdir():
+            match = _LOCK_NAME.fullmatch(path.name)
+            if match is not None:
+                yield int(match[1] or 1), path
+
+
+def _holder_of(lock: Path) -> Holder | None:
+    """Who holds this lock now; None when nobody does."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_holder(lock)
+    finally:
+        os.close(descriptor)
+    return None
 
-    def _read_holder(self) -> Holder | None:
-        try:
-            return msgspec.json.decode(self.lock.read_bytes(), type=Holder)
-        except (OSError, msgspec.DecodeError):
-            return Holder(0)
+
+def _read_holder(lock: Path) -> Holder:
+    try:
+        return msgspec.json.decode(lock.read_bytes(), type=Holder)
+    except (OSError, msgspec.DecodeError):
+        return Holder(0)
 
 
-def _locked(descriptor: int) -> bool:
+def _locked(descriptor: int, attempts: int) -> bool:
     """Tries a few times: a command that looks who holds the lock holds it for a moment itself."""
-    for _ in range(LOCK_ATTEMPTS):
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(LOCK_PAUSE_S)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(LOCK_PAUSE_S)
-        else:
-            return True
+            continue
+        return True
     return False

@@ -8,13 +8,14 @@ from datetime import timedelta
 
 from storage.bounds import Bounds
 from storage.clock import Clock
+from storage.copies import Copies, NoCopies
 from storage.database import Database
 from storage.entries import AnyEntry, OrderChanged
 from storage.errors import DuplicateReference, LogUnavailable, OrderParked, Superseded, Unavailable
 from storage.local import MISS, Lru, Sentinel
 from storage.log import Log, Position
 from storage.orders import Order
-from storage.shared import Follower, Freshness, Reload
+from storage.shared import Follower, Freshness, InShared, Reload, Standing
 from storage.tail import Followed, Tail
 
 logger = logging.getLogger("facet.log")
@@ -23,6 +24,7 @@ REMEMBERED_ENTRIES = 5_000
 """Recently answered keyed requests held in memory; older ones are found in the log."""
 REPLAY_BATCH = 1_000
 TRIM_INTERVAL_S = 1.0
+DURABILITY = "survives SIGKILL and power loss (WAL, synchronous=FULL)"
 
 
 class EmbeddedTier:
@@ -43,9 +45,11 @@ class EmbeddedTier:
         self._followers: list[Follower] = []
         self._reloads: list[Reload] = []
         self.freshness = Freshness()
+        self.copies: Copies = NoCopies()
         self._queue: deque[tuple[AnyEntry, asyncio.Future[int]]] = deque()
         self._under_way: dict[str, int] = {}
         self._remembered: Lru[str, tuple[Position, AnyEntry]] = Lru(REMEMBERED_ENTRIES, 32 * 2**20)
+        self._of_earlier_lives: set[str] = set()
         self._wake = asyncio.Event()
         self._stopping = False
         self._stalled = False
@@ -57,6 +61,9 @@ class EmbeddedTier:
     @property
     def epoch(self) -> int:
         return self._log.epoch
+
+    def standing(self) -> Standing:
+        return Standing(durability=DURABILITY)
 
     def follow(self, follower: Follower) -> None:
         self._followers.append(follower)
@@ -76,6 +83,7 @@ class EmbeddedTier:
         for letter, logged in await self._database.load_dead_letters():
             logger.error("order %s is parked: %s", letter.order_id, letter.error)
             self._tail.park(logged)
+        await self._list_earlier_answers()
         await self._replay(flushed.n)
 
     async def append(self, entry: AnyEntry, seen: Position | None = None) -> Position:
@@ -97,8 +105,8 @@ class EmbeddedTier:
         if not isinstance(known, Sentinel):
             return known
         found = await self._log.find_remembered(scope)
-        if found is None and self._log.epoch > 1:
-            found = await self._database.find_answer(scope)  # of an earlier life of the log
+        if found is None and scope in self._of_earlier_lives:
+            found = await self._database.find_answer(scope)
         return found
 
     async def catch_up(self) -> bool:
@@ -109,6 +117,12 @@ class EmbeddedTier:
 
     async def load(self, order_id: str) -> Order | None:
         return None  # what is pending is in the tail
+
+    async def inspect(self, order_id: str) -> InShared | None:
+        pending = self._tail.pending(order_id)
+        if pending is None:
+            return None
+        return InShared(version=pending.order.version, position=pending.n, pending=True)
 
     def offer(self, order: Order, seen: Position) -> None:
         pass
@@ -141,6 +155,14 @@ class EmbeddedTier:
         """Let `run` end once everything queued is written."""
         self._stopping = True
         self._wake.set()
+
+    async def _list_earlier_answers(self) -> None:
+        """The log of this life does not know them. Listed once, so that a database that is away does not
+        hold up keyed requests."""
+        after = ""
+        while scopes := await self._database.load_answered(self._bounds.log_retention_s, after, REPLAY_BATCH):
+            self._of_earlier_lives.update(scopes)
+            after = scopes[-1]
 
     async def _replay(self, after: int) -> None:
         while batch := await self._log.read(after, REPLAY_BATCH):
@@ -251,9 +273,9 @@ async def agree_on_epoch(log: Log, database: Database) -> Position:
 
     They differ when one of them was replaced: a restored database, a lost log. What the log still holds is
     then brought to the database (guarded by version and entry id, nothing twice), and a new epoch begins, so
-    that no old position is taken for a new one.
+    that no old position is taken for a new one. Of a life before the last restoration nothing is brought.
     """
-    flushed = await database.position()
+    flushed, lineage = await database.epoch()
     if flushed.epoch == log.epoch and flushed.n <= log.head:
         return flushed
     if log.epoch == 0 and flushed.n == 0:
@@ -262,19 +284,18 @@ async def agree_on_epoch(log: Log, database: Database) -> Position:
     epoch = max(flushed.epoch, log.epoch) + 1
     known = Position(log.epoch, log.head)
     logger.warning("log at %s, database at %s: rebase to epoch %d", known, flushed, epoch)
-    await _rebase(log, database, flushed.epoch, epoch)
+    if lineage <= log.epoch:
+        await _unite(log, database)
+    # The database first: after a crash in between, the log's old epoch leads here again, and what was applied
+    # is recognised.
+    await database.begin_epoch(flushed.epoch, epoch)
+    await log.begin_epoch(epoch)
     return Position(epoch, 0)
 
 
-async def _rebase(log: Log, database: Database, old: int, new: int) -> None:
-    """Unite what the log holds into the database by entry id, then begin the epoch in both.
-
-    The database goes first: after a crash in between, the log's old epoch leads here again, and what was
-    applied is recognised.
-    """
+async def _unite(log: Log, database: Database) -> None:
+    """Bring what the log holds to the database, by entry id."""
     after = 0
     while batch := await log.read(after, REPLAY_BATCH):
         await database.unite(batch, log.epoch)
         after = batch[-1].n
-    await database.begin_epoch(old, new)
-    await log.begin_epoch(new)

@@ -148,7 +148,7 @@ class Superseded(StorageError):
     code = "superseded"
 
 
-class Claimed(StorageError):
+class Claimed(Conflict):
     """Something that only one may have belongs to another since; `claim` and `owner` say what and whose."""
 
     code = "claimed"
@@ -159,8 +159,8 @@ class Claimed(StorageError):
         self.owner = owner
 
 
-class AlreadyAnswered(StorageError):
-    """An equal request was accepted in the meantime: its answer is remembered."""
+class AlreadyAnswered(LogUnavailable):
+    """An equal request was accepted in the meantime: asked again, it is answered."""
 
     code = "already_answered"
 

@@ -1,7 +1,10 @@
-"""Which of several processes brings the log to the database. Others can tell within seconds that it is gone."""
+"""Which of several processes brings the log to the database. Others notice within seconds that it is gone."""
 
 import asyncio
+import contextlib
 import logging
+import secrets
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from storage.bounds import Bounds
@@ -10,6 +13,25 @@ from storage.database import Database
 from storage.errors import DatabaseUnavailable
 
 logger = logging.getLogger("facet.lease")
+
+
+TURN_PAUSE_S = 0.1
+
+
+@contextlib.asynccontextmanager
+async def turn(database: Database, name: str, ttl_s: float) -> AsyncIterator[None]:
+    """One process at a time, in no particular order; one that ends in between is waited for `ttl_s`.
+
+    Raises DatabaseUnavailable."""
+    holder = secrets.token_hex(16)
+    while True:
+        if await database.hold_lease(name, holder, ttl_s):
+            break
+        await asyncio.sleep(TURN_PAUSE_S)
+    try:
+        yield
+    finally:
+        await database.give_lease(name, holder)
 
 
 class Lease(Protocol):

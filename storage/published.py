@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from storage.clock import Clock
 from storage.database import StoredVersion
 from storage.entries import MetalFixed, PriceListPublished, Remembered
-from storage.errors import Conflict
+from storage.errors import Claimed, Conflict
 from storage.ids import new_id
 from storage.log import Position
 from storage.shared import SharedTier
@@ -66,7 +66,12 @@ class Published(Generic[Record]):
         async with self._publishing:
             if stored.version in self._known:
                 raise Conflict(f"Version {stored.version} is published: a published version never changes.")
-            return await self._shared.append(self._entry(stored, remembered))
+            try:
+                return await self._shared.append(self._entry(stored, remembered))
+            except Claimed:  # on another process, meanwhile
+                raise Conflict(
+                    f"Version {stored.version} is published: a published version never changes."
+                ) from None
 
     def _entry(self, stored: StoredVersion, remembered: Remembered | None) -> VersionEntry:
         now = self._clock.now()

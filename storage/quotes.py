@@ -2,8 +2,8 @@
 
 from storage.clock import Clock
 from storage.database import Database, StoredQuote
-from storage.entries import QuoteIssued, Remembered
-from storage.errors import NotFound
+from storage.entries import QuoteIssued
+from storage.errors import Claimed, NotFound
 from storage.ids import new_id
 from storage.local import ABSENT, Lru, Sentinel
 from storage.shared import SharedTier
@@ -51,17 +51,17 @@ class Quotes:
             raise NotFound("There is no such quote.")
         return loaded
 
-    async def issue(self, quote: StoredQuote, sha256: str, remembered: Remembered | None) -> StoredQuote:
+    async def issue(self, quote: StoredQuote, sha256: str) -> StoredQuote:
         """Persist a quote unless it is known; returns the one that was issued first."""
         async with self._issuing.hold(quote.id):
-            return await self._issue(quote, sha256, remembered)
+            return await self._issue(quote, sha256)
 
-    async def _issue(self, quote: StoredQuote, sha256: str, remembered: Remembered | None) -> StoredQuote:
+    async def _issue(self, quote: StoredQuote, sha256: str) -> StoredQuote:
         try:
             known = await self.get(quote.id)
         except NotFound:
             known = None
-        if known is not None and remembered is None:
+        if known is not None:
             return known
         now = self._clock.now()
         entry = QuoteIssued(
@@ -71,11 +71,14 @@ class Quotes:
             sha256=sha256,
             tenant=quote.tenant,
             valid_until=quote.valid_until,
-            body=quote.body if known is None else known.body,
-            remembered=remembered,
+            body=quote.body,
         )
-        await self._shared.append(entry)
-        return quote if known is None else known
+        try:
+            await self._shared.append(entry)
+        except Claimed:  # issued by another process meanwhile
+            await self._shared.reach_head()
+            return await self.get(quote.id)
+        return quote
 
     async def _load(self, quote_id: str) -> StoredQuote | Sentinel:
         self.loads += 1

@@ -1,4 +1,4 @@
-"""Reading orders: local tier, what is pending, the shared tier, the database. The cache loads; callers never do."""
+"""Reading orders: local tier, what is pending, shared tier, database. The cache loads; callers never do."""
 
 import asyncio
 from collections import Counter
@@ -17,8 +17,9 @@ from storage.ids import is_id
 from storage.local import ABSENT, MISS, Held, LocalOrders, Lru, Sentinel, held_of
 from storage.log import Position
 from storage.orders import HistoryItem, Order, Status, decode_order
-from storage.shared import SharedTier
+from storage.shared import InShared, SharedTier
 from storage.single_flight import SingleFlight
+from storage.snapshots import Snapshots
 from storage.tail import Followed, Tail
 from storage.view_cache import ViewCache
 from storage.views import Page
@@ -58,11 +59,6 @@ class InLocal(msgspec.Struct, frozen=True):
     age_s: float
 
 
-class InShared(msgspec.Struct, frozen=True):
-    version: int
-    position: int
-
-
 class InDatabase(msgspec.Struct, frozen=True):
     version: int
     status: Status
@@ -90,7 +86,7 @@ class ReadThrough:
         self.local = LocalOrders(
             bounds.local_entries, bounds.local_bytes, bounds.absent_entries, bounds.absent_age_s, clock
         )
-        self.views = ViewCache(database, tail, self.local, bounds)
+        self.views = ViewCache(database, Snapshots(shared.copies, tail), tail, self.local, bounds)
         self._histories: Lru[str, list[HistoryItem]] = Lru(HISTORIES, bounds.local_bytes // 10)
         self._flights: SingleFlight[str, tuple[Held | Sentinel, str]] = SingleFlight()
         self._history_flights: SingleFlight[str, list[HistoryItem]] = SingleFlight()
@@ -299,14 +295,15 @@ class ReadThrough:
         """What each tier holds, by asking each. Raises NotFound when none holds it."""
         held, pending = self.local.lru.peek(order_id), self._tail.pending(order_id)
         stored = await self._database.load_order(order_id) if is_id(order_id) else None
-        if not isinstance(held, Held) and pending is None and stored is None:
+        shared = await self._shared.inspect(order_id) if is_id(order_id) else None
+        if not isinstance(held, Held) and pending is None and stored is None and shared is None:
             raise NotFound("There is no such order.")
         now_s = self._clock.monotonic_s()
         state = "persisted" if pending is None else ("parked" if pending.parked else "pending")
         return Inspected(
             state=state,
             local=InLocal(held.version, round(now_s - held.at_s, 3)) if isinstance(held, Held) else None,
-            shared=InShared(pending.order.version, pending.n) if pending else None,
+            shared=shared,
             database=InDatabase(stored.version, stored.status) if stored else None,
         )
 

@@ -207,6 +207,14 @@ installation = sa.Table(
 )
 """One row: tells this Facet's data from another's, in backups and in Redis."""
 
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("name", sa.String(40), primary_key=True),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+)
+"""Keys that all processes of this installation share. For nobody else to read."""
+
 sequences = sa.Table(
     "sequences",
     metadata,

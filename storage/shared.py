@@ -8,6 +8,9 @@ import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
+import msgspec
+
+from storage.copies import Copies
 from storage.entries import AnyEntry
 from storage.log import Position
 from storage.orders import Order
@@ -29,12 +32,39 @@ class Freshness:
         self.until_s = until_s
 
 
+class InShared(msgspec.Struct, frozen=True, kw_only=True):
+    """What the shared tier holds of an order. `position`: of its newest change, while the log has it.
+    `pending`: the database may lack it, so it has no expiry; else it is held for `ttl_s` more seconds."""
+
+    version: int
+    position: int | None
+    pending: bool
+    ttl_s: int | None = None
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How the shared tier stands. `server`: its name and version, None when it is in this process. `joins`:
+    how often following began; `rebases`: lives of the log begun here. `age_s`: how long ago the end of the
+    log was last seen, None when it never was."""
+
+    durability: str
+    server: str | None = None
+    joins: int = 0
+    rebases: int = 0
+    fills: int = 0
+    fills_refused: int = 0
+    age_s: float | None = 0.0
+
+
 class SharedTier(Protocol):
     freshness: Freshness
     alone: bool
     """There is no other process: nobody else may ever bring this log to the database."""
     replayed: int
     """Entries found in the log that the database lacked when following began."""
+
+    @property
+    def copies(self) -> Copies: ...
 
     @property
     def last_error(self) -> str | None:
@@ -51,6 +81,8 @@ class SharedTier(Protocol):
 
     @property
     def epoch(self) -> int: ...
+
+    def standing(self) -> Standing: ...
 
     def follow(self, follower: Follower) -> None:
         """Call the follower with every entry from now on."""
@@ -94,6 +126,10 @@ class SharedTier(Protocol):
     async def load(self, order_id: str) -> Order | None:
         """An order as the shared tier holds it. None: ask the database; nothing of it is pending elsewhere
         that this process has not followed."""
+        ...
+
+    async def inspect(self, order_id: str) -> InShared | None:
+        """What is held of an order, by asking. Raises LogUnavailable."""
         ...
 
     def offer(self, order: Order, seen: Position) -> None:

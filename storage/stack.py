@@ -4,8 +4,9 @@ The engines are given; which ones, the composition root decides.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from storage.book import Keyed, OrderBook
@@ -13,12 +14,14 @@ from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database import Database
 from storage.entries import Answer, AnswerKept, Forgotten, Remembered, Thing
-from storage.errors import LogUnavailable
+from storage.errors import Unavailable
+from storage.housekeeping import Housekeeping
 from storage.ids import new_id
-from storage.lease import Lease, SoleLease
+from storage.lease import Lease, SoleLease, turn
 from storage.log import Position
 from storage.models import Models
 from storage.numbers import Numbers
+from storage.pulse import Pulse
 from storage.quotes import Quotes
 from storage.read_through import ReadThrough
 from storage.shared import Follower, Reload, SharedTier
@@ -53,6 +56,8 @@ class Storage:
         self.write_behind = WriteBehind(database, self.shared, self.tail, self.lease, bounds)
         self.reads = ReadThrough(database, self.shared, self.tail, bounds, clock)
         self.numbers = Numbers(database, bounds)
+        self.pulse = Pulse(database, bounds)
+        self.housekeeping = Housekeeping(database, self.lease, bounds, clock)
         self.tokens = Tokens(self.shared, clock)
         self.quotes = Quotes(database, self.shared, self.tail, clock)
         self.models = Models(database, analyser, bounds, clock)
@@ -83,6 +88,8 @@ class Storage:
         self._start("lease", self.lease.run, failed)
         await self.shared.open()
         await self.numbers.open()
+        self._start("pulse", self.pulse.run, failed)
+        self._start("housekeeping", self.housekeeping.run, failed)
         self._start("log", self.shared.run, failed)
         self._start("write-behind", self.write_behind.run, failed)
         self._start("models", self.models.run, failed)
@@ -94,9 +101,10 @@ class Storage:
         await asyncio.wait([self._tasks["log"]], timeout=deadline_s)
         self.write_behind.stop()
         self.models.stop()
-        others = [task for name, task in self._tasks.items() if name not in ("log", "lease")]
+        endless = {"lease", "pulse", "housekeeping"}
+        others = [task for name, task in self._tasks.items() if name not in {"log", *endless}]
         _, unfinished = await asyncio.wait(others, timeout=deadline_s)
-        for task in (*unfinished, self._tasks["lease"]):
+        for task in (*unfinished, *(self._tasks[name] for name in endless)):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self.lease.close()
@@ -131,6 +139,16 @@ class Storage:
 
         await self._forget(Thing.LISTS, "", clear)
 
+    @contextlib.asynccontextmanager
+    async def setting_up(self) -> AsyncIterator[None]:
+        """One process at a time sets up what a new installation needs; the next finds it in the database.
+
+        Raises DatabaseUnavailable, and OutcomeUnknown when the database does not catch up in time."""
+        deadline_s = self.bounds.durability_deadline_s
+        async with turn(self.database, "setup", 2 * deadline_s):
+            yield
+            await self.write_behind.wait_for(self.tail.head, deadline_s)
+
     async def remember(self, keyed: Keyed, answer: Answer) -> Position:
         """Keep the answer to a keyed request that changed nothing in the log."""
         now = self.clock.now()
@@ -144,7 +162,7 @@ class Storage:
         entry = Forgotten(id=new_id(now), at=now, thing=thing, key=key, repaired=repaired)
         try:
             await self.shared.append(entry)
-        except LogUnavailable:
+        except Unavailable:
             await here()  # here at least
             raise
         return await here()

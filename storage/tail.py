@@ -6,6 +6,7 @@ Maintained lists catch up from it.
 
 import itertools
 from collections import deque
+from collections.abc import Sequence
 
 from storage.bounds import Bounds
 from storage.clock import Clock
@@ -87,6 +88,13 @@ class Tail:
         self.byte_count = 0
         self.epoch = flushed.epoch
         self.head = self.flushed = self._floor = flushed.n
+
+    def recall(self, entries: Sequence[Logged]) -> None:
+        """What the log still has of the time before: the database has these too, but lists of then can be
+        brought up to date with them. The last one is at the flushed position."""
+        if entries:
+            self._recent.extend(self._followed(logged) for logged in entries)
+            self._floor = self._recent[0].n - 1
 
     def __len__(self) -> int:
         """Entries that the database lacks."""

@@ -5,12 +5,13 @@ from collections.abc import Awaitable
 from datetime import datetime
 
 from storage.bounds import Bounds
-from storage.database import Database
+from storage.database import CountsSnapshot, Database, ListSnapshot
 from storage.errors import Behind
 from storage.filters import ALL, ListQuery, OrderFilter
 from storage.local import MISS, Held, LocalOrders, Lru, Sentinel
 from storage.orders import Order, Status, encode_order
 from storage.single_flight import SingleFlight
+from storage.snapshots import Snapshots
 from storage.tail import Tail
 from storage.views import CountsQuery, CountsView, ListView, Page
 
@@ -24,8 +25,11 @@ Query = ListQuery | CountsQuery
 
 
 class ViewCache:
-    def __init__(self, database: Database, tail: Tail, local: LocalOrders, bounds: Bounds) -> None:
+    def __init__(
+        self, database: Database, snapshots: Snapshots, tail: Tail, local: LocalOrders, bounds: Bounds
+    ) -> None:
         self._database = database
+        self._snapshots = snapshots
         self._tail = tail
         self._local = local
         self._bounds = bounds
@@ -141,12 +145,11 @@ class ViewCache:
         raise Behind("The list changes faster than it can be loaded.")
 
     async def _snapshot(self, query: Query) -> ListView | CountsView:
-        self.loads += 1
         if isinstance(query, CountsQuery):
-            counts = await self._database.load_counts(query.filter)
+            counts = await self._counts(query.filter)
             return CountsView(query, counts.counts, counts.position)
         rows_max = self._bounds.view_rows
-        snapshot = await self._database.load_list(query, rows_max + 1)
+        snapshot = await self._list(query, rows_max + 1)
         complete = len(snapshot.rows) <= rows_max
         rows = [(order, self._body(order)) for order in snapshot.rows[:rows_max]]
         view = ListView(query, rows, complete, snapshot.position, rows_max)
@@ -155,6 +158,23 @@ class ViewCache:
             if pending is not None:  # the database has an older state, and will not get a newer one by itself
                 view.put(order_id, pending.order)
         return view
+
+    async def _list(self, query: ListQuery, limit: int) -> ListSnapshot:
+        """As another process has read it, else from the database."""
+        snapshot = await self._snapshots.find_list(query)
+        if snapshot is None:
+            self.loads += 1
+            snapshot = await self._database.load_list(query, limit)
+            self._snapshots.keep_list(query, snapshot)
+        return snapshot
+
+    async def _counts(self, order_filter: OrderFilter) -> CountsSnapshot:
+        snapshot = await self._snapshots.find_counts(order_filter)
+        if snapshot is None:
+            self.loads += 1
+            snapshot = await self._database.load_counts(order_filter)
+            self._snapshots.keep_counts(order_filter, snapshot)
+        return snapshot
 
     def _body(self, order: Order) -> bytes:
         """The order's bytes, shared with the local tier when that holds the same version."""

@@ -23,8 +23,8 @@ logger = logging.getLogger("facet.write_behind")
 
 
 class WriteBehind:
-    """Of several processes one is active, by lease; that two never write the same is not the lease's doing but
-    the guarded position's. The others learn from the shared tier, or from the database, how far it is."""
+    """Of several processes one is active, by lease; that two never write the same is not the lease's doing
+    but the guarded position's. The others learn from the shared tier, or the database, how far it is."""
 
     def __init__(
         self, database: Database, shared: SharedTier, tail: Tail, lease: Lease, bounds: Bounds
@@ -39,7 +39,7 @@ class WriteBehind:
         self._stopping = False
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._tickets = itertools.count()
-        self._looked = Position(0, 0)
+        self._looked = self._last = Position(0, 0)
         self.batches = 0
         self.entries = 0
         self.failures = 0
@@ -56,7 +56,7 @@ class WriteBehind:
 
     async def run(self) -> None:
         """Flush until stopped and nothing is left."""
-        while not (self._stopping and not len(self._tail)):
+        while not (self._stopping and self._done()):
             if not len(self._tail):
                 self._more.clear()
                 await self._more.wait()
@@ -83,10 +83,15 @@ class WriteBehind:
         self._confirm(upto.n, rejected)
 
     def stop(self) -> None:
-        """Let `run` end once the database has everything."""
+        """Let `run` end once the database has everything that was accepted until now. Others may go on."""
         self._stopping = True
+        self._last = Position(self._tail.epoch, self._tail.head)
         self._more.set()
         self._now.set()
+
+    def _done(self) -> bool:
+        """A later life of the log began with everything in the database."""
+        return self._tail.epoch != self._last.epoch or self._tail.flushed >= self._last.n
 
     async def wait_for(self, n: int, deadline_s: float) -> None:
         """Returns when the database holds the entry at this position; hurries it there.

@@ -85,6 +85,13 @@ def violations(database: Path, acknowledged: Iterable[Acknowledged]) -> list[str
         dead_letters = connection.execute("SELECT count(*) FROM dead_letters").fetchone()[0]
     finally:
         connection.close()
+    return judged(rows, states, dead_letters, acknowledged)
+
+
+def judged(
+    rows: list[Row], states: dict[str, State], dead_letters: int, acknowledged: Iterable[Acknowledged]
+) -> list[str]:
+    """The same of what was read from any database: the history in the order of orders and versions."""
     acknowledged = list(acknowledged)
     return [
         *([f"{dead_letters} dead letters"] if dead_letters else []),

@@ -75,8 +75,8 @@ class GatedDatabase(SqliteDatabase):
     """Reads are held with their answer in hand: it may be old by the time it is given. Writes are held
     before they begin; `away` makes them fail instead."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self.reads, self.writes = Gate(), Gate()
         self.away = False
         self.order_loads = 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from storage.data_directory import DataDirectory
+from storage.data_directory import DataDirectory, Holder
 
 ROOT = Path(__file__).parent.parent
 ADMIN_TOKEN = "an-admin-token-for-tests"
@@ -56,12 +56,20 @@ class Service:
         while time.monotonic() < deadline_s:
             if self._process.poll() is not None:
                 raise RuntimeError(f"the service ended with {self._process.returncode}: {self.log_text()}")
-            holder = DataDirectory(self.data_dir).holder()
-            if holder is not None and holder.pid == self.pid and holder.url:
-                return holder.url
+            serving = self.serving()
+            if len(serving) >= int(self._settings.get("FACET_WORKERS", "1")):
+                return serving[0].url or ""
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(POLL_S)
         raise RuntimeError(f"the service did not start: {self.log_text()}")
+
+    def serving(self) -> list[Holder]:
+        """Its processes that serve: itself, or its workers."""
+        holders = DataDirectory(self.data_dir).holders().values()
+        return [holder for holder in holders if self.pid in (holder.pid, holder.parent) and holder.url]
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL: no chance to finish anything."""
@@ -71,6 +79,10 @@ class Service:
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Until it ends by itself; the exit code."""
         return self._process.wait(60)
 
     def log_text(self) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 
 
@@ -14,20 +15,41 @@ class Proxy:
         self.lose_answer_to: bytes | None = None
         self.lost = asyncio.Event()
         self.port = 0
+        self._is_cut = False
+        self._passing = asyncio.Event()
+        self._passing.set()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def cut(self) -> None:
+        """Every connection breaks, and new ones do, until `restore`."""
+        self._is_cut = True
+        self.end()
+
+    def hold(self) -> None:
+        """Connections stay open and nothing passes until `restore`; then what was said arrives late."""
+        self._passing.clear()
+
+    def restore(self) -> None:
+        self._is_cut = False
+        self._passing.set()
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_cut:
+            writer.transport.abort()
+            return
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         said = asyncio.Event()
 
         async def forth() -> None:
             while data := await reader.read(65_536):
+                await self._passing.wait()
                 if self.lose_answer_to is not None and self.lose_answer_to in data:
                     said.set()
                 server_writer.write(data)
 
         async def back() -> None:
             while data := await server_reader.read(65_536):
+                await self._passing.wait()
                 if said.is_set():
                     self.lost.set()
                     return
@@ -49,9 +71,10 @@ class Proxy:
 
 
 @contextlib.asynccontextmanager
-async def proxied(port: int) -> AsyncIterator[Proxy]:
+async def proxied(port: int, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
+    """With `tls`, clients speak TLS to the proxy; the server need not know."""
     proxy = Proxy(port)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy

@@ -60,7 +60,7 @@ async def test_a_restored_service_begins_a_new_epoch_and_goes_on(tmp_path: Path)
             found = await clients.admin.get(f"/v1/orders/{order_id}")
             assert found.json == seen.json
             assert seen.headers["Facet-Position"].startswith("1-")
-            assert found.headers["Facet-Position"].startswith("2-")
+            assert found.headers["Facet-Position"].startswith("1001-")
             put = {"status": "FILE_UPLOADED"}
             moved = await clients.admin.put(f"/v1/orders/{order_id}/status", put)
             assert (moved.status, moved.json["version"]) == (200, 2)

@@ -352,6 +352,11 @@ class DatabaseContract:
         assert await database.attendance(-60) == []
         assert await database.attendance(60) == []
 
+    async def test_a_secret_is_the_one_that_was_proposed_first(self, database: Database) -> None:
+        found = await asyncio.gather(*(database.secret("k", bytes([n])) for n in range(5)))
+        assert len(set(found)) == 1
+        assert await database.secret("another", b"x") == b"x"
+
     # Lists
 
     @given(data=st.data())

@@ -38,6 +38,8 @@ def copies(postgres_url: str, template: str) -> Iterator[list[str]]:
 
 
 class TestPostgresDatabase(DatabaseContract):
+    COPIED_ROWS_MIN = 1_000
+
     @pytest.fixture
     def opened(self, postgres_url: str, template: str, copies: list[str]) -> Opened:
         @asynccontextmanager
@@ -47,7 +49,13 @@ class TestPostgresDatabase(DatabaseContract):
             copies.append(name)
             self.url = urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
             execute(self.url, f"UPDATE installation SET id = '{uuid.uuid4()}'")
-            database = PostgresDatabase(self.url, 4, READ_DEADLINE_S, keeps_answers=keeps_answers)
+            database = PostgresDatabase(
+                self.url,
+                4,
+                READ_DEADLINE_S,
+                keeps_answers=keeps_answers,
+                copied_rows_min=self.COPIED_ROWS_MIN,
+            )
             await database.open()
             try:
                 yield database
@@ -90,3 +98,9 @@ class TestPostgresDatabase(DatabaseContract):
         assert await database.find_reference("a", "\0") is None
         assert await database.load_order("\0") is None
         assert await database.load_order(id_of(1)) is not None
+
+
+class TestPostgresDatabaseThatCopies(TestPostgresDatabase):
+    """The same where every batch comes by COPY, as long ones do."""
+
+    COPIED_ROWS_MIN = 1

@@ -88,9 +88,9 @@ async def test_the_configured_secret_is_an_admins_and_is_listed_nowhere(storage:
 
 
 async def test_a_quote_is_kept_as_it_was_first_issued(storage: Storage) -> None:
-    assert await storage.quotes.issue(QUOTE, "sha", None) == QUOTE
+    assert await storage.quotes.issue(QUOTE, "sha") == QUOTE
     again = StoredQuote("q", "tenant", START + timedelta(days=9), b'{"gross":"2.00"}')
-    assert await storage.quotes.issue(again, "sha", None) == QUOTE
+    assert await storage.quotes.issue(again, "sha") == QUOTE
     assert await storage.quotes.get("q") == QUOTE
     assert storage.tail.head == 1
 
@@ -100,7 +100,7 @@ async def test_a_quote_is_found_pending_and_in_the_database(tmp_path: Path) -> N
         opened(tmp_path, database_type=GatedDatabase) as storage,
         gated_database(storage).writes.closed(),
     ):
-        await storage.quotes.issue(QUOTE, "sha", None)
+        await storage.quotes.issue(QUOTE, "sha")
         storage.quotes.lru.clear()
         assert await storage.quotes.get("q") == QUOTE
         assert storage.quotes.loads == 1  # before it was issued

@@ -14,8 +14,16 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
-FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-"""All that a call to the server can end with."""
+FAILURES = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+    OverflowError,
+    UnicodeEncodeError,
+)
+"""All that a call to the server can end with; the last two when a value cannot even be sent."""
 
 _REFUSED_CLASSES = ("22", "23", "44", "54", "P0")
 IDLE_IN_TRANSACTION_MS = 2_000
@@ -28,7 +36,16 @@ def is_refusal(error: BaseException) -> bool:
     Everything else may be different the next time."""
     if isinstance(error, asyncpg.PostgresError):
         return str(error.sqlstate or "22")[:2] in _REFUSED_CLASSES
-    return isinstance(error, asyncpg.exceptions.DataError | UnicodeEncodeError | OverflowError)
+    return isinstance(error, UnicodeEncodeError | OverflowError | Refused)
+
+
+class Refused(Exception):
+    """Something that the database will never take; nothing of the transaction is left."""
+
+
+def refusal(error: BaseException) -> str:
+    """Why, in words that can be stored."""
+    return str(error).replace("\0", "\\0")[:1_000]
 
 
 def unavailable(error: BaseException) -> DatabaseUnavailable:

@@ -27,6 +27,7 @@ from storage.filters import ListQuery, OrderFilter
 from storage.log import Logged, Position
 from storage.orders import HistoryItem, Order, Status
 from storage.postgresql.apply import (
+    COPIED_ROWS_MIN,
     apply_one_by_one,
     apply_together,
     flows,
@@ -35,7 +36,7 @@ from storage.postgresql.apply import (
     store_answers,
     unite_batch,
 )
-from storage.postgresql.connection import Connection, Readers
+from storage.postgresql.connection import Connection, Readers, Refused
 from storage.postgresql.rows import (
     ROWS,
     SELECT_ORDER,
@@ -43,7 +44,7 @@ from storage.postgresql.rows import (
     STORE_TENANTS,
     columns_of,
 )
-from storage.postgresql.writer import Refused, Writer
+from storage.postgresql.writer import Writer
 from storage.queries import counts_statement, list_statement
 from storage.rows import HISTORY_COLUMNS, MODEL_COLUMNS
 from storage.schema import ORDER_NUMBERS, ORDERS_POSITION
@@ -70,6 +71,7 @@ _HOLD_LEASE = (
     " ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at"
     " WHERE leases.holder = excluded.holder OR leases.expires_at <= clock_timestamp() RETURNING holder"
 )
+_KEEP_SECRET = "INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING"
 _ATTEND = (
     "INSERT INTO processes (id, united, seen_at) VALUES ($1, $2, clock_timestamp())"
     " ON CONFLICT (id) DO UPDATE SET united = excluded.united, seen_at = excluded.seen_at"
@@ -87,7 +89,8 @@ _PRUNE_ANSWERS = (
 
 
 class PostgresDatabase:
-    """`keeps_answers`: whether answers to keyed requests are kept here, for a log that does not."""
+    """`keeps_answers`: whether answers to keyed requests are kept here, for a log that does not.
+    `copied_rows_min`: from how many changes on a batch comes by COPY."""
 
     def __init__(
         self,
@@ -97,7 +100,9 @@ class PostgresDatabase:
         write_deadline_s: float = WRITE_DEADLINE_S,
         *,
         keeps_answers: bool,
+        copied_rows_min: int = COPIED_ROWS_MIN,
     ) -> None:
+        self._copied_rows_min = copied_rows_min
         self._url = url
         self._keeps_answers = keeps_answers
         self._readers = Readers(url, max(CONNECTIONS_MIN, reader_connections), read_deadline_s)
@@ -123,6 +128,11 @@ class PostgresDatabase:
     async def installation(self) -> str:
         rows = await self._readers.fetch("SELECT id FROM installation")
         return str(rows[0][0])
+
+    async def secret(self, name: str, proposed: bytes) -> bytes:
+        while not (rows := await self._readers.fetch("SELECT value FROM secrets WHERE name = $1", name)):
+            await self._readers.fetch(_KEEP_SECRET, name, proposed)
+        return bytes(rows[0][0])
 
     async def load_order(self, order_id: str) -> Order | None:
         rows = await self._readers.find(SELECT_ORDER, order_id)
@@ -199,7 +209,7 @@ class PostgresDatabase:
             await self._move(connection, batch, old, new)
             if not await flows(connection, batch):
                 return await apply_one_by_one(connection, batch, old.epoch)
-            await apply_together(connection, batch, old.epoch)
+            await apply_together(connection, batch, old.epoch, self._copied_rows_min)
             return []
 
         async def one_by_one(connection: Connection) -> list[Rejected]:

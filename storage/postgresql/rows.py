@@ -1,9 +1,8 @@
-"""The statements that carry rows. Where there may be many, one statement takes a column of each as an array:
-one round trip and one plan, however long the batch."""
+"""The statements that carry rows. Where there may be several, one statement takes a column of each as an
+array: one round trip and one plan. Orders of a long batch come by COPY instead."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime
-from itertools import repeat
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,22 +42,39 @@ def insert_many(table: sa.Table, names: str) -> str:
     return f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({arrays})"
 
 
-def columns_of(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def columns_of(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return list(zip(*rows, strict=True))
-
-
-def repeated(value: Any, count: int) -> list[Any]:
-    return list(repeat(value, count))
 
 
 SELECT_ORDER = f"SELECT {ORDER_NAMES} FROM orders WHERE id = $1"
 INSERT_HISTORY = insert_many(order_history, HISTORY_NAMES)
-UPSERT_ORDERS = (
-    f"{insert_many(orders, f'{ORDER_NAMES}, search')} ON CONFLICT (id) DO UPDATE SET"
-    f" {', '.join(f'{name} = excluded.{name}' for name in UPDATED_NAMES)}"
-    " WHERE excluded.version > orders.version"
+HISTORY_LIST = HISTORY_NAMES.split(", ")
+_STORED_NAMES = f"{ORDER_NAMES}, search"
+INCOMING = "incoming_orders"
+ORDER_LIST = _STORED_NAMES.split(", ")
+INCOMING_LIST = [*ORDER_LIST, "before"]
+"""`before`: the version that the order must have."""
+CREATE_INCOMING = (
+    f"CREATE TEMPORARY TABLE {INCOMING} ON COMMIT DELETE ROWS AS"
+    f" SELECT {_STORED_NAMES}, 0 AS before FROM orders WITH NO DATA"
 )
-"""State rows; one that is older than what is stored changes nothing."""
+_GIVEN_TYPES = [*(array_type(orders.c[name]) for name in ORDER_LIST), "integer[]"]
+_GIVEN = (
+    f"unnest({', '.join(f'${place}::{name}' for place, name in enumerate(_GIVEN_TYPES, 1))})"
+    f" AS incoming ({', '.join(INCOMING_LIST)})"
+)
+_COPIED = f"{INCOMING} AS incoming"
+
+
+def _update_from(source: str) -> str:
+    return (
+        f"UPDATE orders SET {', '.join(f'{name} = incoming.{name}' for name in UPDATED_NAMES)}"
+        f" FROM {source} WHERE orders.id = incoming.id AND orders.version = incoming.before"
+    )
+
+
+UPDATE_GIVEN, UPDATE_COPIED = _update_from(_GIVEN), _update_from(_COPIED)
+INSERT_GIVEN = insert_many(orders, _STORED_NAMES)
 INSERT_DEAD_LETTER = (
     f"{insert_many(dead_letters, 'id, epoch, position, order_id, error, payload, at')}"
     " ON CONFLICT (id) DO NOTHING"

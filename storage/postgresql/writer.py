@@ -10,16 +10,22 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from storage.errors import StorageError
-from storage.postgresql.connection import FAILURES, Connection, closed, connect, is_refusal, unavailable
+from storage.postgresql.connection import (
+    FAILURES,
+    Connection,
+    Refused,
+    closed,
+    connect,
+    is_refusal,
+    refusal,
+    unavailable,
+)
+from storage.postgresql.rows import CREATE_INCOMING
 
 Result = TypeVar("Result")
 Job = Callable[[Connection], Awaitable[Result]]
 
 QUEUE_JOBS = 64
-
-
-class Refused(Exception):
-    """A row that the server will never take; nothing of the job is left."""
 
 
 class Writer:
@@ -85,7 +91,7 @@ class Writer:
         """What the server or the job plainly refuses is rolled back; the connection stays good."""
         try:
             return await job(connection)
-        except StorageError:
+        except (StorageError, Refused):
             await connection.execute("ROLLBACK")
             raise
         except FAILURES as error:
@@ -96,18 +102,19 @@ class Writer:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(self._url, self._deadline_s)
+            # Every row of a batch is looked up by its key, whatever the planner thinks of a table that it has
+            # no statistics of: a batch never reads all orders.
+            connection = await connect(
+                self._url, self._deadline_s, enable_hashjoin="off", enable_mergejoin="off"
+            )
+            self._connection = connection
+            await connection.execute(CREATE_INCOMING)
         return self._connection
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
-
-
-def refusal(error: BaseException) -> str:
-    """The server's words, as they can be stored."""
-    return str(error).replace("\0", "\\0")[:1_000]
 
 
 def _settle(done: "asyncio.Future[Any]", *, result: Any = None, error: BaseException | None = None) -> None:

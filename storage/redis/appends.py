@@ -6,6 +6,9 @@ A change is acknowledged when it is visible here too: when this process has foll
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import NoScriptError
 
 from storage.bounds import Bounds
 from storage.entries import (
@@ -20,6 +23,7 @@ from storage.entries import (
 )
 from storage.errors import (
     AlreadyAnswered,
+    Behind,
     Claimed,
     LogUnavailable,
     StorageError,
@@ -29,7 +33,7 @@ from storage.errors import (
 from storage.log import Logged, Position
 from storage.orders import encode_order
 from storage.redis.keys import Keys, encode_value
-from storage.redis.link import Link, Refused
+from storage.redis.link import Argument, Link
 from storage.redis.scripts import APPEND
 from storage.tail import Tail
 
@@ -95,13 +99,19 @@ class Appends:
         self._wake.set()
 
     async def run(self, link: Link, keys: Keys) -> None:
-        """Until the link fails."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._queue:
-                count = min(len(self._queue), self._bounds.log_group_entries)
-                await self._write(link, keys, [self._queue.popleft() for _ in range(count)])
+        """Until the link fails. While Redis works on one group, the next is sent."""
+        await link.load(APPEND)
+        sent: deque[list[Append]] = deque()
+        arrived, room = asyncio.Event(), asyncio.Semaphore(self._bounds.appends_in_flight)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._send_groups(link, keys, sent, arrived, room))
+                both.create_task(self._receive_groups(link, sent, arrived, room))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            for group in sent:
+                _fail(group, LogUnavailable("Redis did not confirm the change."))
 
     def visible(self, n: int) -> None:
         """This process has followed the log to here."""
@@ -127,20 +137,54 @@ class Appends:
             append.fail(Superseded())
         self._superseded.clear()
 
-    async def _write(self, link: Link, keys: Keys, group: list[Append]) -> None:
+    async def _send_groups(
+        self,
+        link: Link,
+        keys: Keys,
+        sent: deque[list[Append]],
+        arrived: asyncio.Event,
+        room: asyncio.Semaphore,
+    ) -> None:
         names = (keys.meta, keys.log, keys.marks, keys.claims, keys.voids, keys.known)
-        arguments: list[str | bytes | int] = [keys.epoch, keys.space, int(self._bounds.log_retention_s)]
-        for append in group:
-            arguments += _arguments(append)
-        try:
-            reply = await link.run(APPEND, names, *arguments)
-        except Refused as error:  # full, say: nothing was done
-            self.last_error = f"Redis does not accept changes: {error}."
+        script = ("EVALSHA", APPEND.sha, len(names), *names)
+        constants = (keys.epoch, keys.space, int(self._bounds.log_retention_s))
+        while True:
+            await self._wake.wait()
+            await room.acquire()
+            self._wake.clear()
+            count = min(len(self._queue), self._bounds.log_group_entries)
+            if count == 0:
+                room.release()
+                continue
+            if len(self._queue) > count:
+                self._wake.set()
+            group = [self._queue.popleft() for _ in range(count)]
+            sent.append(group)  # before it is sent: whatever happens then, its outcome is unknown
+            arguments: list[Argument] = []
+            for append in group:
+                arguments += _arguments(append)
+            await link.send((*script, *constants, *arguments))
+            arrived.set()
+
+    async def _receive_groups(
+        self, link: Link, sent: deque[list[Append]], arrived: asyncio.Event, room: asyncio.Semaphore
+    ) -> None:
+        while True:
+            await arrived.wait()
+            arrived.clear()
+            while sent:
+                (reply,) = await link.receive(1)
+                self._settle(sent.popleft(), reply)
+                room.release()
+
+    def _settle(self, group: list[Append], reply: Any) -> None:
+        if isinstance(reply, NoScriptError):
+            _fail(group, Unavailable("Redis has forgotten its scripts."))
+            raise LogUnavailable("Redis has forgotten its scripts.")
+        if isinstance(reply, Exception):  # full, say: nothing was done
+            self.last_error = f"Redis does not accept changes: {reply}."
             _fail(group, Unavailable(self.last_error))
             return
-        except BaseException:
-            _fail(group, LogUnavailable("Redis did not confirm the change."))
-            raise
         self.last_error = None
         if reply[0] != b"done":
             _fail(group, Unavailable("The log is being rebuilt."))
@@ -169,6 +213,8 @@ class Appends:
             append.fail(Claimed(*rest.split(SEPARATOR, 1)))
         elif kind == "answered":
             append.fail(AlreadyAnswered())
+        elif kind == "behind":
+            append.fail(Behind("This process cannot keep up with the log."))
         elif int(rest) <= self._tail.head:
             append.fail(Superseded())
         else:  # by what is not visible here yet: deciding again before it is would be in vain

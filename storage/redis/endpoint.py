@@ -1,7 +1,7 @@
 """Where Redis is: one server, whatever stands in front of it.
 
-All keys share one hash tag, so that with Sentinel or Cluster, too, one server answers for all of them. Which one
-that is, is asked anew for every connection.
+All keys share one hash tag, so that with Sentinel or Cluster, too, one server answers for all of them. Which
+one that is, is asked anew for every connection.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ SENTINEL_PORT = 26379
 
 
 class Endpoint(Protocol):
-    async def connection(self) -> AbstractConnection:
-        """A connection, not yet open, to the server that has our keys. Raises LogUnavailable."""
+    async def options(self) -> dict[str, Any]:
+        """What a connection to the server that has our keys is made of. Raises LogUnavailable."""
         ...
 
 
@@ -33,8 +33,8 @@ class Node(NamedTuple):
 
 
 def endpoint_of(url: str, prefix: str, deadline_s: float) -> Endpoint:
-    """`redis://`, `rediss://`, `unix://`, `redis+sentinel://h:p,h:p/service/db`, `redis+cluster://h:p,h:p`; an `s`
-    after `redis` asks for TLS. Raises ValueError."""
+    """`redis://`, `rediss://`, `unix://`, `redis+sentinel://h:p,h:p/service/db`, `redis+cluster://h:p,h:p`;
+    an `s` after `redis` asks for TLS. Raises ValueError."""
     scheme, _, rest = url.partition("://")
     if scheme in ("redis", "rediss", "unix"):
         return Standalone(_options(parse_url(url), deadline_s))
@@ -49,8 +49,8 @@ class Standalone:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = options
 
-    async def connection(self) -> AbstractConnection:
-        return _connection(self._options)
+    async def options(self) -> dict[str, Any]:
+        return dict(self._options)
 
 
 class Sentinel:
@@ -66,7 +66,7 @@ class Sentinel:
         self._deadline_s = deadline_s
         self._options = _options({**_kind(scheme), **user, "db": int(database or 0)}, deadline_s)
 
-    async def connection(self) -> AbstractConnection:
+    async def options(self) -> dict[str, Any]:
         failure = "no sentinel answers"
         for sentinel in self._sentinels:
             try:
@@ -81,7 +81,7 @@ class Sentinel:
                 continue
             if reply:
                 host, port = reply
-                return _connection({**self._options, "host": host.decode(), "port": int(port)})
+                return {**self._options, "host": host.decode(), "port": int(port)}
             failure = f"the sentinels know no master called {self._service}"
         raise LogUnavailable(f"Redis cannot be found: {failure}.")
 
@@ -94,7 +94,7 @@ class Cluster:
         self._slot = key_slot(f"{{{prefix}}}".encode())
         self._options = _options({**_kind(scheme), **user}, deadline_s)
 
-    async def connection(self) -> AbstractConnection:
+    async def options(self) -> dict[str, Any]:
         failure = "no node answers"
         for node in self._nodes:
             try:
@@ -105,7 +105,7 @@ class Cluster:
             for first, last, master, *_ in slots:
                 if first <= self._slot <= last:
                     host = master[0].decode() or node.host
-                    return _connection({**self._options, "host": host, "port": int(master[1])})
+                    return {**self._options, "host": host, "port": int(master[1])}
             failure = f"no node serves slot {self._slot}"
         raise LogUnavailable(f"Redis cannot be found: {failure}.")
 
@@ -143,14 +143,15 @@ def _options(given: Mapping[str, Any], deadline_s: float) -> dict[str, Any]:
     }
 
 
-def _connection(options: Mapping[str, Any]) -> AbstractConnection:
+def connection_of(options: Mapping[str, Any]) -> AbstractConnection:
+    """A connection, not yet open."""
     arguments = dict(options)
     kind: type[AbstractConnection] = arguments.pop("connection_class", Connection)
     return kind(**arguments)
 
 
 async def _ask(options: Mapping[str, Any], *command: str) -> Any:
-    connection = _connection(options)
+    connection = connection_of(options)
     try:
         await connection.connect()
         await connection.send_command(*command)

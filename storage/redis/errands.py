@@ -1,4 +1,4 @@
-"""What this process tells Redis when nobody waits for Redis: orders read from the database, and how far that is."""
+"""What this process tells Redis when nobody waits: orders read from the database, and how far that is."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class Errands:
             FLUSHED,
             names,
             *(keys.epoch, keys.space, flushed.upto.n, " ".join(map(str, flushed.rejected))),
-            *(int(self._bounds.shared_ttl_s), self._bounds.log_keep_entries, self._bounds.log_trim_entries),
+            *(int(self._bounds.shared_ttl_s), self._bounds.log_keep_entries, self._bounds.log_trim_together),
             *flushed.orders,
         )
 

@@ -1,12 +1,12 @@
 """What Redis holds, and under which names.
 
-All names share one hash tag, so that a cluster keeps them on one node and a script may touch all of them. Everything
-but `meta` belongs to one epoch, one life of the log, and carries its number: what an earlier life left behind can
-never be taken for something of this one.
+All names share one hash tag, so that a cluster keeps them on one node and a script may touch all of them.
+Everything but `meta` belongs to one epoch, one life of the log, and carries its number: what an earlier life
+left behind can never be taken for something of this one.
 
 | key | type | what |
 |---|---|---|
-| `{facet}:meta` | hash | `installation` and `epoch`; `run` of the Redis this life began on; `head`, `flushed`, `floor` |
+| `{facet}:meta` | hash | `installation`, `epoch`, `run` of its Redis; `head`, `flushed`, `floor` |
 | `{facet}:E:log` | stream | the log; an entry's id is its position, `epoch-n` |
 | `{facet}:E:flushed` | stream | how far the database is, with the entries it refused |
 | `{facet}:E:marks` | hash | order -> version and position of its newest change, until that is trimmed |
@@ -18,8 +18,8 @@ never be taken for something of this one.
 """
 
 VALUE_FORMAT = b"1"
-"""First byte of an order's value. A reader takes another format for a miss, so that two releases can run side by
-side."""
+"""First byte of an order's value. A reader takes another format for a miss, so that two releases can run side
+by side."""
 
 
 class Keys:
@@ -44,6 +44,13 @@ class Keys:
 
 def encode_value(version: int, body: bytes) -> bytes:
     return b"%b%d %b" % (VALUE_FORMAT, version, body)
+
+
+def version_of(value: bytes | None) -> int | None:
+    """The order's version; None as for `body_of`."""
+    if value is None or not value.startswith(VALUE_FORMAT):
+        return None
+    return int(value.partition(b" ")[0].removeprefix(VALUE_FORMAT))
 
 
 def body_of(value: bytes | None) -> bytes | None:

@@ -1,9 +1,11 @@
-"""One connection to Redis with a deadline on everything. Whatever goes wrong with it ends it: what became of a
-command is then unknown, and another connection must first make sure that it talks to the same Redis."""
+"""One connection to Redis with a deadline on everything. Whatever goes wrong with it ends it: what became of
+a command is then unknown, and another connection must first make sure that it talks to the same Redis."""
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import hiredis
@@ -18,7 +20,7 @@ from redis.exceptions import (
 )
 
 from storage.errors import LogUnavailable
-from storage.redis.endpoint import Endpoint
+from storage.redis.endpoint import Endpoint, connection_of
 
 Argument = str | bytes | int
 
@@ -58,25 +60,30 @@ class Link:
 
     async def pipeline(self, *commands: Sequence[Argument], wait_s: float = 0.0) -> list[Any]:
         """All replies; errors among them are returned. Raises LogUnavailable when the connection is lost."""
-        try:
-            async with asyncio.timeout(self._deadline_s + wait_s):
-                await self._connection.send_packed_command(
-                    [hiredis.pack_command(tuple(command)) for command in commands], check_health=False
-                )
-                return [await self._read(wait_s) for _ in commands]
-        except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            await self.close()
-            raise LogUnavailable(f"Redis does not answer: {_words(error)}.") from None
-        except BaseException:
-            await self.close()  # a reply may still come, and would be taken for the next one's
-            raise
+        await self.send(*commands)
+        return await self.receive(len(commands), wait_s=wait_s)
+
+    async def send(self, *commands: Sequence[Argument]) -> None:
+        """Commands whose replies are received later, in order. Raises LogUnavailable."""
+        packed = [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
+        async with self._ending_on_failure(self._deadline_s):
+            await self._connection.send_packed_command(packed, check_health=False)
+
+    async def receive(self, count: int, *, wait_s: float = 0.0) -> list[Any]:
+        """The replies to the oldest commands sent; errors among them are returned. Raises LogUnavailable."""
+        async with self._ending_on_failure(self._deadline_s + wait_s):
+            return [await self._read() for _ in range(count)]
+
+    async def load(self, script: Script) -> None:
+        """Make a script known to this Redis. Raises LogUnavailable, Refused."""
+        await self.call("SCRIPT", "LOAD", script.source)
 
     async def run(self, script: Script, keys: Sequence[Argument], *arguments: Argument) -> Any:
         """A script's reply; it is loaded when this Redis does not know it. Raises LogUnavailable, Refused."""
         command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
         (reply,) = await self.pipeline(command)
         if isinstance(reply, NoScriptError):
-            await self.call("SCRIPT", "LOAD", script.source)
+            await self.load(script)
             (reply,) = await self.pipeline(command)
         if isinstance(reply, Exception):
             raise Refused(str(reply)) from reply
@@ -85,10 +92,22 @@ class Link:
     async def close(self) -> None:
         await self._connection.disconnect(nowait=True)
 
-    async def _read(self, wait_s: float) -> Any:
+    @contextlib.asynccontextmanager
+    async def _ending_on_failure(self, deadline_s: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(deadline_s):
+                yield
+        except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            await self.close()
+            raise LogUnavailable(f"Redis does not answer: {_words(error)}.") from None
+        except BaseException:
+            await self.close()  # a reply may still come, and would be taken for the next one's
+            raise
+
+    async def _read(self) -> Any:
         try:
             return await self._connection.read_response(
-                disable_decoding=True, timeout=self._deadline_s + wait_s, disconnect_on_error=False
+                disable_decoding=True, timeout=math.inf, disconnect_on_error=False
             )
         except (AskError, ClusterError, ReadOnlyError):
             raise  # another server is in charge now: this link is of no use
@@ -98,7 +117,7 @@ class Link:
 
 async def opened(endpoint: Endpoint, deadline_s: float) -> Link:
     """Raises LogUnavailable."""
-    link = Link(await endpoint.connection(), deadline_s)
+    link = Link(connection_of(await endpoint.options()), deadline_s)
     await link.open()
     return link
 

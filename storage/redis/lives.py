@@ -1,9 +1,9 @@
 """The lives of the log: agreeing on one, and beginning the next.
 
-A life (epoch) is recorded in the database and in Redis, with the run of the Redis server that it began on. When Redis
-has restarted, lost its memory or been replaced by a copy that lags behind, or when the database was restored, nobody
-may append until the processes have brought what they hold of the old life to the database. Then one of them begins the
-next life, with an empty Redis.
+A life (epoch) is recorded in the database and in Redis, with the run of the Redis server that it began on.
+When Redis has restarted, lost its memory or been replaced by a copy that lags behind, or when the database
+was restored, nobody may append until the processes have brought what they hold of the old life to the
+database. Then one of them begins the next life, with an empty Redis.
 """
 
 import asyncio
@@ -63,6 +63,7 @@ class Lives:
         self._moved_on = moved_on
         self._united = 0
         self._joined = 0
+        self._overtaken = False
         self._late: list[AnyEntry] = []
         self._attending: asyncio.Task[None] | None = None
         self.rebases = 0
@@ -84,7 +85,10 @@ class Lives:
         """Returns when Redis and the database are in the same life. Raises LogUnavailable to try again,
         Incompatible when this Redis belongs to another Facet."""
         while True:
-            meta, stands = await self._meta(link), await self._stands()
+            meta = await self._meta(link)
+            if not self._overtaken and _goes_on(meta, tail):
+                return self._agreed(meta)  # whether the database answers or not
+            stands = await self._stands()
             if meta.installation not in ("", self._installation):
                 raise Incompatible(
                     "This Redis holds the data of another Facet: use another one, another database number or"
@@ -92,10 +96,12 @@ class Lives:
                 )
             if self._is_sound(meta, stands):
                 await self._unite_own(stands, tail, orphans, late=True)
-                self._united = meta.epoch - 1
-                self._joined = meta.epoch
-                return meta
+                return self._agreed(meta)
             await self._rebase(link, meta, stands, tail, orphans)
+
+    def _agreed(self, meta: Meta) -> Meta:
+        self._united, self._joined, self._overtaken = meta.epoch - 1, meta.epoch, False
+        return meta
 
     def late_news(self) -> list[AnyEntry]:
         """What the others must be told: orders this process brought to the database after the new life had
@@ -258,10 +264,16 @@ class Lives:
             try:
                 await self._database.attend(self._process, self._united)
                 if 0 < self._joined < (await self._database.position()).epoch:
+                    self._overtaken = True
                     self._moved_on()
             except DatabaseUnavailable:
                 pass  # whoever rebuilds the log meanwhile needs the database too
             await asyncio.sleep(self._bounds.attend_s)
+
+
+def _goes_on(meta: Meta, tail: Tail) -> bool:
+    """Whether this process can simply follow on."""
+    return meta.epoch == tail.epoch and meta.began_on == meta.run and meta.floor <= tail.head <= meta.head
 
 
 async def _run_of(link: Link) -> str:

@@ -6,7 +6,8 @@ ENTRY_ARGUMENTS = 9
 
 APPEND = Script("""
 -- Accept changes, each by itself: all of it or nothing.
--- KEYS: meta log marks claims voids known   ARGV: epoch, space, seconds a key is remembered, then for each entry
+-- KEYS: meta log marks claims voids known
+-- ARGV: epoch, space, seconds a key is remembered, then for each entry
 -- order, version, seen, scope, claims, releases, forgotten order, payload, value
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'head', 'floor')
 if meta[1] ~= ARGV[1] then return {'epoch'} end
@@ -102,9 +103,9 @@ return kept
 """)
 
 FLUSHED = Script("""#!lua flags=allow-oom
--- The database has the log up to a position: say so, let what it has expire, trim what nobody needs to catch up.
+-- The database has the log up to a position: say so, let what it has expire, trim what nobody needs any more.
 -- KEYS: meta log flushed marks claims voids
--- ARGV: epoch, space, position, refused positions, seconds to keep, entries to keep, entries to trim, orders ...
+-- ARGV: epoch, space, position, refused positions, seconds to keep, entries to keep, entries to trim, orders
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'head', 'flushed', 'floor')
 if meta[1] ~= ARGV[1] then return -1 end
 local upto, head, floor = tonumber(ARGV[3]), tonumber(meta[2]), tonumber(meta[4])
@@ -124,7 +125,10 @@ if last > floor then
         local n, fields = string.match(entry[1], '%-(%d+)$'), {}
         for at = 1, #entry[2], 2 do fields[entry[2][at]] = entry[2][at + 1] end
         local mark = redis.call('HGET', KEYS[4], fields.o)
-        if mark and string.match(mark, ' (%d+)$') == n then redis.call('HDEL', KEYS[4], fields.o) end
+        if mark and string.match(mark, ' (%d+)$') == n then
+            redis.call('HDEL', KEYS[4], fields.o)
+            redis.call('EXPIRE', ARGV[2] .. 'order:' .. fields.o, ARGV[5], 'NX')
+        end
         for claim in string.gmatch(fields.c, '[^\\31]+') do
             local held = redis.call('HGET', KEYS[5], claim)
             if held and string.match(held, '^(%d+) ') == n then redis.call('HDEL', KEYS[5], claim) end

@@ -1,8 +1,8 @@
 """The shared tier on Redis: any number of processes accept changes into one log and follow it.
 
-Each process has three connections: one appends, one reads, one follows. They are opened together by the keeper, which
-first makes sure that Redis and the database are in the same life of the log; when one fails all are given up, and
-until they are back changes are refused at once.
+Each process has three connections: one appends, one reads, one follows. They are opened together by the
+keeper, which first makes sure that Redis and the database are in the same life of the log; when one fails all
+are given up, and until they are back changes are refused at once.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from storage.entries import AnyEntry, OrderChanged, decode_entry
 from storage.errors import (
     Behind,
     DatabaseUnavailable,
+    Incompatible,
     LogUnavailable,
     OrderParked,
     StorageError,
@@ -26,14 +27,16 @@ from storage.local import Lru
 from storage.log import Logged, Position
 from storage.orders import Order, decode_order
 from storage.redis.appends import Appends
+from storage.redis.copies import RedisCopies
 from storage.redis.endpoint import Endpoint
 from storage.redis.errands import Errands, Flushed
 from storage.redis.following import Following, Notice
-from storage.redis.keys import Keys, body_of
+from storage.redis.keys import Keys, body_of, version_of
 from storage.redis.link import Link, Refused, opened
 from storage.redis.lives import Lives
 from storage.redis.reader import Reader
-from storage.shared import Follower, Reload
+from storage.redis.server import RedisServer, examine
+from storage.shared import Follower, InShared, Reload, Standing
 from storage.tail import Followed, Tail
 
 logger = logging.getLogger("facet.redis")
@@ -73,9 +76,12 @@ class RedisTier:
         self._reloads: list[Reload] = []
         self._on_notice: Callable[[Position, dict[int, str]], None] = lambda upto, rejected: None
         self._remembered: Lru[str, tuple[Position, AnyEntry]] = Lru(REMEMBERED_ENTRIES, REMEMBERED_BYTES)
+        self.copies = RedisCopies(prefix, bounds.shared_deadline_s)
         self._keeper: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._began = asyncio.Event()
+        self._opened = False
+        self._server: RedisServer | None = None
         self._stopping = False
         self.joined = False
         self._away: str | None = "Redis has not answered yet"
@@ -105,6 +111,18 @@ class RedisTier:
     def fills_refused(self) -> int:
         return self._errands.fills_refused
 
+    def standing(self) -> Standing:
+        server, seen_s = self._server, self.freshness.until_s - self._bounds.freshness_s
+        return Standing(
+            durability=server.durability if server else "unknown: Redis has not answered yet",
+            server=server and server.name,
+            joins=self.joins,
+            rebases=self._lives.rebases,
+            fills=self._errands.fills,
+            fills_refused=self._errands.fills_refused,
+            age_s=round(self._clock.monotonic_s() - seen_s, 3) if self.freshness.until_s else None,
+        )
+
     def follow(self, follower: Follower) -> None:
         self._followers.append(follower)
 
@@ -131,6 +149,7 @@ class RedisTier:
         if not self._began.is_set():
             logger.warning("starting without Redis: %s", self.last_error)
             await self._start_over(None)
+        self._opened = True
 
     async def append(self, entry: AnyEntry, seen: Position | None = None) -> Position:
         if self._stopping:
@@ -156,7 +175,8 @@ class RedisTier:
         if value is not None:
             n, _, payload = value.partition(b" ")
             return Position(keys.epoch, int(n)), decode_entry(payload)
-        if not await self._reader.ask(("SISMEMBER", keys.known, scope)):
+        may_have_forgotten = self._server is not None and self._server.evicts
+        if not may_have_forgotten and not await self._reader.ask(("SISMEMBER", keys.known, scope)):
             return None
         return await self._database.find_answer(scope)
 
@@ -180,6 +200,22 @@ class RedisTier:
         except LogUnavailable:
             return None
         return None if body is None else decode_order(body)
+
+    async def inspect(self, order_id: str) -> InShared | None:
+        if not self.joined:
+            return None
+        keys = self._keys
+        key = keys.order(order_id)
+        asked = (("GET", key), ("TTL", key), ("HGET", keys.marks, order_id), ("HGET", keys.meta, "flushed"))
+        value, ttl_s, mark, flushed = await asyncio.gather(*map(self._reader.ask, asked))
+        version = version_of(value)
+        if version is None:
+            return None
+        position = None if mark is None else int(mark.split()[1])
+        pending = position is not None and position > int(flushed or 0)
+        return InShared(
+            version=version, position=position, pending=pending, ttl_s=ttl_s if ttl_s >= 0 else None
+        )
 
     def offer(self, order: Order, seen: Position) -> None:
         if self.joined:
@@ -237,6 +273,7 @@ class RedisTier:
                 self._note_away(f"Redis refuses: {error}")
             finally:
                 self._leave()
+                await self.copies.close()
                 for link in links:
                     await link.close()
             await asyncio.sleep(pause_s)
@@ -251,10 +288,12 @@ class RedisTier:
         """Agree with Redis and the database on the life of the log, then follow on, or start over."""
         link = links[0]
         await self._lives.require_same(*links)
+        await self._examine(link)
         meta = await self._lives.agree(link, self._tail, self._appends.orphans)
         self._keys = Keys(self._prefix, meta.epoch)
         if self._tail.epoch != meta.epoch or not meta.floor <= self._tail.head <= meta.head:
-            await self._start_over(link)
+            await self._start_over(link, meta.floor)
+        await self.copies.open(self._endpoint)
         self.joined, self._away = True, None
         self.joins += 1
         for entry in self._lives.late_news():
@@ -262,15 +301,29 @@ class RedisTier:
         logger.info("following the log in epoch %d from %d", meta.epoch, self._tail.head)
         self._began.set()
 
-    async def _start_over(self, link: Link | None) -> None:
+    async def _examine(self, link: Link) -> None:
+        """Raises Incompatible at the start, LogUnavailable later, when the log must not be kept there."""
+        server = await examine(link)
+        if server.unfit is not None:
+            raise LogUnavailable(server.unfit) if self._opened else Incompatible(server.unfit)
+        if server != self._server:
+            logger.info("the log is kept by %s: %s", server.name, server.durability)
+        if server.evicts:
+            logger.warning("%s may forget answered keys early (%s)", server.name, server.policy)
+        self._server = server
+
+    async def _start_over(self, link: Link | None, floor: int = 0) -> None:
         """On from what the database has read. Everything is read first, then put in place at once."""
         stands = await self._database.position()
         puts_in_place = [await reload() for reload in self._reloads]
         letters = await self._database.load_dead_letters()
         entries: list[Logged] = []
+        after = max(floor, stands.n - self._bounds.journal_entries)
         if link is not None:
-            async for batch in self._lives.read(link, Keys(self._prefix, stands.epoch), stands.n):
+            async for batch in self._lives.read(link, Keys(self._prefix, stands.epoch), after):
                 entries += batch
+        if entries and entries[0].n != after + 1:
+            raise LogUnavailable("The log was trimmed while it was read.")
         self._appends.forget_orphans()
         self._remembered.clear()
         self._tail.start(stands)
@@ -279,9 +332,11 @@ class RedisTier:
         for letter, logged in letters:
             logger.error("order %s is parked: %s", letter.order_id, letter.error)
             self._tail.park(logged)
-        for logged in entries:
+        self._tail.recall([logged for logged in entries if logged.n <= stands.n])
+        missing = [logged for logged in entries if logged.n > stands.n]
+        for logged in missing:
             self._follow(logged)
-        self.replayed += len(entries)
+        self.replayed += len(missing)
 
     async def _serve(self, links: list[Link]) -> None:
         """Until a link fails; raises why."""

@@ -103,6 +103,11 @@ class SqliteDatabase:
         rows = await self._readers.fetch("SELECT id FROM installation")
         return str(rows[0][0])
 
+    async def secret(self, name: str, proposed: bytes) -> bytes:
+        while not (rows := await self._readers.fetch("SELECT value FROM secrets WHERE name = ?", (name,))):
+            await self._writer.run(partial(leases.keep_secret, name=name, proposed=proposed))
+        return bytes(rows[0][0])
+
     async def load_order(self, order_id: str) -> Order | None:
         rows = await self._readers.fetch(SELECT_ORDER, (order_id,))
         return ROWS.order_of(rows[0]) if rows else None

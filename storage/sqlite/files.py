@@ -2,10 +2,11 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from storage.clock import from_micros, to_text
 from storage.errors import Incompatible
 from storage.log import Position
 from storage.schema import ORDERS_POSITION
@@ -64,6 +65,19 @@ def begin_epoch(path: Path) -> None:
         connection.execute("DELETE FROM processes")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
+
+
+def keep_answers(database: Path, log: Path) -> None:
+    """In a database that nobody uses: keep the answers to keyed requests that so far only its log knows."""
+    with _reading(log) as source:
+        epoch = source.execute("SELECT epoch FROM epoch").fetchone()[0]
+        keyed = source.execute("SELECT scope, position, payload, at FROM entries WHERE scope IS NOT NULL")
+        rows = [(scope, epoch, n, payload, to_text(from_micros(at))) for scope, n, payload, at in keyed]
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.executemany(
+            "INSERT OR REPLACE INTO answers (scope, epoch, position, payload, at) VALUES (?, ?, ?, ?, ?)",
+            rows,
+        )
 
 
 def _check(connection: sqlite3.Connection) -> str:

@@ -33,6 +33,12 @@ async def give_lease(connection: aiosqlite.Connection, name: str, holder: str) -
     await connection.execute("DELETE FROM leases WHERE name = ? AND holder = ?", (name, holder))
 
 
+async def keep_secret(connection: aiosqlite.Connection, name: str, proposed: bytes) -> None:
+    await connection.execute(
+        "INSERT INTO secrets (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING", (name, proposed)
+    )
+
+
 async def attend(connection: aiosqlite.Connection, process: str, united: int) -> None:
     await connection.execute(_ATTEND, (process, united))
 

@@ -1,0 +1,27 @@
+"""Copies that processes make for each other: what was expensive to read or to compute, under explicit keys.
+
+A copy may be missing at any time, and is never more than a shortcut: who takes one must be able to tell from
+the copy itself whether it is of use.
+"""
+
+from typing import Protocol
+
+
+class Copies(Protocol):
+    async def get(self, key: str) -> bytes | None:
+        """None when there is none, or nobody to ask. Never waits long, never fails."""
+        ...
+
+    def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Leave a copy for others, some time soon."""
+        ...
+
+
+class NoCopies:
+    """There are no others."""
+
+    async def get(self, key: str) -> bytes | None:
+        return None
+
+    def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        pass

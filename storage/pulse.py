@@ -1,0 +1,31 @@
+"""Whether the database answers, also while nothing is read or written."""
+
+import asyncio
+
+from storage.bounds import Bounds
+from storage.database import Database
+from storage.errors import DatabaseUnavailable
+
+
+class Pulse:
+    def __init__(self, database: Database, bounds: Bounds) -> None:
+        self._database = database
+        self._bounds = bounds
+        self.last_error: str | None = None
+
+    async def run(self) -> None:
+        """Ask now and then; until cancelled."""
+        while True:
+            await self._feel()
+            await asyncio.sleep(self._bounds.pulse_s)
+
+    async def _feel(self) -> None:
+        try:
+            async with asyncio.timeout(self._bounds.pulse_deadline_s):
+                await self._database.position()
+        except DatabaseUnavailable as error:
+            self.last_error = error.detail
+        except TimeoutError:
+            self.last_error = f"The database does not answer within {self._bounds.pulse_deadline_s:g} s."
+        else:
+            self.last_error = None

@@ -1,0 +1,84 @@
+"""Copies in Redis, through aiocache's `RedisCache`: plain values with a time to live, nothing else.
+
+Of aiocache only get and set are used, with keys and bytes of our own: what must be coherent goes through the
+log and its scripts instead.
+"""
+
+import asyncio
+import logging
+
+from aiocache import RedisCache
+from aiocache.serializers import BaseSerializer
+from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
+
+from storage.redis.endpoint import Endpoint
+
+logger = logging.getLogger("facet.redis")
+
+CONNECTIONS = 4
+PUTS = 32
+"""Copies on their way at once; more are not made."""
+
+
+class BytesSerializer(BaseSerializer):  # type: ignore[misc]
+    DEFAULT_ENCODING = None
+
+    def dumps(self, value: bytes) -> bytes:
+        return value
+
+    def loads(self, value: bytes | None) -> bytes | None:
+        return value
+
+
+class RedisCopies:
+    """Usable between `open` and `close`; otherwise there are no copies."""
+
+    def __init__(self, prefix: str, deadline_s: float) -> None:
+        self._space = f"{{{prefix}}}:copy:"
+        self._deadline_s = deadline_s
+        self._cache: RedisCache | None = None
+        self._puts: set[asyncio.Task[None]] = set()
+        self.hits = self.misses = 0
+
+    async def open(self, endpoint: Endpoint) -> None:
+        """To the server that the links lead to. Raises LogUnavailable."""
+        options = await endpoint.options()
+        options.setdefault("max_connections", CONNECTIONS)
+        self._cache = RedisCache(
+            serializer=BytesSerializer(),
+            timeout=self._deadline_s,
+            connection_pool_class=lambda **_: ConnectionPool(**options),
+        )
+
+    async def close(self) -> None:
+        cache, self._cache = self._cache, None
+        if cache is not None:
+            await cache.client.connection_pool.disconnect()
+
+    async def get(self, key: str) -> bytes | None:
+        if self._cache is None:
+            return None
+        try:
+            value: bytes | None = await self._cache.get(self._space + key)
+        except (RedisError, OSError, TimeoutError) as error:
+            logger.debug("no copy of %s: %s", key, error)
+            value = None
+        if value is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+        return value
+
+    def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        if self._cache is None or len(self._puts) >= PUTS:
+            return
+        task = asyncio.create_task(self._put(self._cache, key, value, ttl_s), name=f"copy {key}")
+        self._puts.add(task)
+        task.add_done_callback(self._puts.discard)
+
+    async def _put(self, cache: RedisCache, key: str, value: bytes, ttl_s: float) -> None:
+        try:
+            await cache.set(self._space + key, value, ttl=int(ttl_s))
+        except (RedisError, OSError, TimeoutError) as error:
+            logger.debug("no copy of %s is kept: %s", key, error)

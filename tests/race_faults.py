@@ -1,0 +1,174 @@
+"""What a racing process suffers: slow loads, replies that get lost; and, for the test of the judge, planted faults.
+
+Nothing of this can be switched on in the service: it replaces parts of a process that only the races start.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from enum import StrEnum
+from random import Random
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+
+from storage.bounds import Bounds
+from storage.database import Rejected
+from storage.errors import LogUnavailable
+from storage.local import Held, LocalOrders
+from storage.log import Logged, Position
+from storage.orders import Order
+from storage.postgresql.apply import apply_one_by_one, apply_together, flows
+from storage.postgresql.connection import Connection
+from storage.postgresql.database import PostgresDatabase
+from storage.read_through import ReadThrough
+from storage.redis import tier
+from storage.redis.endpoint import Endpoint, connection_of
+from storage.redis.link import Argument, Link, Script
+from storage.redis.scripts import APPEND, FILL
+from storage.tail import Followed
+
+SLOW_LOADS = 0.2
+SLOW_LOAD_S = 0.030
+BETWEEN_COMMITS_S = 0.050
+
+
+class Fault(StrEnum):
+    NONE = "none"
+    UNGUARDED_FILL = "unguarded-fill"
+    """An order read from the database replaces whatever Redis has."""
+    UNGUARDED_LOCAL_FILL = "unguarded-local-fill"
+    """The same in the local tier."""
+    UNCHECKED_VERSION = "unchecked-version"
+    """A change is accepted whatever version the order has."""
+    LOOSE_POSITION = "loose-position"
+    """The position is committed before the rows, not with them."""
+    BLIND_RETRY = "blind-retry"
+    """An append without a reply is sent again, as client libraries do."""
+
+
+def _without(source: str, guard: str, replacement: str) -> str:
+    assert source.count(guard) == 1, guard
+    return source.replace(guard, replacement)
+
+
+_FILL_GUARDS = FILL.source[
+    FILL.source.index("    if seen >= ") : FILL.source.index("        redis.call('SET', ARGV[2]")
+]
+UNGUARDED_FILL = Script(_without(FILL.source, _FILL_GUARDS, "    if true then\n"))
+UNCHECKED_APPEND = Script(
+    _without(APPEND.source, "tonumber(known) + 1 ~= version or tonumber(n) > seen", "false")
+)
+
+
+class RacingDatabase(PostgresDatabase):
+    """Some loads are slow: between reading and answering, others move on."""
+
+    def __init__(self, url: str, bounds: Bounds, random: Random) -> None:
+        super().__init__(url, 4, bounds.read_deadline_s, keeps_answers=True)
+        self._random = random
+
+    async def load_order(self, order_id: str) -> Order | None:
+        order = await super().load_order(order_id)
+        if self._random.random() < SLOW_LOADS:
+            await asyncio.sleep(self._random.random() * SLOW_LOAD_S)
+        return order
+
+
+class LoosePosition(RacingDatabase):
+    async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
+        async def position(connection: Connection) -> None:
+            await self._move(connection, batch, old, new)
+
+        async def rows(connection: Connection) -> list[Rejected]:
+            if not await flows(connection, batch):
+                return await apply_one_by_one(connection, batch, old.epoch)
+            await apply_together(connection, batch, old.epoch)
+            return []
+
+        await self._writer.run(position)
+        await asyncio.sleep(BETWEEN_COMMITS_S)
+        return await self._writer.run(rows)
+
+
+class LossyLink(Link):
+    """Now and then the reply to an append gets lost: Redis has done it, and nobody here knows."""
+
+    def __init__(self, connection: AbstractConnection, deadline_s: float) -> None:
+        super().__init__(connection, deadline_s)
+        self.random = Random()
+        self.loses = 0.0
+        self.fault = Fault.NONE
+        self._sent: deque[Sequence[Argument]] = deque()
+        self._received: deque[Any] = deque()
+
+    async def load(self, script: Script) -> None:
+        await super().load(self._planted(script))
+
+    async def run(self, script: Script, keys: Sequence[Argument], *arguments: Argument) -> Any:
+        return await super().run(self._planted(script), keys, *arguments)
+
+    async def send(self, *commands: Sequence[Argument]) -> None:
+        appends = [command for command in commands if command[:2] == ("EVALSHA", APPEND.sha)]
+        if not appends:
+            await super().send(*commands)
+            return
+        planted = [("EVALSHA", self._planted(APPEND).sha, *command[2:]) for command in appends]
+        self._sent += planted
+        await super().send(*planted)
+
+    async def receive(self, count: int, *, wait_s: float = 0.0) -> list[Any]:
+        if not self._sent:
+            return await super().receive(count, wait_s=wait_s)
+        return [await self._receive_one() for _ in range(count)]
+
+    def _planted(self, script: Script) -> Script:
+        if script is APPEND and self.fault is Fault.UNCHECKED_VERSION:
+            return UNCHECKED_APPEND
+        if script is FILL and self.fault is Fault.UNGUARDED_FILL:
+            return UNGUARDED_FILL
+        return script
+
+    async def _receive_one(self) -> Any:
+        """The reply to the oldest append."""
+        command = self._sent.popleft()
+        reply = self._received.popleft() if self._received else (await super().receive(1))[0]
+        if self.random.random() >= self.loses:
+            return reply
+        if self.fault is Fault.BLIND_RETRY:
+            behind = len(self._sent) - len(self._received)
+            await super().send(command)
+            self._received += await super().receive(behind)
+            return (await super().receive(1))[0]
+        await self.close()
+        raise LogUnavailable("The reply got lost.")
+
+
+def plant(fault: Fault, loses: float, random: Random) -> None:
+    """In this process, from now on: what every race suffers, and the fault."""
+
+    async def opened(endpoint: Endpoint, deadline_s: float) -> Link:
+        link = LossyLink(connection_of(await endpoint.options()), deadline_s)
+        link.random, link.loses, link.fault = random, loses, fault
+        await link.open()
+        return link
+
+    tier.opened = opened  # type: ignore[attr-defined]
+    if fault is Fault.UNGUARDED_LOCAL_FILL:
+        LocalOrders.fill = _fill_without_guard  # type: ignore[method-assign]
+        ReadThrough._missed = _missed_nothing  # type: ignore[method-assign]
+
+
+def database_of(fault: Fault, url: str, bounds: Bounds, random: Random) -> PostgresDatabase:
+    """Not yet open."""
+    kind = LoosePosition if fault is Fault.LOOSE_POSITION else RacingDatabase
+    return kind(url, bounds, random)
+
+
+def _fill_without_guard(self: LocalOrders, held: Held, ticket: int) -> Held:
+    self._keep(held)
+    return held
+
+
+def _missed_nothing(self: ReadThrough, order_id: str, seen: Position) -> list[Followed]:
+    return []

@@ -1,0 +1,368 @@
+"""What a racing process does: many clients at once, each drawing what to do next, and a record of what they
+were told. A client hops between processes: before it reads it echoes the highest position that anybody was
+answered with, and it never may see less than anybody saw.
+"""
+
+import asyncio
+import itertools
+import json
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from storage.book import Draft, Keyed, Outcome, Request
+from storage.errors import Conflict, Forbidden, NotFound, OutcomeUnknown, Unavailable
+from storage.filters import ALL, ListQuery, OrderFilter, Sort, SortField
+from storage.local import Held
+from storage.log import Position
+from storage.orders import Actor, Change, Order, Role, Status
+from storage.stack import Storage
+from storage.steps import Wish, advance, comment, edit
+from tests.race_board import HOT, RACERS, Board
+from tests.stacks import MES, SELLER, SHOP, actor
+
+OPERATORS = [actor(Role.OPERATOR, f"operator-{number}") for number in range(6)]
+WORKSHOP_STEPS = (Status.MANUFACTURING_COMPLETED, Status.PACKAGING, Status.SHIPPED)
+NEXT: dict[Status, tuple[Status, Actor]] = {
+    Status.INITIATED: (Status.FILE_UPLOADED, SHOP),
+    Status.FILE_UPLOADED: (Status.SUBMITTED, SHOP),
+    Status.SUBMITTED: (Status.PRICE_CALCULATED, MES),
+    Status.PRICE_CALCULATED: (Status.MANUFACTURING_APPROVED, SELLER),
+    Status.MANUFACTURING_COMPLETED: (Status.PACKAGING, MES),
+    Status.PACKAGING: (Status.SHIPPED, MES),
+    Status.SHIPPED: (Status.CLOSED, SELLER),
+}
+KEYED_SHARE = 0.3
+ATTEMPTS = 8
+"""How often a keyed request with an unknown outcome is sent again."""
+PAUSE_S = 0.02
+PAGE_ROWS = 20
+QUERIES = (
+    ListQuery(),
+    ListQuery(sort=Sort(SortField.UPDATED_AT, True)),
+    *(ListQuery(filter=OrderFilter(statuses=frozenset({status}))) for status in Status),
+    *(ListQuery(filter=OrderFilter(operator=who.name)) for who in OPERATORS[:2]),
+)
+COUNTED = (ALL, OrderFilter(customer="customer-1"))
+
+
+class Seen(msgspec.Struct):
+    id: str
+    version: int
+
+
+class SeenPage(msgspec.Struct):
+    items: list[Seen]
+
+
+_page = msgspec.json.Decoder(SeenPage)
+
+
+class Record:
+    """One JSON line per fact, written at once: the process may be killed any moment."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self.counts: Counter[str] = Counter()
+
+    def write(self, kind: str, *values: object) -> None:
+        self._file.write(json.dumps([kind, *values]).encode() + b"\n")
+
+    def wrong(self, kind: str, words: str) -> None:
+        self.write("wrong", kind, words)
+
+
+class Program:
+    def __init__(self, storage: Storage, board: Board, record: Record, seed: str, index: int) -> None:
+        self._storage = storage
+        self._board = board
+        self._record = record
+        self._seed = seed
+        self._index = index
+        self._known: dict[tuple[int, int], int] = {}
+        self._tokens = (f"{seed}.{count}" for count in itertools.count(1))
+        self._repeats = itertools.count(1)
+        self._stopping = False
+        self._acts: list[tuple[int, Callable[[Random], Awaitable[None]]]] = [
+            (34, self._read),
+            (3, self._history),
+            (4, self._list),
+            (2, self._count),
+            (10, self._comment),
+            (3, self._repeat),
+            (4, self._repeat_of_others),
+            (5, self._note),
+            (3, self._refer),
+            (16, self._step),
+            (3, self._create),
+            (2, self._invalidate),
+            (11, self._discard),
+        ]
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    async def run(self, clients: int) -> None:
+        """Until stopped."""
+        await asyncio.gather(*(self._client(Random(f"{self._seed} {client}")) for client in range(clients)))
+
+    async def _client(self, random: Random) -> None:
+        weights = [weight for weight, _ in self._acts]
+        acts = [act for _, act in self._acts]
+        while not self._stopping:
+            (act,) = random.choices(acts, weights)
+            try:
+                await act(random)
+            except (Unavailable, Conflict, Forbidden) as error:
+                self._record.counts[error.code] += 1
+                if isinstance(error, Unavailable):
+                    await asyncio.sleep(PAUSE_S)
+            except Exception as error:  # whatever it is: nobody may be told this
+                self._record.wrong("unexpected", f"{act.__name__}: {type(error).__name__}: {error}")
+            self._board.count_operation()
+
+    # Reads
+
+    async def _read(self, random: Random) -> None:
+        row = self._board.hot_row(random)
+        if row is None:
+            return
+        newest = await self._echo(row)
+        order_id = self._board.id_of(row)
+        held = self._storage.reads.peek(order_id) if random.random() < 0.3 else None
+        if isinstance(held, Held):
+            self._noticed(row, newest, held, "peek")
+            return
+        try:
+            found = await self._storage.reads.get(order_id)
+        except NotFound:
+            self._record.wrong("regressions", f"{order_id} was seen at version {newest} and is not found")
+            return
+        self._noticed(row, newest, found.held, found.source)
+
+    async def _history(self, random: Random) -> None:
+        row = self._board.hot_row(random)
+        if row is None:
+            return
+        newest = await self._echo(row)
+        items, _ = await self._storage.reads.history(self._board.id_of(row))
+        versions = [item.version for item in items]
+        if versions != list(range(1, len(versions) + 1)):
+            self._record.wrong("gaps", f"the history of {self._board.id_of(row)} has {versions}")
+        if len(versions) < newest:
+            words = f"the history of {self._board.id_of(row)} ends at {len(versions)}, {newest} was seen"
+            self._record.wrong("regressions", words)
+        self._record.counts["histories"] += 1
+
+    async def _list(self, random: Random) -> None:
+        newest = {row: self._board.newest_seen(row) for row in self._board.rows(HOT)}
+        await self._reach(self._board.position)
+        query = random.choice(QUERIES)
+        found = await self._storage.reads.page(query, PAGE_ROWS, self._storage.clock.now())
+        for seen in _page.decode(found.page.body).items:
+            row = self._board.row_of(seen.id)
+            if row is not None and seen.version < newest.get(row, 0):
+                words = f"a list shows {seen.id} at {seen.version}, {newest[row]} was seen ({found.source})"
+                self._record.wrong("regressions", words)
+        self._publish()
+        self._record.counts["pages"] += 1
+
+    async def _count(self, random: Random) -> None:
+        await self._reach(self._board.position)
+        await self._storage.reads.counts(random.choice(COUNTED))
+        self._publish()
+        self._record.counts["counts"] += 1
+
+    async def _echo(self, row: int) -> int:
+        newest = self._board.newest_seen(row)
+        await self._reach(self._board.position)
+        return newest
+
+    async def _reach(self, position: Position) -> None:
+        if position.epoch:
+            await self._storage.reads.require_position(position)
+
+    def _publish(self) -> None:
+        tail = self._storage.tail
+        self._board.publish(Position(tail.epoch, tail.head))
+
+    def _noticed(self, row: int, newest: int, held: Held, source: str) -> None:
+        if held.version < newest:
+            words = f"{held.id} was seen at {newest} and is shown at {held.version} ({source})"
+            self._record.wrong("regressions", words)
+        self._note_body(row, held.version, held.body)
+        self._publish()
+        self._board.saw(row, held.version)
+        self._record.counts["reads"] += 1
+        self._record.counts[source] += 1
+
+    def _note_body(self, row: int, version: int, body: bytes) -> None:
+        """Of one version there is one body, on all processes."""
+        crc = zlib.crc32(body)
+        known = self._known.setdefault((row, version), 0)
+        if known != crc:
+            self._known[row, version] = crc
+            self._record.write("saw", self._board.id_of(row), version, crc)
+
+    # Changes
+
+    async def _comment(self, random: Random) -> None:
+        row = self._board.hot_row(random)
+        if row is None:
+            return
+        token = next(self._tokens)
+        await self._remark(row, token, keyed=random.random() < KEYED_SHARE)
+
+    async def _repeat(self, random: Random) -> None:
+        """A keyed request that others will send too, at the same time."""
+        row = self._board.hot_row(random)
+        if row is None:
+            return
+        count = next(self._repeats)
+        self._board.offer_repeat(row, count)
+        await self._remark(row, f"repeat.{self._index}.{row}.{count}", keyed=True)
+
+    async def _repeat_of_others(self, random: Random) -> None:
+        writer = random.randrange(RACERS)
+        offered = self._board.repeatable(writer)
+        if offered is not None:
+            row, count = offered
+            await self._remark(row, f"repeat.{writer}.{row}.{count}", keyed=True)
+
+    async def _remark(self, row: int, token: str, *, keyed: bool) -> None:
+        async def decide(newest: Order) -> Change:
+            return comment(newest, token, SHOP, self._storage.clock.now())
+
+        order_id = self._board.id_of(row)
+        await self._change(
+            row, token, SHOP, keyed, lambda request: self._storage.book.change(order_id, decide, request)
+        )
+
+    async def _note(self, random: Random) -> None:
+        await self._edit(random, {"note": f"note {random.randrange(1000)}"}, None)
+
+    async def _refer(self, random: Random) -> None:
+        reference = self._reference(random) if random.random() < 0.7 else None
+        await self._edit(random, {"reference": reference}, reference)
+
+    def _reference(self, random: Random) -> str:
+        """Few, so that several orders want the same; others as time goes by, since finished orders keep theirs."""
+        return f"reference-{self._board.operations // 500}-{random.randrange(4)}"
+
+    async def _edit(self, random: Random, fields: dict[str, object], reference: str | None) -> None:
+        async def decide(newest: Order) -> Change | None:
+            return edit(newest, fields, SHOP, self._storage.clock.now())
+
+        row = self._board.hot_row(random)
+        if row is None:
+            return
+        order_id = self._board.id_of(row)
+        await self._change(
+            row,
+            next(self._tokens),
+            SHOP,
+            True,
+            lambda request: self._storage.book.edit(order_id, reference, decide, request),
+        )
+
+    async def _step(self, random: Random) -> None:
+        """The next step of an order as a client sees it, which may be over by now."""
+        row = self._board.hot_row(random)
+        if row is None:
+            return
+        order = await self._storage.reads.order(self._board.id_of(row))
+        if order.status is Status.MANUFACTURING_APPROVED:
+            await asyncio.gather(*(self._take(row, who, random) for who in random.sample(OPERATORS, 2)))
+        elif order.status is Status.MANUFACTURING_STARTED:
+            await self._workshop_step(row, order, random)
+        elif order.status in NEXT:
+            status, who = NEXT[order.status]
+            if random.random() < 0.02 and order.status is not Status.SHIPPED:
+                status, who = Status.CANCELLED, SELLER
+            await self._advance(row, status, who, random)
+
+    async def _take(self, row: int, who: Actor, random: Random) -> None:
+        try:
+            await self._advance(row, Status.MANUFACTURING_STARTED, who, random)
+        except Conflict as error:
+            self._record.counts[error.code] += 1
+
+    async def _workshop_step(self, row: int, order: Order, random: Random) -> None:
+        owner = next((who for who in OPERATORS if who.name == order.operator), OPERATORS[0])
+        released = random.random() < 0.5
+        status = Status.MANUFACTURING_APPROVED if released else Status.MANUFACTURING_COMPLETED
+        await self._advance(row, status, owner, random)
+
+    async def _advance(self, row: int, status: Status, who: Actor, random: Random) -> None:
+        token = next(self._tokens)
+
+        async def decide(newest: Order) -> Change | None:
+            return advance(newest, Wish(status=status, comment=token), who, self._storage.clock.now())
+
+        order_id, keyed = self._board.id_of(row), random.random() < KEYED_SHARE
+        await self._change(
+            row, token, who, keyed, lambda request: self._storage.book.change(order_id, decide, request)
+        )
+
+    async def _create(self, random: Random) -> None:
+        async def draft() -> Draft:
+            return Draft(customer=f"customer-{random.randrange(5)}", reference=reference)
+
+        reference = self._reference(random) if random.random() < 0.5 else None
+        await self._change(
+            None, next(self._tokens), SHOP, True, lambda request: self._storage.book.create(draft, request)
+        )
+
+    async def _change(
+        self,
+        row: int | None,
+        token: str,
+        who: Actor,
+        keyed: bool,
+        act: Callable[[Request], Awaitable[Outcome]],
+    ) -> None:
+        """Sent again with its key while its outcome is not known; without a key only once."""
+        key = Keyed(scope=token, key=token, body_hash="") if keyed else None
+        for attempt in range(ATTEMPTS):
+            try:
+                outcome = await act(Request(actor=who, keyed=key))
+                break
+            except Unavailable as error:
+                if not isinstance(error, OutcomeUnknown) or not keyed or attempt + 1 == ATTEMPTS:
+                    raise
+                self._record.counts["sent again"] += 1
+                await asyncio.sleep(PAUSE_S * 2**attempt)
+        self._acknowledged(row, token, who, outcome)
+
+    def _acknowledged(self, row: int | None, token: str, who: Actor, outcome: Outcome) -> None:
+        order, position = outcome.order, outcome.position
+        if row is None:
+            row = self._board.add_order(order.id)
+        self._record.write(
+            "told", order.id, order.version, position.epoch, position.n, token, who.name, order.status
+        )
+        self._note_body(row, order.version, outcome.body)
+        self._board.publish(position)
+        self._board.saw(row, order.version)
+        self._record.counts["repeated" if outcome.repeated else "acknowledged"] += 1
+
+    # What makes the tiers forget
+
+    async def _invalidate(self, random: Random) -> None:
+        row = self._board.hot_row(random)
+        if row is not None:
+            if random.random() < 0.03:
+                await self._storage.invalidate_lists()
+            else:
+                await self._storage.invalidate_order(self._board.id_of(row))
+            self._record.counts["invalidations"] += 1
+
+    async def _discard(self, random: Random) -> None:
+        row = self._board.hot_row(random)
+        if row is not None:
+            self._storage.reads.local.lru.discard(self._board.id_of(row))
+            self._record.counts["local evictions"] += 1
