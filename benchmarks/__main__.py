@@ -6,6 +6,8 @@ import json
 import sys
 from typing import Any
 
+from server.private_servers import ServerUnavailable
+
 NAMES = ("pricing", "orders", "reads", "stall", "writes", "coherence")
 
 
@@ -22,7 +24,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON, a line per benchmark")
     options = parser.parse_args(arguments)
     for name in [options.name] if options.name else NAMES:
-        result = importlib.import_module(f"benchmarks.{name}").run()
+        try:
+            result = importlib.import_module(f"benchmarks.{name}").run()
+        except ServerUnavailable as error:
+            print(f"facet bench {name}: {error}", file=sys.stderr)
+            return 1
         if options.json:
             print(json.dumps(result), flush=True)
         else:

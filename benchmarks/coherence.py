@@ -1,14 +1,14 @@
 """How long after a change is acknowledged on one process another process shows it.
 
 Two processes, each with the whole storage of a server and a core of its own, over one Valkey (`appendfsync
-always`) and one PostgreSQL; no HTTP, which would only slow the writer down. First the machine's own
-maximum: how many changes a second the writer is acknowledged with 32 callers who each wait for theirs. Then half of
+always`) and one PostgreSQL; no HTTP, which would only slow the writer down. First the machine's own maximum:
+how many changes a second the writer is acknowledged with 32 callers who each wait for theirs. Then half of
 that, each change begun when it is due. Measured for every one of these: from the moment at which
 `OrderBook.change` has returned on the writer to the moment at which the other process's follower has put it
 into the local tier (checked there: the version that the local tier answers is this one). Nobody polls: both
-note the monotonic clock, which is common to the processes of a machine. 0 means that the other was not later.
+note the monotonic clock, which the processes of a machine share. 0 means that the other was not later.
 
-In turn the process that also brings the log to PostgreSQL writes and the other shows, and the other way round.
+In turn the process that also brings the log to PostgreSQL writes and the other shows, and the reverse.
 """
 
 import asyncio
@@ -135,4 +135,5 @@ def _round(writer: Process, reader: Process, most_s: float, paced_s: float) -> R
 
 
 def _median(rounds: list[Round], field: str) -> float:
-    return statistics.median(getattr(each, field) for each in rounds)
+    values: list[float] = [getattr(each, field) for each in rounds]
+    return statistics.median(values)

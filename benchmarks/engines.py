@@ -19,6 +19,8 @@ from storage.redis.tier import RedisTier
 from storage.stack import Storage
 from storage.tail import Followed
 
+REDIS_DEADLINE_S = 3.0
+"""A hiccup of a busy machine makes a round slower and does not end the benchmark."""
 Watcher = Callable[[Storage, Followed], None]
 
 
@@ -66,7 +68,7 @@ async def opened_storage(
     redis_url: str, prefix: str, database_url: str, follower: Watcher | None = None
 ) -> AsyncIterator[Storage]:
     """`follower` is told of every entry after the process's own tiers have taken it in."""
-    bounds, clock = Bounds(), SystemClock()
+    bounds, clock = Bounds(shared_deadline_s=REDIS_DEADLINE_S), SystemClock()
     await migrate_postgresql(database_url)
     database = PostgresDatabase(
         database_url, bounds.reader_connections, bounds.read_deadline_s, keeps_answers=True

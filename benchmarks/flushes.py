@@ -1,8 +1,8 @@
-"""A batch of 1,000 log entries into PostgreSQL: `PostgresDatabase.apply` against `executemany` of the same rows.
+"""Batches of 1,000 log entries into PostgreSQL: `PostgresDatabase.apply` against `executemany` of their rows.
 
-Both make the rows from the entries, write a row of history for each and replace the row of its order, and move
-the position, in one transaction on one connection. Ours also looks whether every change follows the version
-that is stored. Each has a database of its own; batches take turns.
+Both make the rows from the entries, write a row of history for each and replace the row of its order, and
+move the position, in one transaction on one connection. Ours also looks whether every change follows the
+version that is stored. Each has a database of its own; batches take turns.
 """
 
 import statistics

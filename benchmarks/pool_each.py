@@ -1,4 +1,4 @@
-"""What the service on Redis and PostgreSQL is compared with: each change committed to PostgreSQL through a pool.
+"""What Redis with PostgreSQL is compared with: each change committed to PostgreSQL through a pool.
 
 The same decision (`storage.steps.advance`), the same rows in the same tables, the same JSON in the answer.
 `change`: as one would write it first, a transaction of a read, an update guarded by the version, and a row of

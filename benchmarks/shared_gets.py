@@ -1,7 +1,7 @@
 """GETs of orders from Redis at 32 concurrent callers: the shared tier against `redis.asyncio.Redis`.
 
-`get` is the bytes: `storage.redis.reader.Reader.get` against `Redis.get` with its default connection pool, both
-with hiredis. `load` is the order: `RedisTier.load` against the same `get` and the same decoding.
+`get` is the bytes: `storage.redis.reader.Reader.get` against `Redis.get` with its default connection pool,
+both with hiredis. `load` is the order: `RedisTier.load` against the same `get` and the same decoding.
 """
 
 import asyncio
@@ -61,7 +61,9 @@ async def _compare(
     names = [keys.order(order_id) for order_id in ids]
 
     async def get_and_decode(order_id: str) -> Any:
-        body = body_of(await client.get(keys.order(order_id)))
+        value = await client.get(keys.order(order_id))
+        assert isinstance(value, bytes)
+        body = body_of(value)
         return None if body is None else decode_order(body)
 
     tried: dict[str, tuple[Get, list[str], int]] = {

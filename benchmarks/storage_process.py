@@ -86,13 +86,12 @@ class Process:
             await asyncio.sleep(TICK_S)
         while tasks:
             await asyncio.gather(*tasks)
-        answer = {
+        return {
             "acknowledged": self._acknowledged,
             "per_s": len(self._acknowledged) / (time.monotonic() - began_s),
             "took_p99_ms": sorted(self._took_s)[int(len(self._took_s) * 0.99)] * 1000,
             "behind": await drain(storage),
         }
-        return answer
 
     async def seen(self, storage: Storage) -> dict[str, Any]:
         """What was followed since this was asked last."""

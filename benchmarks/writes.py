@@ -23,7 +23,7 @@ from benchmarks import flushes, shared_gets, writes_http, writes_layers
 from benchmarks.engines import engines
 from benchmarks.harness import CALLERS, figures, machine
 
-ROUNDS = 7
+ROUNDS = 5
 
 
 def run(rounds: int = ROUNDS) -> dict[str, Any]:
@@ -72,7 +72,8 @@ def _against(rounds: dict[str, Any], what: str, field: str) -> dict[str, float]:
 
 def _ratio(over: list[Any], under: list[Any], field: str) -> float:
     pairs = zip(over, under, strict=True)
-    return round(statistics.median(getattr(a, field) / getattr(b, field) for a, b in pairs), 2)
+    ratios: list[float] = [getattr(a, field) / getattr(b, field) for a, b in pairs]
+    return round(statistics.median(ratios), 2)
 
 
 def _medians(prefix: str, rounds: dict[str, list[Any]]) -> dict[str, float]:

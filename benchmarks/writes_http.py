@@ -12,7 +12,7 @@ from benchmarks.orders import changes, new_orders
 from benchmarks.pool_each import copy_orders
 from storage.migrate import migrate_postgresql
 
-ORDERS = 400
+ORDERS = 200
 ROUND_S = 1.5
 DRAIN_S = 60.0
 TAKEN_ALONE = 100
@@ -100,8 +100,8 @@ def _behind(subject: Subject) -> int:
 
 
 def measure_takes(engines: Engines, directory: Path) -> dict[str, list[Answered]]:
-    """By one process alone; then by each of two: only the one that has the lease brings the log to PostgreSQL,
-    the other is told when it has."""
+    """By one process alone; then by each of two: only the one that has the lease brings the log to
+    PostgreSQL, the other is told when it has."""
     engines.postgres.create_database("takes")
     settings = engines.settings("takes")
     found: dict[str, list[Answered]] = {}

@@ -113,7 +113,12 @@ def _reload(settings: Settings, parsed: argparse.Namespace) -> int:
 def _demo(settings: Settings, parsed: argparse.Namespace) -> int:
     from server import demo
 
-    return demo.run(settings)
+    return demo.run(settings, embedded=parsed.embedded)
+
+
+def _add_demo(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--embedded", action="store_true", help="one process, without Redis and PostgreSQL")
+    _serving(command)
 
 
 def _tour(settings: Settings, parsed: argparse.Namespace) -> int:
@@ -290,7 +295,7 @@ def _through_control(settings: Settings, act: Callable[[Any], Any], *, running_o
 
 
 _COMMANDS: tuple[tuple[str, str, Command, Callable[[argparse.ArgumentParser], None]], ...] = (
-    ("demo", "a believable workshop, alive in a minute", _demo, _serving),
+    ("demo", "a believable workshop, alive in a minute", _demo, _add_demo),
     ("serve", "migrate, replay, warm, serve", _serve, _serving),
     ("reload", "replace the workers of the running server one by one (FACET_WORKERS)", _reload, _data),
     ("tour", "every promise of the system, shown on the running demo", _tour, _add_tour),

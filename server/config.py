@@ -298,6 +298,14 @@ def load(environment: Mapping[str, str] | None = None, **flags: str | None) -> S
     return settings
 
 
+def hand_on(settings: Settings, *fields: str) -> None:
+    """Put some of the settings into the environment, for the processes that this one starts."""
+    for setting in SETTINGS:
+        if setting.field in fields:
+            os.environ[setting.variable] = str(getattr(settings, setting.field))
+            os.environ.pop(f"{setting.variable}_FILE", None)
+
+
 def _from_environment(setting: Setting, environment: Mapping[str, str]) -> str:
     file = environment.get(f"{setting.variable}_FILE", "") if setting.secret else ""
     if not file:

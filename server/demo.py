@@ -1,10 +1,12 @@
 """`facet demo`: a workshop with weeks of history, made through the same code that serves it."""
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
 import random
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,12 +16,14 @@ from aiohttp import web
 
 from pricing.formula import Options
 from pricing.rings import ring_stl
-from server import serve
+from server import serve, workers
 from server.app import build
-from server.config import ConfigError, Settings
+from server.config import ConfigError, Settings, hand_on
+from server.demo_servers import DemoServers, kept_in
 from server.keys import PRICER, STORAGE
 from server.logs import configure
 from server.pricer import Pricer
+from server.private_servers import ServerUnavailable
 from server.uploads import Upload
 from storage.book import Draft, Request
 from storage.clock import SystemClock
@@ -33,6 +37,7 @@ ORDERS = 600
 WEEKS = 6
 SEED = 585
 AT_ONCE = 64
+DRAIN_S = 5.0
 MATERIALS = ("gold-585-yellow", "gold-750-white-pd", "gold-585-red", "silver-925", "platinum-950-ru")
 CUSTOMERS = ("anna", "boris", "clara", "dmitri", "elena", "felix", "galina", "hugo", "irina", "jakob")
 PARTNER = "aurora"
@@ -61,17 +66,55 @@ HOURS: dict[Status, float] = {
 """About how long an order takes to reach each status from the one before."""
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, *, embedded: bool) -> int:
     """Fill the directory on first use, then serve. Raises ConfigError for anybody else's directory."""
     configure(settings)
     directory = DataDirectory(settings.data_dir)
-    mark = settings.data_dir / MARK
-    if not mark.exists():
+    is_new = not (settings.data_dir / MARK).exists()
+    if is_new:
         _require_unused(directory)
+    elif embedded and kept_in(directory.path):
+        raise ConfigError(f"the demo in {directory.path} keeps its data in PostgreSQL: leave out --embedded")
+    holder = directory.holder()
+    if holder is not None:
+        raise ConfigError(f"{directory.path} is in use by process {holder.pid}")
+    with contextlib.ExitStack() as stack:
+        if not (embedded or settings.uses_redis or settings.uses_postgresql or directory.database.exists()):
+            settings = _with_servers(settings, stack, is_new)
+        return _serve(settings, is_new)
+
+
+def _with_servers(settings: Settings, stack: contextlib.ExitStack, is_new: bool) -> Settings:
+    """With a Valkey and a PostgreSQL of the demo's own, and two processes; without, where there are none."""
+    servers = DemoServers(settings.data_dir, empty=is_new)
+    try:
+        stack.enter_context(servers)
+    except ServerUnavailable as error:
+        if not is_new:
+            raise ConfigError(f"the demo's servers cannot be started: {error}") from None
+        print(f"One process, without Redis and PostgreSQL: {error}", flush=True)
+        shutil.rmtree(settings.data_dir / "postgres", ignore_errors=True)
+        return settings
+    settings = msgspec.structs.replace(
+        settings,
+        redis_url=servers.valkey.url,
+        database_url=servers.postgres.url,
+        workers=max(2, settings.workers),
+        drain_s=min(DRAIN_S, settings.drain_s),
+    )
+    hand_on(settings, "redis_url", "database_url", "workers", "drain_s")
+    return settings
+
+
+def _serve(settings: Settings, is_new: bool) -> int:
+    mark = settings.data_dir / MARK
+    if is_new:
         print(f"Filling {settings.data_dir} with a workshop ...", flush=True)
         with serve.prepared_directory(settings) as held:
             uvloop.run(_fill(settings, held, mark))
     tokens: dict[str, str] = json.loads(mark.read_text())
+    if settings.workers > 1:
+        return workers.run(settings, lambda url: _greet(url, tokens, settings))
 
     async def started(app: web.Application, url: str) -> None:
         _greet(url, tokens, settings)
@@ -81,15 +124,15 @@ def run(settings: Settings) -> int:
 
 def _require_unused(directory: DataDirectory) -> None:
     """What an interrupted first start left behind may be filled again; anybody else's data may not."""
-    if not directory.path.exists():
-        return
-    unfinished = (directory.path / "demo.unfinished").exists()
-    if any(directory.path.iterdir()) and not unfinished:
+    unfinished = directory.path / "demo.unfinished"
+    if directory.path.exists() and any(directory.path.iterdir()) and not unfinished.exists():
         raise ConfigError(f"{directory.path} is not empty and not a demo: choose another with --data-dir")
-    if unfinished:
+    if unfinished.exists():
         for file in (directory.database, directory.log):
             for suffix in ("", "-wal", "-shm"):
                 file.with_name(file.name + suffix).unlink(missing_ok=True)
+    directory.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    unfinished.touch()
 
 
 class WorkshopClock(SystemClock):
@@ -103,8 +146,6 @@ class WorkshopClock(SystemClock):
 
 
 async def _fill(settings: Settings, directory: DataDirectory, mark: Path) -> None:
-    unfinished = directory.path / "demo.unfinished"
-    unfinished.touch()
     clock = WorkshopClock()
 
     def failed(name: str, error: BaseException) -> None:
@@ -123,7 +164,7 @@ async def _fill(settings: Settings, directory: DataDirectory, mark: Path) -> Non
     descriptor = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(tokens, file, indent=1)
-    unfinished.unlink()
+    (directory.path / "demo.unfinished").unlink()
 
 
 class Workshop:
@@ -268,9 +309,12 @@ def _greet(url: str, tokens: dict[str, str], settings: Settings) -> None:
     logins = "\n".join(f"  {who:{width}}  {secret}" for who, secret in tokens.items())
     token = tokens["operator ivan"]
     directory = "" if str(settings.data_dir) == "demo-data" else f" --data-dir {settings.data_dir}"
+    engines = f"{settings.workers} processes, Redis and PostgreSQL"
+    if not settings.uses_redis:
+        engines = f"one process, {'PostgreSQL' if settings.uses_postgresql else 'SQLite'}"
     print(
         f"""
-Facet is serving a workshop of {ORDERS} orders at {url}
+Facet is serving a workshop of {ORDERS} orders at {url} ({engines})
 
 One login per role (paste one into the page, or send it as Authorization: Bearer ...):
 {logins}

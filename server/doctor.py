@@ -1,5 +1,6 @@
 """`facet doctor`: what could keep the service from working, looked at one by one."""
 
+import asyncio
 import importlib.metadata
 import shutil
 import socket
@@ -9,9 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from server.config import Settings
+from server.config import ConfigError, Settings
+from server.engines import bounds_of, redis_endpoint
+from server.startup import refuse_open_servers
 from storage.data_directory import DataDirectory
-from storage.errors import Incompatible
+from storage.errors import Incompatible, StorageError
+from storage.log import Position
+from storage.migrate import known_schemas
+from storage.postgresql.examine import examine_postgresql
+from storage.redis.link import Refused, opened
+from storage.redis.server import examine as examine_redis
+from storage.redis.server import read_meta
 from storage.sqlite.files import examine_database, examine_log
 
 FREE_BYTES_MIN = 1 << 30
@@ -33,11 +42,11 @@ def examine(settings: Settings) -> list[Finding]:
     else:
         findings.append(Finding(True, "server", f"running, process {holder.pid}, {holder.url}"))
     if not directory.path.exists():
-        return [
-            *findings,
-            Finding(True, "data", f"{directory.path} does not exist yet: the first start makes it"),
-        ]
-    return [*findings, *_data(directory)]
+        findings.append(
+            Finding(True, "data", f"{directory.path} does not exist yet: the first start makes it")
+        )
+        return [*findings, *asyncio.run(_servers(settings))]
+    return [*findings, *_data(directory, settings), *asyncio.run(_servers(settings))]
 
 
 def _python() -> Finding:
@@ -76,7 +85,7 @@ def _port(settings: Settings) -> Finding:
     return Finding(True, "port", f"{settings.host}:{settings.port} is free")
 
 
-def _data(directory: DataDirectory) -> Iterator[Finding]:
+def _data(directory: DataDirectory, settings: Settings) -> Iterator[Finding]:
     mode = stat.S_IMODE(directory.path.stat().st_mode)
     private = not mode & (stat.S_IRWXG | stat.S_IRWXO)
     yield Finding(
@@ -87,10 +96,12 @@ def _data(directory: DataDirectory) -> Iterator[Finding]:
     free = shutil.disk_usage(directory.path).free
     yield Finding(free >= FREE_BYTES_MIN, "disk", f"{free / 2**30:.1f} GiB free")
     epochs = {}
-    for name, path, examine_file in (
-        ("database", directory.database, examine_database),
-        ("log", directory.log, examine_log),
+    for name, path, examine_file, elsewhere in (
+        ("database", directory.database, examine_database, settings.uses_postgresql),
+        ("log", directory.log, examine_log, settings.uses_redis),
     ):
+        if elsewhere:
+            continue
         if not path.exists():
             yield Finding(name == "log", name, f"{path.name} does not exist")
             continue
@@ -105,3 +116,63 @@ def _data(directory: DataDirectory) -> Iterator[Finding]:
     if len(epochs) == 2:
         agree = epochs["database"] == epochs["log"]
         yield Finding(agree, "epoch", f"database {epochs['database']}, log {epochs['log']}")
+
+
+async def _servers(settings: Settings) -> list[Finding]:
+    """Redis and PostgreSQL, as far as they are used, and whether they fit each other."""
+    findings: list[Finding] = []
+    stands = head = None
+    try:
+        refuse_open_servers(settings)
+    except ConfigError as error:
+        findings.append(Finding(False, "access", str(error)))
+    if settings.uses_postgresql:
+        stands = await _postgresql(settings, findings)
+    if settings.uses_redis:
+        head = await _redis(settings, findings)
+    if stands is not None and head is not None:
+        findings.append(_agreement(stands, head))
+    return findings
+
+
+async def _postgresql(settings: Settings, findings: list[Finding]) -> Position | None:
+    try:
+        found = await examine_postgresql(settings.database_url)
+    except StorageError as error:
+        findings.append(Finding(False, "postgresql", error.detail))
+        return None
+    shown = ", ".join(f"{name} {value}" for name, value in found.settings.items())
+    findings.append(Finding(not found.unsafe, "postgresql", shown))
+    newest, *older = known_schemas()
+    what = f"{found.schema or 'none yet'}, {found.orders} orders"
+    if found.schema in older:
+        what += f"; the next start brings it to {newest}"
+    elif found.schema not in (None, newest):
+        what += f"; newer than this release knows ({newest})"
+    findings.append(Finding(found.schema in (None, newest, *older), "schema", what))
+    return found.position if found.schema else None
+
+
+async def _redis(settings: Settings, findings: list[Finding]) -> Position | None:
+    bounds = bounds_of(settings)
+    try:
+        link = await opened(redis_endpoint(settings, bounds), bounds.shared_deadline_s)
+        try:
+            server, meta = await examine_redis(link), await read_meta(link, settings.redis_prefix)
+        finally:
+            await link.close()
+    except (StorageError, ConfigError, Refused) as error:
+        findings.append(Finding(False, "redis", str(error)))
+        return None
+    what = f"{server.name}, {server.policy}: {server.durability}"
+    findings.append(Finding(server.unfit is None, "redis", server.unfit or what))
+    return meta.head
+
+
+def _agreement(stands: Position, head: Position) -> Finding:
+    """The database follows the log: in the same life, and never ahead of it."""
+    if head.epoch == 0:
+        return Finding(True, "log", f"none in Redis yet; PostgreSQL has read to {stands}")
+    if head.epoch != stands.epoch or stands.n > head.n:
+        return Finding(False, "log", f"at {head}, PostgreSQL at {stands}: the next start rebuilds it")
+    return Finding(True, "log", f"at {head}; PostgreSQL lacks {head.n - stands.n} entries")

@@ -15,7 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from server.readiness import database_error
+from server.readiness import backlog_share, database_error
 from storage.filters import ListQuery, OrderFilter, Sort, SortField
 from storage.orders import ACTIVE, Status, decode_order
 from storage.stack import Storage
@@ -29,6 +29,7 @@ GAUGES: dict[str, tuple[str, Sample]] = {
     "facet_log_flushed_position": ("Position the database has reached.", lambda s: s.tail.flushed),
     "facet_backlog_entries": ("Acknowledged changes the database lacks.", lambda s: len(s.tail)),
     "facet_backlog_bytes": ("The same in bytes.", lambda s: s.tail.byte_count),
+    "facet_backlog_share": ("How full the backlog is, 1 at its bound.", backlog_share),
     "facet_oldest_unpersisted_age_seconds": (
         "Age of the oldest change the database lacks.",
         lambda s: s.tail.age_s,

@@ -35,10 +35,8 @@ class Readiness:
 
     def report(self) -> tuple[int, dict[str, Any]]:
         """Status code and body. Degraded is 200: reads and, while there is room, writes are served."""
-        storage, bounds = self._storage, self._storage.bounds
-        filled = max(
-            len(storage.tail) / bounds.backlog_entries, storage.tail.byte_count / bounds.backlog_bytes
-        )
+        storage = self._storage
+        filled = backlog_share(storage)
         parked = storage.tail.parked
         troubles = [
             *(["database"] if database_error(storage) else []),
@@ -73,6 +71,12 @@ class Readiness:
             "log": log,
             "redis": redis if self._settings.uses_redis else {"state": "none"},
         }
+
+
+def backlog_share(storage: Storage) -> float:
+    """How full the backlog is, 1 at its bound."""
+    tail, bounds = storage.tail, storage.bounds
+    return max(len(tail) / bounds.backlog_entries, tail.byte_count / bounds.backlog_bytes)
 
 
 def database_error(storage: Storage) -> str | None:

@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import json
+import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import aiohttp
 from pricing.rings import ring_stl
 from server.config import ConfigError
 from server.demo import MARK
+from server.demo_servers import redis_pid
 from storage.data_directory import DataDirectory
 
 SHOWN_HEADERS = (
@@ -26,6 +30,10 @@ SHOWN_HEADERS = (
     "WWW-Authenticate",
 )
 TIMEOUT_S = 30.0
+CONNECTIONS_MAX = 100
+"""Tries to reach the other process."""
+BACK_DEADLINE_S = 30.0
+RETRY_S = 0.1
 
 
 class Broken(Exception):
@@ -46,8 +54,19 @@ class Answer:
 class Guide:
     """Sends requests as a role, and prints what passes."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, tokens: dict[str, str]) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        beside: aiohttp.ClientSession,
+        url: str,
+        tokens: dict[str, str],
+        redis_pid: int | None,
+    ) -> None:
+        """`beside`: a second connection. In a demo of two processes it leads to the other one, and
+        `redis_pid` is their Redis."""
         self._session = session
+        self._beside = beside
+        self.redis_pid = redis_pid
         self._url = url
         self._tokens = {who.partition(" ")[2]: secret for who, secret in tokens.items()}
         self.shown = 0
@@ -58,6 +77,15 @@ class Guide:
 
     def say(self, sentence: str) -> None:
         print(f"   {sentence}")
+
+    @contextlib.contextmanager
+    def from_beside(self) -> Iterator[None]:
+        """What is sent in here goes through the second connection."""
+        self._session, self._beside = self._beside, self._session
+        try:
+            yield
+        finally:
+            self._session, self._beside = self._beside, self._session
 
     async def quietly(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """A request that is not part of the story."""
@@ -91,8 +119,9 @@ def expect(holds: bool, promise: str) -> None:
 async def run(url: str | None, data_dir: Path) -> int:
     """0 when every promise held. Raises ConfigError when no demo is running."""
     tokens, found = _demo(data_dir)
-    async with _guide(url or found, tokens) as guide:
-        for chapter in CHAPTERS:
+    pid = redis_pid(data_dir)
+    async with _guide(url or found, tokens, pid) as guide:
+        for chapter in CHAPTERS if pid is None else CHAPTERS + SHARED_CHAPTERS:
             try:
                 await chapter(guide)
             except Broken as broken:
@@ -114,13 +143,29 @@ def _demo(data_dir: Path) -> tuple[dict[str, str], str]:
 
 
 @contextlib.asynccontextmanager
-async def _guide(url: str, tokens: dict[str, str]) -> AsyncIterator[Guide]:
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+async def _guide(url: str, tokens: dict[str, str], redis_pid: int | None) -> AsyncIterator[Guide]:
+    async with contextlib.AsyncExitStack() as stack:
         try:
-            yield Guide(session, url, tokens)
+            session, process = await _connected(stack, url)
+            beside, other = await _connected(stack, url)
+            for _ in range(CONNECTIONS_MAX if redis_pid is not None else 0):
+                if other != process:
+                    break
+                beside, other = await _connected(stack, url)
+            yield Guide(session, beside, url, tokens, redis_pid)
         except aiohttp.ClientConnectionError as error:
             raise ConfigError(f"nothing answers at {url}: {error}") from None
+
+
+async def _connected(stack: contextlib.AsyncExitStack, url: str) -> tuple[aiohttp.ClientSession, str]:
+    """One connection, and which process is behind it."""
+    session = aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+        connector=aiohttp.TCPConnector(limit=1, keepalive_timeout=TIMEOUT_S),
+    )
+    await stack.enter_async_context(session)
+    async with session.get(f"{url}/livez") as response:
+        return session, response.headers["X-Request-Id"].partition("-")[0]
 
 
 async def _loads(guide: Guide) -> int:
@@ -215,8 +260,18 @@ async def happens_once(guide: Guide) -> None:
 
 async def two_operators_one_order(guide: Guide) -> None:
     guide.title("Two operators reach for one order: one gets it")
-    path = f"/v1/orders/{await _approved_order(guide)}/take"
-    answers = await asyncio.gather(guide.show("ivan", "POST", path), guide.show("olga", "POST", path))
+    order_id = await _approved_order(guide)
+    read = await guide.quietly("ivan", "GET", f"/v1/orders/{order_id}")
+    with guide.from_beside():  # both see it before they reach for it
+        await guide.quietly(
+            "olga", "GET", f"/v1/orders/{order_id}", Facet_Position=read.headers["Facet-Position"]
+        )
+    path = f"/v1/orders/{order_id}/take"
+    ivan = asyncio.create_task(guide.show("ivan", "POST", path))
+    await asyncio.sleep(0)  # he has begun, through the first connection
+    with guide.from_beside():
+        olga = await guide.show("olga", "POST", path)
+    answers = (await ivan, olga)
     won, lost = sorted(answers, key=lambda answer: answer.status)
     expect((won.status, lost.status) == (200, 409), "one 200 and one 409")
     expect(won.headers["Durability"] == "database", "confirmed by the database")
@@ -305,6 +360,56 @@ async def bad_input_is_explained(guide: Guide) -> None:
     guide.say(f"{mesh.json['detail']} {mesh.json['remedy']}")
 
 
+async def seen_on_the_other_process(guide: Guide) -> None:
+    guide.title("A change made by one process is seen by the other")
+    order_id = await _new_order(guide)
+    path = f"/v1/orders/{order_id}"
+    with guide.from_beside():
+        await guide.quietly("maria", "GET", path)  # it holds the order now
+    changed = await guide.show("shop", "PUT", f"{path}/status", {"status": "FILE_UPLOADED"})
+    began_s = time.monotonic()
+    with guide.from_beside():
+        while (await guide.quietly("maria", "GET", path)).json["status"] != "FILE_UPLOADED":
+            expect(time.monotonic() - began_s < 1.0, "the change is visible within a second")
+        took_ms = (time.monotonic() - began_s) * 1000
+        seen = await guide.show("maria", "GET", path, Facet_Position=changed.headers["Facet-Position"])
+    expect(seen.headers["ETag"] == changed.headers["ETag"], "the same version")
+    processes = {answer.headers["X-Request-Id"].partition("-")[0] for answer in (changed, seen)}
+    expect(len(processes) == 2, "two processes answered")
+    guide.say(f"Process {' and process '.join(sorted(processes))}, one order; seen after {took_ms:.1f} ms.")
+
+
+async def redis_killed_and_back(guide: Guide) -> None:
+    guide.title("Redis is killed and comes back: nothing acknowledged is lost")
+    kept = await _approved_order(guide)
+    before = (await guide.quietly("maria", "GET", f"/v1/orders/{kept}")).headers["ETag"]
+    assert guide.redis_pid is not None
+    os.kill(guide.redis_pid, signal.SIGKILL)
+    guide.say(f"kill -9 {guide.redis_pid}")
+    read = await guide.show("maria", "GET", f"/v1/orders/{kept}")
+    expect((read.status, read.headers["ETag"]) == (200, before), "reads go on")
+    began_s, key = time.monotonic(), f"tour-{secrets.token_hex(4)}"
+    order = {"customer": "anna", "note": "while Redis was away"}
+    refused = await guide.show("shop", "POST", "/v1/orders", order, Idempotency_Key=key)
+    expect((refused.status, "Retry-After" in refused.headers) == (503, True), "changes are refused at once")
+    guide.say(f"refused after {(time.monotonic() - began_s) * 1000:.0f} ms; the demo starts Redis again ...")
+    while (
+        answer := await guide.quietly("shop", "POST", "/v1/orders", order, Idempotency_Key=key)
+    ).status == 503:
+        expect(time.monotonic() - began_s < BACK_DEADLINE_S, "changes are accepted again")
+        await asyncio.sleep(RETRY_S)
+    expect(answer.status == 201, "the retry is accepted")
+    still = await guide.show("maria", "GET", f"/v1/orders/{kept}")
+    expect(still.headers["ETag"] == before, "no version went backwards")
+    created = await guide.show("maria", "GET", f"/v1/orders/{answer.json['id']}")
+    expect(created.status == 200, "the retried order exists")
+    guide.say(
+        f"Full service {time.monotonic() - began_s:.1f} s after the kill; a new life of the log has begun."
+    )
+
+
+SHARED_CHAPTERS = (seen_on_the_other_process, redis_killed_and_back)
+"""What takes two processes and a Redis that may be killed."""
 CHAPTERS: tuple[Callable[[Guide], Awaitable[None]], ...] = (
     list_miss_then_hit,
     change_in_next_page,

@@ -155,7 +155,9 @@ class Parent:
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         task = asyncio.create_task(self._serve(started))
         await _first_of(task, self._stop.wait())
-        await self._end(self._settings.drain_s + self._settings.grace_s + 3 * serve.SHUTDOWN_S)
+        codes = await self._end(list(self._alive))
+        if any(code not in (0, -signal.SIGTERM) for code in codes):
+            self._code = 1
         return task.result() if task.done() and not task.cancelled() else self._code
 
     async def _serve(self, started: Callable[[str], None] | None) -> int:
@@ -166,7 +168,7 @@ class Parent:
         self._places[0] = first
         await asyncio.gather(*(self._fill(index, None) for index in range(1, len(self._places))))
         url = serve.url_of(self._listener)
-        logger.info("serving on %s with %d workers", url, len(self._places))
+        logger.info("serving on %s with %d workers", url, len(self._alive))
         if started is not None:
             started(url)
         async with asyncio.TaskGroup() as group:
@@ -230,8 +232,7 @@ class Parent:
                 return False
             old, self._places[index] = self._places[index], new
         if old is not None:
-            old.signal(signal.SIGTERM)
-            await old.ended
+            await self._end([old])
         return True
 
     def _asked_to_stop(self) -> None:
@@ -240,21 +241,21 @@ class Parent:
         if self._signals > 1:
             for worker in self._alive:
                 worker.signal(signal.SIGINT)
-            asyncio.get_running_loop().call_later(HURRIED_END_S, self._kill)
+            asyncio.get_running_loop().call_later(HURRIED_END_S, self._kill, list(self._alive))
 
-    async def _end(self, deadline_s: float) -> None:
-        """The workers finish what is under way; who does not in time is killed: the log has what it held."""
-        timer = asyncio.get_running_loop().call_later(deadline_s, self._kill)
-        ending = list(self._alive)
-        for worker in ending:
+    async def _end(self, workers: list[Worker]) -> list[int]:
+        """They finish what is under way; who does not in time is killed: the log has what it held. Returns
+        their exit codes."""
+        deadline_s = self._settings.drain_s + self._settings.grace_s + 3 * serve.SHUTDOWN_S
+        timer = asyncio.get_running_loop().call_later(deadline_s, self._kill, workers)
+        for worker in workers:
             worker.signal(signal.SIGTERM)
-        codes = await asyncio.gather(*(worker.ended for worker in ending))
+        codes = await asyncio.gather(*(worker.ended for worker in workers))
         timer.cancel()
-        if any(code not in (0, -signal.SIGTERM) for code in codes):
-            self._code = 1
+        return codes
 
-    def _kill(self) -> None:
-        for worker in self._alive:
+    def _kill(self, workers: list[Worker]) -> None:
+        for worker in self._alive.intersection(workers):
             logger.error("worker %d does not end: it is killed", worker.pid)
             worker.signal(signal.SIGKILL)
 

@@ -149,10 +149,13 @@ class Database(Protocol):
         """
         ...
 
-    async def unite(self, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
+    async def unite(self, batch: Sequence[Logged], epoch: int, *, late: bool = False) -> list[Rejected]:
         """Entries of another life of the log, one by one: known ones are skipped by their id, what does
         not fit (a fork, or a gap before the version) becomes a dead letter. Answers to keyed requests are
-        kept. The position stays."""
+        kept. The position stays.
+
+        `late`: the next life of the log has begun. What does not fit is kept for somebody to look at, but it
+        parks no order: that goes on with what was accepted since."""
         ...
 
     async def rejected(self, old: Position, new: Position) -> dict[int, str]:

@@ -81,8 +81,9 @@ class EmbeddedTier:
         for put_in_place in [await reload() for reload in self._reloads]:
             put_in_place()
         for letter, logged in await self._database.load_dead_letters():
-            logger.error("order %s is parked: %s", letter.order_id, letter.error)
-            self._tail.park(logged)
+            if letter.order_id is not None:
+                logger.error("order %s is parked: %s", letter.order_id, letter.error)
+                self._tail.park(logged)
         await self._list_earlier_answers()
         await self._replay(flushed.n)
 

@@ -82,9 +82,19 @@ async def _upgraded(session: Callable[[], Awaitable[Connection]]) -> Migrated:
         await engine.dispose()
 
 
-def _upgrade(connection: sa.Connection) -> Migrated:
+def known_schemas() -> list[str]:
+    """Newest first."""
+    return [revision.revision for revision in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
+    return config
+
+
+def _upgrade(connection: sa.Connection) -> Migrated:
+    config = _config()
     config.attributes["connection"] = connection
     script = ScriptDirectory.from_config(config)
     before = MigrationContext.configure(connection).get_current_revision()

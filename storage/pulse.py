@@ -1,10 +1,13 @@
 """Whether the database answers, also while nothing is read or written."""
 
 import asyncio
+import logging
 
 from storage.bounds import Bounds
 from storage.database import Database
 from storage.errors import DatabaseUnavailable
+
+logger = logging.getLogger("facet.storage")
 
 
 class Pulse:
@@ -24,8 +27,15 @@ class Pulse:
             async with asyncio.timeout(self._bounds.pulse_deadline_s):
                 await self._database.position()
         except DatabaseUnavailable as error:
-            self.last_error = error.detail
+            self._note(error.detail)
         except TimeoutError:
-            self.last_error = f"The database does not answer within {self._bounds.pulse_deadline_s:g} s."
+            self._note(f"The database does not answer within {self._bounds.pulse_deadline_s:g} s.")
         else:
-            self.last_error = None
+            self._note(None)
+
+    def _note(self, error: str | None) -> None:
+        if error is not None and self.last_error is None:
+            logger.warning("the database is away: %s", error)
+        elif error is None and self.last_error is not None:
+            logger.info("the database is back")
+        self.last_error = error

@@ -1,6 +1,7 @@
 """Reading orders: local tier, what is pending, shared tier, database. The cache loads; callers never do."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from datetime import datetime
 from typing import NamedTuple
@@ -258,13 +259,16 @@ class ReadThrough:
         """Forget what is held of an order and read it again, here. What is pending stays: it is newer than
         the database. Returns whether the order exists."""
         self._forget(order_id)
-        try:
+        seen = Position(self._tail.epoch, self._tail.head)
+        order: Order | None = None
+        with contextlib.suppress(NotFound):
             order = await self.order(order_id)
-        except NotFound:
-            self.views.show(order_id, None)
-            return False
+        # What came before this task ran again is in the lists already: a row put back would stay there.
+        for followed in self._missed(order_id, seen):
+            if followed.order is not None and (order is None or followed.order.version > order.version):
+                order = followed.order
         self.views.show(order_id, order)
-        return True
+        return order is not None
 
     def _forget(self, order_id: str) -> None:
         self.local.invalidate(order_id)

@@ -13,7 +13,15 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 SOURCES = ("server", "pricing", "storage", "tests", "benchmarks")
 SERVICE = ("test_http_", "test_openapi", "test_command_line", "test_backup")
-DRILLS = ("test_day", "test_stall", "test_restart", "test_model_files_http", "test_schemathesis", "test_demo")
+DRILLS = (
+    "test_day",
+    "test_stall",
+    "test_restart",
+    "test_model_files_http",
+    "test_schemathesis",
+    "test_demo",
+    "test_workers",
+)
 """Names of test files by what they need: a server process, or minutes."""
 
 

@@ -38,6 +38,7 @@ class Happened(NamedTuple):
     service_s: float | None
     """From lifting the fault to full service; None: never."""
     counts: Counter[str]
+    refusals: Counter[str]
     slowest_refusal_s: float
     note: str
 
@@ -46,9 +47,10 @@ class Happened(NamedTuple):
         whole = "NO FULL SERVICE" if self.service_s is None else f"whole after {self.service_s:4.1f} s"
         return (
             f"{self.fault.name:33} {self.seconds:5.1f} s, {whole}; {counts['acknowledged']:4} acknowledged,"
-            f" writes {counts['writes refused']:4} refused {counts['writes unanswered']:3} unanswered, reads"
-            f" {counts['fresh reads']:4} fresh {counts['stale reads']:4} stale {counts['reads refused']:3} refused"
-            f" {counts['reads unanswered']:3} unanswered, slowest refusal {self.slowest_refusal_s:.2f} s"
+            f" writes {counts['writes refused']:4} refused {counts['writes unanswered']:3} unanswered,"
+            f" reads {counts['fresh reads']:4} fresh {counts['stale reads']:4} stale"
+            f" {counts['reads refused']:3} refused {counts['reads unanswered']:3} unanswered;"
+            f" 503 after at most {self.slowest_refusal_s:.2f} s: {dict(self.refusals)}"
             + (f" ({self.note})" if self.note else "")
         )
 
@@ -66,8 +68,9 @@ class Report(NamedTuple):
         counts = self.counts
         return (
             f"seed {self.seed}: {len(self.happened)} faults, {counts['acknowledged']:,} changes acknowledged,"
-            f" {counts['takes']:,} takes, {counts['fresh reads']:,} fresh and {counts['stale reads']:,} stale"
-            f" reads, {counts['writes refused']:,} writes refused, {counts['writes unanswered']:,} unanswered;"
+            f" {counts['takes']:,} takes, {counts['fresh reads']:,} fresh and {counts['stale reads']:,}"
+            f" stale reads, {counts['writes refused']:,} writes refused, {counts['writes unanswered']:,}"
+            f" unanswered;"
             f" full service after at most {slowest_s:.1f} s; {self.lost_by_exception} lost by contract 1's"
             f" exception; {len(self.violations)} violations; {self.seconds:.0f} s"
         )
@@ -79,6 +82,7 @@ class Drill:
         self._people = people
         self._floor = floor
         self._windows: list[Window] = []
+        self._working: list[asyncio.Task[None]] = []
         self._probes: list[tuple[Walker, str]] = []
         self.happened: list[Happened] = []
         self.violations: list[str] = []
@@ -87,13 +91,21 @@ class Drill:
         for index in range(SERVERS):
             walker = await self._people.walker("shop", f"probe-{index + 1}", pinned=index)
             self._probes.append((walker, (await walker.create(next(self._floor.numbers)))["id"]))
-        working = await self._people.start()
+        self._working = await self._people.start()
         await asyncio.sleep(3 * BETWEEN_S)
         for fault in faults:
             await self._inflict(fault)
             print(f"  {self.happened[-1]}", flush=True)
+            if self.happened[-1].service_s is None:
+                break  # what follows would say nothing about the next fault
             await asyncio.sleep(BETWEEN_S)
-        await self._close(working)
+        await self._close()
+
+    async def stop(self) -> None:
+        """Nobody works any more, however it came to that."""
+        for task in self._working:
+            task.cancel()
+        await asyncio.gather(*self._working, return_exceptions=True)
 
     async def judged(self) -> int:
         """Adds to the violations; how many changes were lost by the stated exception."""
@@ -108,6 +120,7 @@ class Drill:
     async def _inflict(self, fault: Fault) -> None:
         scene, floor = Scene(self._world, self._people, self._floor), self._floor
         before, began_s, floor.slowest_refusal_s = floor.counts.copy(), time.monotonic(), 0.0
+        floor.refusals.clear()
         await fault.inflict(scene)
         service_s = await self._service_again(scene.lifted_s)
         if service_s is None or service_s > SERVICE_S:
@@ -116,7 +129,8 @@ class Drill:
             self._windows.append(Window(began_s - EXCEPTION_S, scene.lifted_s + EXCEPTION_S))
         took_s, counts = time.monotonic() - began_s, floor.counts.copy()
         counts.subtract(before)
-        self.happened.append(Happened(fault, took_s, service_s, counts, floor.slowest_refusal_s, scene.note))
+        refusals, slowest_s = floor.refusals.copy(), floor.slowest_refusal_s
+        self.happened.append(Happened(fault, took_s, service_s, counts, refusals, slowest_s, scene.note))
 
     async def _service_again(self, lifted_s: float) -> float | None:
         """Once every server has brought a change to the database and shown it."""
@@ -137,17 +151,14 @@ class Drill:
         except Violation as error:
             self._floor.violated(error)
 
-    async def _close(self, working: list["asyncio.Task[None]"]) -> None:
+    async def _close(self) -> None:
         """Everybody finishes what they are at."""
         self._floor.closing = True
-        _, unfinished = await asyncio.wait(working, timeout=CLOSING_S)
+        done, unfinished = await asyncio.wait(self._working, timeout=CLOSING_S)
         if unfinished:
             self.violations.append(f"{len(unfinished)} clients still wait for an outcome")
-        for task in working:
-            task.cancel()
-        for result in await asyncio.gather(*working, return_exceptions=True):
-            if isinstance(result, Exception):
-                raise result
+        for task in done:
+            task.result()
 
 
 def drawn(chance: random.Random, count: int, names: list[str]) -> list[Fault]:
@@ -165,7 +176,10 @@ async def run(seed: int, faults: list[Fault], directory: Path) -> Report:
         floor = Floor(world.urls, random.Random(seed))
         async with people_of(floor) as people:
             drill = Drill(world, people, floor)
-            await drill.run(faults)
+            try:
+                await drill.run(faults)
+            finally:
+                await drill.stop()
             lost = await drill.judged()
         codes = await world.stop_services()
         if any(codes):

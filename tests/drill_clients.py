@@ -54,6 +54,8 @@ class Floor:
         self.acknowledged: list[Told] = []
         self.refused_keys: set[str] = set()
         self.counts: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
+        """Answers of 503, by what was asked and the reason given."""
         self.violations: list[tuple[float, Violation]] = []
         self.recent: deque[str] = deque(maxlen=RECENT_ORDERS)
         self.ids: set[str] = set()
@@ -264,6 +266,7 @@ class Walker:
             return None
         if reply.status == 503:
             floor.counts[f"{kind} refused"] += 1
+            floor.refusals[f"{kind} {reply.json['code']}"] += 1
             floor.slowest_refusal_s = max(floor.slowest_refusal_s, time.monotonic() - self._asked_s)
             if "Retry-After" not in reply.headers:
                 raise Violation(f"{method} {path}: 503 without Retry-After: {reply}")

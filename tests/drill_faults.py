@@ -1,5 +1,5 @@
-"""What is done to the three servers, Redis and PostgreSQL. Each fault lasts a few seconds, is lifted, and says
-when."""
+"""What is done to the three servers, Redis and PostgreSQL. Each fault lasts a few seconds, is lifted, and
+says when."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,8 @@ import asyncpg
 
 from server.private_servers import Refused, ask
 from storage.redis.scripts import APPEND
-from tests.drill_clients import APPROVED, Floor, People
+from tests.day_history import APPROVED
+from tests.drill_clients import Floor, People
 from tests.drill_world import SERVERS, World
 
 FOUND_S = 10.0
@@ -212,8 +213,8 @@ async def server_killed(scene: Scene) -> None:
     index = scene.some()
     await asyncio.to_thread(scene.world.services[index].kill)
     await scene.hold(0, 3)
+    scene.note = f"started in {await scene.world.start(index):.1f} s"
     scene.lift()
-    await scene.world.start(index)
 
 
 async def server_stopped_for_10_s(scene: Scene) -> None:
@@ -286,8 +287,8 @@ async def redis_and_a_server_lost(scene: Scene) -> None:
     await asyncio.gather(
         asyncio.to_thread(world.services[index].kill), asyncio.to_thread(world.redis.restart_empty)
     )
+    scene.note = f"started in {await world.start(index):.1f} s"
     scene.lift()
-    await world.start(index)
 
 
 FAULTS = (

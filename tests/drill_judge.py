@@ -1,5 +1,5 @@
-"""What must hold when the drill is over: of what clients were told, of the history, of the three servers, of Redis
-and of PostgreSQL."""
+"""What must hold when the drill is over: of what clients were told, of the history, of the three servers, of
+Redis and of PostgreSQL."""
 
 import asyncio
 import time

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from server.private_servers import PostgresServer, ValkeyServer
 from tests.processes import Service, free_port
 
 SERVERS = 3
+START_S = 60.0
+"""How long a server may take to start while the others and all clients are busy."""
 LOCAL_BYTES = str(2**20)
 """So little that each process evicts what it holds all the time."""
 
@@ -126,8 +129,11 @@ class World:
     def urls(self) -> list[str]:
         return [f"http://127.0.0.1:{port}" for port in self.ports]
 
-    async def start(self, index: int) -> None:
-        await asyncio.to_thread(self.services[index].start, self.ports[index])
+    async def start(self, index: int) -> float:
+        """How long it took."""
+        began_s = time.monotonic()
+        await asyncio.to_thread(self.services[index].start, self.ports[index], START_S)
+        return time.monotonic() - began_s
 
     def pause(self, index: int) -> None:
         os.kill(self.services[index].pid, signal.SIGSTOP)
@@ -147,7 +153,8 @@ class World:
                 "FACET_MODEL_WORKERS": "1",
             }
             self.services.append(Service(self.directory / f"server-{index + 1}", **settings))
-            await self.start(index)
+        await self.start(0)  # makes the tables
+        await asyncio.gather(*(self.start(index) for index in range(1, SERVERS)))
 
     async def stop_services(self) -> list[int]:
         """Their exit codes."""

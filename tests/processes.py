@@ -36,7 +36,7 @@ class Service:
     def pid(self) -> int:
         return self._process.pid
 
-    def start(self, port: int = 0) -> None:
+    def start(self, port: int = 0, wait_s: float = START_S) -> None:
         """Returns once it is ready. Port 0: a free one, another at each start."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FACET_")}
         environment |= {"FACET_ADMIN_TOKEN": ADMIN_TOKEN, "PYTHONPATH": str(ROOT), **self._settings}
@@ -48,19 +48,21 @@ class Service:
                 stdout=log,
                 stderr=log,
             )
-        self.url = self._wait_for_url()
+        self.url = self._wait_for_url(wait_s)
 
-    def _wait_for_url(self) -> str:
+    def _wait_for_url(self, wait_s: float) -> str:
         """The service announces its address in the lock file once it is ready."""
-        deadline_s = time.monotonic() + START_S
+        workers = int(self._settings.get("FACET_WORKERS", "1"))
+        deadline_s = time.monotonic() + wait_s * workers
         while time.monotonic() < deadline_s:
             if self._process.poll() is not None:
                 raise RuntimeError(f"the service ended with {self._process.returncode}: {self.log_text()}")
             serving = self.serving()
-            if len(serving) >= int(self._settings.get("FACET_WORKERS", "1")):
+            if len(serving) >= workers:
                 return serving[0].url or ""
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(POLL_S)
+        self.kill()
         raise RuntimeError(f"the service did not start: {self.log_text()}")
 
     def serving(self) -> list[Holder]:

@@ -1,4 +1,4 @@
-"""What a racing process suffers: slow loads, replies that get lost; and, for the test of the judge, planted faults.
+"""What a racing process suffers: slow loads and lost replies; and, to test the judge, planted faults.
 
 Nothing of this can be switched on in the service: it replaces parts of a process that only the races start.
 """

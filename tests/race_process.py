@@ -1,4 +1,4 @@
-"""One of the racing processes: a whole storage over Redis and PostgreSQL with small bounds, and a random program.
+"""One of the racing processes: a whole storage over Redis and PostgreSQL with small bounds and a random program.
 
 `python -m tests.race_process SPEC` is told by its parent, a line each, what to do next, and answers in lines.
 """

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 
@@ -40,6 +41,8 @@ KEYED_SHARE = 0.3
 ATTEMPTS = 8
 """How often a keyed request with an unknown outcome is sent again."""
 PAUSE_S = 0.02
+ANSWER_S = 20.0
+"""A client that has no answer after so long will never have one."""
 PAGE_ROWS = 20
 QUERIES = (
     ListQuery(),
@@ -86,7 +89,7 @@ class Program:
         self._known: dict[tuple[int, int], int] = {}
         self._tokens = (f"{seed}.{count}" for count in itertools.count(1))
         self._repeats = itertools.count(1)
-        self._stopping = False
+        self._stopped = asyncio.Event()
         self._acts: list[tuple[int, Callable[[Random], Awaitable[None]]]] = [
             (34, self._read),
             (3, self._history),
@@ -104,16 +107,23 @@ class Program:
         ]
 
     def stop(self) -> None:
-        self._stopping = True
+        self._stopped.set()
 
     async def run(self, clients: int) -> None:
         """Until stopped."""
-        await asyncio.gather(*(self._client(Random(f"{self._seed} {client}")) for client in range(clients)))
+        tasks = [
+            asyncio.create_task(self._client(Random(f"{self._seed} {client}"))) for client in range(clients)
+        ]
+        await self._stopped.wait()
+        _, hanging = await asyncio.wait(tasks, timeout=ANSWER_S)
+        for task in asyncio.all_tasks() if hanging else ():
+            kind = "unexpected" if task in hanging else "elsewhere"
+            self._record.wrong(kind, f"no answer to {task.get_name()}, waiting in {_waiting_in(task)}")
 
     async def _client(self, random: Random) -> None:
         weights = [weight for weight, _ in self._acts]
         acts = [act for _, act in self._acts]
-        while not self._stopping:
+        while not self._stopped.is_set():
             (act,) = random.choices(acts, weights)
             try:
                 await act(random)
@@ -234,13 +244,10 @@ class Program:
             await self._remark(row, f"repeat.{writer}.{row}.{count}", keyed=True)
 
     async def _remark(self, row: int, token: str, *, keyed: bool) -> None:
-        async def decide(newest: Order) -> Change:
+        def decide(newest: Order) -> Change:
             return comment(newest, token, SHOP, self._storage.clock.now())
 
-        order_id = self._board.id_of(row)
-        await self._change(
-            row, token, SHOP, keyed, lambda request: self._storage.book.change(order_id, decide, request)
-        )
+        await self._decide(row, token, SHOP, keyed, decide)
 
     async def _note(self, random: Random) -> None:
         await self._edit(random, {"note": f"note {random.randrange(1000)}"}, None)
@@ -250,30 +257,23 @@ class Program:
         await self._edit(random, {"reference": reference}, reference)
 
     def _reference(self, random: Random) -> str:
-        """Few, so that several orders want the same; others as time goes by, since finished orders keep theirs."""
+        """Few, so that several orders want the same; others as time goes by: finished orders keep theirs."""
         return f"reference-{self._board.operations // 500}-{random.randrange(4)}"
 
     async def _edit(self, random: Random, fields: dict[str, object], reference: str | None) -> None:
-        async def decide(newest: Order) -> Change | None:
+        def decide(newest: Order) -> Change | None:
             return edit(newest, fields, SHOP, self._storage.clock.now())
 
         row = self._board.hot_row(random)
-        if row is None:
-            return
-        order_id = self._board.id_of(row)
-        await self._change(
-            row,
-            next(self._tokens),
-            SHOP,
-            True,
-            lambda request: self._storage.book.edit(order_id, reference, decide, request),
-        )
+        if row is not None:
+            await self._decide(row, next(self._tokens), SHOP, True, decide, reference)
 
     async def _step(self, random: Random) -> None:
         """The next step of an order as a client sees it, which may be over by now."""
         row = self._board.hot_row(random)
         if row is None:
             return
+        await self._echo(row)
         order = await self._storage.reads.order(self._board.id_of(row))
         if order.status is Status.MANUFACTURING_APPROVED:
             await asyncio.gather(*(self._take(row, who, random) for who in random.sample(OPERATORS, 2)))
@@ -300,48 +300,67 @@ class Program:
     async def _advance(self, row: int, status: Status, who: Actor, random: Random) -> None:
         token = next(self._tokens)
 
-        async def decide(newest: Order) -> Change | None:
+        def decide(newest: Order) -> Change | None:
             return advance(newest, Wish(status=status, comment=token), who, self._storage.clock.now())
 
-        order_id, keyed = self._board.id_of(row), random.random() < KEYED_SHARE
-        await self._change(
-            row, token, who, keyed, lambda request: self._storage.book.change(order_id, decide, request)
-        )
+        await self._decide(row, token, who, random.random() < KEYED_SHARE, decide)
 
     async def _create(self, random: Random) -> None:
         async def draft() -> Draft:
             return Draft(customer=f"customer-{random.randrange(5)}", reference=reference)
 
         reference = self._reference(random) if random.random() < 0.5 else None
-        await self._change(
-            None, next(self._tokens), SHOP, True, lambda request: self._storage.book.create(draft, request)
+        token = next(self._tokens)
+        outcome = await self._sent(
+            token, SHOP, True, lambda request: self._storage.book.create(draft, request)
         )
+        self._acknowledged(self._board.add_order(outcome.order.id), token, SHOP, outcome)
 
-    async def _change(
+    async def _decide(
         self,
-        row: int | None,
+        row: int,
         token: str,
         who: Actor,
         keyed: bool,
-        act: Callable[[Request], Awaitable[Outcome]],
+        decide: Callable[[Order], Change | None],
+        reference: str | None = None,
     ) -> None:
+        """Make a change, as often as it takes to know what became of it."""
+        nothing_to_do = False
+
+        async def noted(newest: Order) -> Change | None:
+            nonlocal nothing_to_do
+            change = decide(newest)
+            nothing_to_do = change is None
+            return change
+
+        order_id, book = self._board.id_of(row), self._storage.book
+        await self._echo(row)
+        outcome = await self._sent(
+            token, who, keyed, lambda request: book.edit(order_id, reference, noted, request)
+        )
+        if nothing_to_do:
+            self._record.counts["nothing to do"] += 1
+        else:
+            self._acknowledged(row, token, who, outcome)
+
+    async def _sent(
+        self, token: str, who: Actor, keyed: bool, act: Callable[[Request], Awaitable[Outcome]]
+    ) -> Outcome:
         """Sent again with its key while its outcome is not known; without a key only once."""
         key = Keyed(scope=token, key=token, body_hash="") if keyed else None
         for attempt in range(ATTEMPTS):
             try:
-                outcome = await act(Request(actor=who, keyed=key))
-                break
-            except Unavailable as error:
-                if not isinstance(error, OutcomeUnknown) or not keyed or attempt + 1 == ATTEMPTS:
+                return await act(Request(actor=who, keyed=key))
+            except OutcomeUnknown:
+                if not keyed or attempt + 1 == ATTEMPTS:
                     raise
-                self._record.counts["sent again"] += 1
-                await asyncio.sleep(PAUSE_S * 2**attempt)
-        self._acknowledged(row, token, who, outcome)
+            self._record.counts["sent again"] += 1
+            await asyncio.sleep(PAUSE_S * 2**attempt)
+        raise AssertionError
 
-    def _acknowledged(self, row: int | None, token: str, who: Actor, outcome: Outcome) -> None:
+    def _acknowledged(self, row: int, token: str, who: Actor, outcome: Outcome) -> None:
         order, position = outcome.order, outcome.position
-        if row is None:
-            row = self._board.add_order(order.id)
         self._record.write(
             "told", order.id, order.version, position.epoch, position.n, token, who.name, order.status
         )
@@ -358,6 +377,7 @@ class Program:
             if random.random() < 0.03:
                 await self._storage.invalidate_lists()
             else:
+                await self._echo(row)
                 await self._storage.invalidate_order(self._board.id_of(row))
             self._record.counts["invalidations"] += 1
 
@@ -366,3 +386,12 @@ class Program:
         if row is not None:
             self._storage.reads.local.lru.discard(self._board.id_of(row))
             self._record.counts["local evictions"] += 1
+
+
+def _waiting_in(task: "asyncio.Task[Any]") -> str:
+    """The functions that a task is in, innermost last."""
+    names, inner = [], task.get_coro()
+    while (code := getattr(inner, "cr_code", None)) is not None:
+        names.append(f"{code.co_name}:{getattr(inner, 'cr_frame').f_lineno}")
+        inner = getattr(inner, "cr_await")
+    return " ".join(names)

@@ -1,11 +1,11 @@
 """Randomised races: three processes over one Redis and one PostgreSQL, everything small, nobody careful.
 
-`python -m tests.races [--seed N] [--operations 200000] [--fault NAME]`
+`python -m tests.races [--seed N] [--operations 200000] [--fault NAME] [--loses 0.002]`
 
 Each process runs a random program of changes, reads, invalidations and evictions on the same orders. Meanwhile
-values vanish from Redis, loads are slow, replies to appends get lost, and one process after the other is killed or
-restarted. Then all come to rest, and the judge compares. Exit code 1 when anything is wrong. `--fault` plants one,
-to see that it is found.
+values vanish from Redis, loads are slow, replies to appends get lost, and one process after the other is killed
+or restarted. Then all come to rest, and the judge compares. Exit code 1 when anything is wrong. `--fault` plants
+one, to see that it is found.
 """
 
 import argparse
@@ -39,6 +39,7 @@ ROOT = Path(__file__).parent.parent
 START_S, STOP_S, EXAMINE_S = 60.0, 60.0, 240.0
 STALLED_S = 30.0
 POLL_S = 0.05
+SHOWN = 10
 EVICT_EVERY_S = 0.02
 EVICTED_TOGETHER = 4
 KILLED_SHARE = 0.6
@@ -310,8 +311,9 @@ def main(arguments: list[str]) -> int:
     print(f"seed {plan.seed}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="facet-races-"))
     report = asyncio.run(_main(plan, directory))
-    for wrong in report.wrong[:50]:
-        print(f"  {wrong.kind}: {wrong.words}")
+    for kind in KINDS:
+        for wrong in [wrong for wrong in report.wrong if wrong.kind == kind][:SHOWN]:
+            print(f"  {kind}: {wrong.words}")
     if report.wrong:
         print(f"  what the processes recorded: {directory}")
     else:

@@ -32,18 +32,15 @@ _count = itertools.count(1)
 
 
 class GatedPostgres(PostgresDatabase):
-    """Batches are held before they begin, or when they are committed and nobody knows; `away` makes them fail."""
+    """Batches are held before they begin, or when they are committed and nobody knows of it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.writes, self.answers = Gate(), Gate()
-        self.away = False
         self.lose_answers = 0
 
     async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
         await self.writes.enter()
-        if self.away:
-            raise DatabaseUnavailable("The database is away.")
         rejected = await super().apply(batch, old, new)
         await self.answers.enter()
         if self.lose_answers:
@@ -158,8 +155,9 @@ class Process:
         """As a SIGKILL: nothing is drained, given back or said to anybody."""
         self.crashed = True
         tasks = [*self.storage._tasks.values()]
-        if isinstance(self.storage.shared, RedisTier):
-            tasks += [each for each in (self.tier._keeper, self.tier._lives._attending) if each is not None]
+        shared: object = self.storage.shared
+        if isinstance(shared, RedisTier):
+            tasks += [each for each in (shared._keeper, shared._lives._attending) if each is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

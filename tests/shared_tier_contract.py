@@ -303,7 +303,7 @@ class SharedTierContract:
     # Ending
 
     async def test_what_the_database_lacked_is_there_after_a_crash(self, facet: Facet) -> None:
-        async with facet.open() as process:
+        async with facet.open(smaller(lease_s=0.4)) as process:
             kept = await process.shop.order(note="kept")
             await process.persisted()
             process.writes.close()
@@ -312,7 +312,7 @@ class SharedTierContract:
             await process.shop.edit(kept, note="b")
             held = stands(process)
             await process.crash()
-        async with facet.open() as process:
+        async with facet.open(smaller(lease_s=0.4)) as process:
             assert stands(process) == held
             assert process.storage.shared.replayed == 4
             assert await process.storage.reads.order(order.id) == order
@@ -451,11 +451,10 @@ class ManyProcessesContract(SharedTierContract):
     async def test_who_comes_later_is_told_what_the_database_lacks(self, facet: Facet) -> None:
         async with facet.open() as here, here.writes.closed():
             order = (await here.shop.comment(await here.shop.order(note="a"))).order
-            async with facet.open() as there:
-                async with there.writes.closed():
-                    assert await there.storage.reads.order(order.id) == order
-                    assert await listed(there.storage) == [order]
-                    assert stands(there) == stands(here)
+            async with facet.open(drain_s=0.05) as there, there.writes.closed():
+                assert await there.storage.reads.order(order.id) == order
+                assert await listed(there.storage) == [order]
+                assert stands(there) == stands(here)
 
     async def test_a_parked_order_is_parked_on_both_and_repaired_on_both(self, facet: Facet) -> None:
         async with facet.open() as here, facet.open() as there:

@@ -250,6 +250,14 @@ class DatabaseContract:
         async with opened() as other:
             assert await other.installation() != first
 
+    async def test_whoever_proposes_a_secret_first_proposes_it_for_all(self, database: Database) -> None:
+        proposed = [bytes([number]) * 32 for number in range(8)]
+        shared = await asyncio.gather(*(database.secret("links", value) for value in proposed))
+        assert set(shared) <= set(proposed)
+        assert len(set(shared)) == 1
+        assert await database.secret("links", b"later") == shared[0]
+        assert await database.secret("other", b"another") == b"another"
+
     async def test_what_is_known_is_skipped_even_behind_a_dead_letter(self, database: Database) -> None:
         entries = [entry_of(change) for change in life()]
         await apply(database, [entries[0], entries[2]])

@@ -12,11 +12,13 @@ from storage.filters import ListQuery, OrderFilter
 from storage.log import Position
 from storage.migrate import migrate_postgresql
 from storage.postgresql.database import PostgresDatabase
+from storage.schema import FIRST_ORDER_NUMBER, metadata
 from tests.changes import an_order, created, entry_of, id_of
 from tests.engines import execute, query
 from tests.test_database import DatabaseContract, Opened, apply, life
 
 READ_DEADLINE_S = 5.0
+SEEDED = ("log_positions", "sequences", "installation")
 
 
 @pytest.fixture
@@ -37,17 +39,28 @@ def copies(postgres_url: str, template: str) -> Iterator[list[str]]:
         execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def empty(url: str) -> None:
+    """As it was made: much quicker than making another."""
+    names = [table.name for table in metadata.sorted_tables if table.name not in SEEDED]
+    execute(url, f"TRUNCATE {', '.join(names)}")
+    execute(url, "UPDATE log_positions SET epoch = 1, position = 0, lineage = 1")
+    execute(url, f"UPDATE sequences SET next = {FIRST_ORDER_NUMBER}")
+
+
 class TestPostgresDatabase(DatabaseContract):
     COPIED_ROWS_MIN = 1_000
+    url: str
 
     @pytest.fixture
     def opened(self, postgres_url: str, template: str, copies: list[str]) -> Opened:
         @asynccontextmanager
         async def opened(*, keeps_answers: bool = True) -> AsyncIterator[Database]:
-            name = f"facet_{uuid.uuid4().hex}"
-            execute(postgres_url, f"CREATE DATABASE {name} TEMPLATE {template}")
-            copies.append(name)
-            self.url = urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
+            if copies:
+                empty(self.url)
+            else:
+                copies.append(f"facet_{uuid.uuid4().hex}")
+                execute(postgres_url, f"CREATE DATABASE {copies[0]} TEMPLATE {template}")
+                self.url = urlunsplit(urlsplit(postgres_url)._replace(path=f"/{copies[0]}"))
             execute(self.url, f"UPDATE installation SET id = '{uuid.uuid4()}'")
             database = PostgresDatabase(
                 self.url,

@@ -20,6 +20,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 OTHERS = sorted((ROOT / "benchmarks").rglob("*.py"))
 LINES_MAX = 600
 FUNCTION_LINES_MAX = 60
+HEAD = re.compile(r"^#+ (.+)$", re.MULTILINE)
 UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
 MAY_IMPORT = {"server": {"server", "storage", "pricing"}, "storage": {"storage"}, "pricing": {"pricing"}}
 BELONGS_TO = {
@@ -163,3 +164,21 @@ async def test_every_route_is_in_the_api_manual(clients: Clients) -> None:
 def test_nothing_points_outside_the_project() -> None:
     for file in [*SOURCES, *TESTS, *OTHERS, *(ROOT / "docs").rglob("*.md")]:
         assert not re.search(r"(?<![\w.])/(home|root|work)/", file.read_text(encoding="utf-8")), name_of(file)
+
+
+def test_every_file_that_documents_name_is_there() -> None:
+    folders = "|".join((*FOLDERS, "tests", "benchmarks", "docs", "deploy"))
+    for file in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        text = file.read_text(encoding="utf-8")
+        for name in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
+            assert (ROOT / name).exists(), f"{name_of(file)} names {name}"
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (file.parent / link).exists(), f"{name_of(file)} links to {link}"
+
+
+def test_every_place_that_documents_link_to_is_there() -> None:
+    for file in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for link, place in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", file.read_text(encoding="utf-8")):
+            linked = (file.parent / link if link else file).read_text(encoding="utf-8")
+            heads = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in HEAD.findall(linked)}
+            assert place in heads, f"{name_of(file)} links to {link}#{place}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +13,8 @@ import aiohttp
 from tests.processes import ADMIN_TOKEN, Client, Reply
 
 TIMEOUT_S = 30.0
+CHECK_S = 2.0
+CHECK_EVERY_S = 0.1
 FAILURES_SHOWN = 10
 
 
@@ -56,7 +59,7 @@ class Visitor:
             for turn in range(4):
                 await asyncio.sleep(random.uniform(0, self._patience_s))
                 said = await self._send(
-                    "POST", f"/v1/orders/{order_id}/comments", 201, json={"text": f"remark {turn}"}
+                    "POST", f"/v1/orders/{order_id}/comments", 201, json={"comment": f"remark {turn}"}
                 )
                 version += said is not None
                 read = await self._send("GET", f"/v1/orders/{order_id}", 200)
@@ -90,8 +93,8 @@ class Visitor:
 
 @contextlib.asynccontextmanager
 async def visited(find: Callable[[], str], visitors: int = 20) -> AsyncIterator[Tally]:
-    """The service, whose address `find` says before each request, visited by that many; half of them pause
-    between requests, so that some connections are idle at any moment."""
+    """The service, whose address `find` says before each request, visited by that many. They pause between
+    requests, a quarter of them long enough for a connection to be idle when its worker leaves."""
     tally = Tally()
     async with contextlib.AsyncExitStack() as stack:
         tasks = []
@@ -99,7 +102,7 @@ async def visited(find: Callable[[], str], visitors: int = 20) -> AsyncIterator[
             session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
             session._retry_connection = False  # else aiohttp hides a connection closed too early
             await stack.enter_async_context(session)
-            visitor = Visitor(Client(session, "", ADMIN_TOKEN), tally, find, 0.5 * (number % 2))
+            visitor = Visitor(Client(session, "", ADMIN_TOKEN), tally, find, 5.0 if number % 4 == 0 else 0.4)
             tasks.append(asyncio.create_task(visitor.work()))
         try:
             yield tally
@@ -108,5 +111,43 @@ async def visited(find: Callable[[], str], visitors: int = 20) -> AsyncIterator[
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
         for error in ended:
-            if not isinstance(error, asyncio.CancelledError):
+            if error is not None and not isinstance(error, asyncio.CancelledError):
                 raise error
+
+
+class Balancer:
+    """Sends each request to a server that says it is ready, as a load balancer does."""
+
+    def __init__(self, urls: list[str]) -> None:
+        self.ready: list[str] = []
+        self._urls = urls
+        self._turn = itertools.count()
+
+    async def __aenter__(self) -> "Balancer":
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CHECK_S))
+        self.ready = [url for url in self._urls if await self._answers(url)]
+        self._task = asyncio.create_task(self._look())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await self._session.close()
+
+    def is_ready(self, url: str) -> bool:
+        return url in self.ready
+
+    def find(self) -> str:
+        return self.ready[next(self._turn) % len(self.ready)]
+
+    async def _look(self) -> None:
+        while True:
+            self.ready = [url for url in self._urls if await self._answers(url)] or self.ready
+            await asyncio.sleep(CHECK_EVERY_S)
+
+    async def _answers(self, url: str) -> bool:
+        try:
+            async with self._session.get(f"{url}/readyz") as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False

@@ -221,11 +221,17 @@ class PostgresDatabase:
         except Refused:
             return await self._writer.run(one_by_one)
 
-    async def unite(self, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
+    async def unite(self, batch: Sequence[Logged], epoch: int, *, late: bool = False) -> list[Rejected]:
         async def job(connection: Connection) -> list[Rejected]:
             await hold_position(connection)
             await store_answers(connection, batch, epoch, replaced=False)
-            return await unite_batch(connection, batch, epoch)
+            rejected = await unite_batch(connection, batch, epoch)
+            if late and rejected:
+                letters = [item.logged.entry.id for item in rejected]
+                await connection.execute(
+                    "UPDATE dead_letters SET order_id = NULL WHERE id = ANY ($1::text[])", letters
+                )
+            return rejected
 
         return await self._writer.run(job)
 

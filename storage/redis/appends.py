@@ -162,7 +162,7 @@ class Appends:
             sent.append(group)  # before it is sent: whatever happens then, its outcome is unknown
             arguments: list[Argument] = []
             for append in group:
-                arguments += _arguments(append)
+                arguments += _arguments(append, self._tail.flushed)
             await link.send((*script, *constants, *arguments))
             arrived.set()
 
@@ -227,8 +227,9 @@ def _fail(group: list[Append], error: StorageError) -> None:
         append.fail(error)
 
 
-def _arguments(append: Append) -> tuple[str | bytes | int, ...]:
-    """As the script wants them: order, version, seen, scope, claims, releases, forgotten, payload, value."""
+def _arguments(append: Append, flushed: int) -> tuple[str | bytes | int, ...]:
+    """As the script wants them: order, version, seen, scope, claims, releases, forgotten, payload, value.
+    `flushed` is how far the database is: Redis may not have been told yet."""
     entry, seen = append.entry, append.seen.n
     scope = "" if entry.remembered is None else entry.remembered.scope
     if isinstance(entry, OrderChanged):
@@ -237,7 +238,7 @@ def _arguments(append: Append) -> tuple[str | bytes | int, ...]:
         value = encode_value(order.version, encode_order(order))
         return order.id, order.version, seen, scope, claims, releases, "", append.payload, value
     forgotten = entry.key if isinstance(entry, Forgotten) and entry.thing is Thing.ORDER else ""
-    return "", 0, seen, scope, _claim(entry), "", forgotten, append.payload, ""
+    return "", flushed, seen, scope, _claim(entry), "", forgotten, append.payload, ""
 
 
 def _references(entry: OrderChanged) -> tuple[str, str]:

@@ -4,6 +4,7 @@ All keys share one hash tag, so that with Sentinel or Cluster, too, one server a
 one that is, is asked anew for every connection.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
@@ -144,8 +145,9 @@ def _options(given: Mapping[str, Any], deadline_s: float) -> dict[str, Any]:
 
 
 def connection_of(options: Mapping[str, Any]) -> AbstractConnection:
-    """A connection, not yet open."""
-    arguments = dict(options)
+    """A connection, not yet open. Whoever uses it watches the time: one that has a timeout of its own sends
+    inside `asyncio.wait_for`, which loses a cancellation that comes as it ends (Python 3.11)."""
+    arguments = {**options, "socket_timeout": None}
     kind: type[AbstractConnection] = arguments.pop("connection_class", Connection)
     return kind(**arguments)
 
@@ -153,8 +155,9 @@ def connection_of(options: Mapping[str, Any]) -> AbstractConnection:
 async def _ask(options: Mapping[str, Any], *command: str) -> Any:
     connection = connection_of(options)
     try:
-        await connection.connect()
-        await connection.send_command(*command)
-        return await connection.read_response()
+        async with asyncio.timeout(options["socket_timeout"]):
+            await connection.connect()
+            await connection.send_command(*command)
+            return await connection.read_response()
     finally:
         await connection.disconnect(nowait=True)

@@ -95,9 +95,10 @@ class Lives:
                     " another FACET_REDIS_PREFIX."
                 )
             if self._is_sound(meta, stands):
-                await self._unite_own(stands, tail, orphans, late=True)
+                if self._is_late(stands, tail):
+                    await self._unite_late(link, Keys(self._prefix, meta.epoch), tail, orphans)
                 return self._agreed(meta)
-            await self._rebase(link, meta, stands, tail, orphans)
+            await self._rebase(link, stands, tail, orphans)
 
     def _agreed(self, meta: Meta) -> Meta:
         self._united, self._joined, self._overtaken = meta.epoch - 1, meta.epoch, False
@@ -151,43 +152,63 @@ class Lives:
         except DatabaseUnavailable as error:
             raise LogUnavailable(f"The log cannot be joined: {error.detail}") from None
 
-    async def _unite_own(
-        self, stands: Epoch, tail: Tail, orphans: Sequence[Logged], *, late: bool = False
-    ) -> None:
-        """Bring what this process holds of an earlier life to the database, once."""
-        if not stands.lineage <= tail.epoch or self._united >= tail.epoch:
-            return
-        if tail.epoch == stands.position.epoch and late:
-            return  # this very life goes on
-        held = [followed.logged for followed in tail.waiting]
-        known = {logged.n for logged in held}
-        held += [logged for logged in orphans if logged.n not in known and logged.n > tail.head]
-        if held:
-            logger.warning("bringing %d entries of epoch %d to the database", len(held), tail.epoch)
-        for start in range(0, len(held), self._bounds.flush_batch_entries):
-            batch = held[start : start + self._bounds.flush_batch_entries]
-            await self._unite(batch, tail.epoch)
-        self._united = tail.epoch
-        if late:
-            changed = {
-                logged.entry.change.order.id for logged in held if isinstance(logged.entry, OrderChanged)
-            }
-            now = self._clock.now()
-            self._late += [
-                Forgotten(id=new_id(now), at=now, thing=Thing.ORDER, key=order) for order in sorted(changed)
-            ]
+    async def _unite_own(self, stands: Epoch, tail: Tail, orphans: Sequence[Logged]) -> None:
+        """Bring what this process holds of the life that ends to the database, once."""
+        if stands.lineage <= tail.epoch and self._united < tail.epoch:
+            await self._unite_all(_held(tail, orphans), tail.epoch, late=False)
+            self._united = tail.epoch
 
-    async def _unite(self, batch: Sequence[Logged], epoch: int) -> None:
+    def _is_late(self, stands: Epoch, tail: Tail) -> bool:
+        """Whether a life has begun without what this process held of one before."""
+        return stands.lineage <= tail.epoch < stands.position.epoch and self._united < tail.epoch
+
+    async def _unite_late(self, link: Link, keys: Keys, tail: Tail, orphans: Sequence[Logged]) -> None:
+        """Bring it now, but for requests that were repeated and answered in the meantime; and let everybody
+        know what the database has got."""
+        held = []
+        for logged in _held(tail, orphans):
+            if await self._answered_since(link, keys, logged):
+                logger.error("entry %s of epoch %d: its request was repeated", logged.entry.id, tail.epoch)
+            else:
+                held.append(logged)
+        await self._unite_all(held, tail.epoch, late=True)
+        self._united = tail.epoch
+        scopes = [logged.entry.remembered.scope for logged in held if logged.entry.remembered is not None]
+        if scopes:
+            await link.call("SADD", keys.known, *scopes)
+        changed = {logged.entry.change.order.id for logged in held if isinstance(logged.entry, OrderChanged)}
+        now = self._clock.now()
+        self._late += [
+            Forgotten(id=new_id(now), at=now, thing=Thing.ORDER, key=order) for order in sorted(changed)
+        ]
+
+    async def _answered_since(self, link: Link, keys: Keys, logged: Logged) -> bool:
+        if logged.entry.remembered is None:
+            return False
+        scope = logged.entry.remembered.scope
+        if await link.call("EXISTS", keys.answer(scope)):
+            return True
         try:
-            for rejected in await self._database.unite(batch, epoch):
+            answer = await self._database.find_answer(scope)
+        except DatabaseUnavailable as error:
+            raise LogUnavailable(f"The log cannot be joined: {error.detail}") from None
+        return answer is not None and answer[1].id != logged.entry.id
+
+    async def _unite_all(self, held: Sequence[Logged], epoch: int, *, late: bool) -> None:
+        if held:
+            logger.warning("bringing %d entries of epoch %d to the database", len(held), epoch)
+        for start in range(0, len(held), self._bounds.flush_batch_entries):
+            await self._unite(held[start : start + self._bounds.flush_batch_entries], epoch, late=late)
+
+    async def _unite(self, batch: Sequence[Logged], epoch: int, *, late: bool = False) -> None:
+        try:
+            for rejected in await self._database.unite(batch, epoch, late=late):
                 entry = rejected.logged.entry
                 logger.error("entry %s of epoch %d set aside: %s", entry.id, epoch, rejected.error)
         except DatabaseUnavailable as error:
             raise LogUnavailable(f"The log cannot be rebuilt: {error.detail}") from None
 
-    async def _rebase(
-        self, link: Link, meta: Meta, stands: Epoch, tail: Tail, orphans: Sequence[Logged]
-    ) -> None:
+    async def _rebase(self, link: Link, stands: Epoch, tail: Tail, orphans: Sequence[Logged]) -> None:
         """One step towards the next life: this process's part, and all of it if it gets the lease."""
         epoch = stands.position.epoch
         try:
@@ -198,8 +219,10 @@ class Lives:
                 await asyncio.sleep(POLL_S)
                 return
             try:
-                await self._wait_for_others(epoch)
-                await self._begin(link, meta, stands)
+                meta, stands = await self._meta(link), await self._stands()  # another may have been faster
+                if not self._is_sound(meta, stands):
+                    await self._wait_for_others(epoch)
+                    await self._begin(link, meta, stands)
             finally:
                 await self._database.give_lease(REBASE, self._process)
         except DatabaseUnavailable as error:
@@ -249,11 +272,7 @@ class Lives:
         pattern = f"{keys.tag.replace('[', '?')}:*"
         while True:
             cursor, found = await link.call("SCAN", cursor, "MATCH", pattern, "COUNT", UNLINK_TOGETHER)
-            old = [
-                name
-                for name in found
-                if not name.startswith(keys.space.encode()) and name != keys.meta.encode()
-            ]
+            old = [name for name in found if _is_earlier(name, keys)]
             if old:
                 await link.call("UNLINK", *old)
             if cursor == b"0":
@@ -271,9 +290,24 @@ class Lives:
             await asyncio.sleep(self._bounds.attend_s)
 
 
+def _held(tail: Tail, orphans: Sequence[Logged]) -> list[Logged]:
+    """What the database lacks, as far as this process knows: what it has followed, and what was accepted for
+    it beyond."""
+    return [
+        *(followed.logged for followed in tail.waiting),
+        *(logged for logged in orphans if logged.n > tail.head),
+    ]
+
+
 def _goes_on(meta: Meta, tail: Tail) -> bool:
     """Whether this process can simply follow on."""
     return meta.epoch == tail.epoch and meta.began_on == meta.run and meta.floor <= tail.head <= meta.head
+
+
+def _is_earlier(name: bytes, keys: Keys) -> bool:
+    """Of an earlier life, or of none. Never of a later one: it may have begun meanwhile."""
+    life = name[len(keys.tag.encode()) + 1 :].partition(b":")[0]
+    return name != keys.meta.encode() and not (life.isdigit() and int(life) >= keys.epoch)
 
 
 async def _run_of(link: Link) -> str:

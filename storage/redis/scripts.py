@@ -9,6 +9,7 @@ APPEND = Script("""
 -- KEYS: meta log marks claims voids known
 -- ARGV: epoch, space, seconds a key is remembered, then for each entry
 -- order, version, seen, scope, claims, releases, forgotten order, payload, value
+-- (without an order, the version is the position that the database is known to have reached)
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'head', 'floor')
 if meta[1] ~= ARGV[1] then return {'epoch'} end
 local head, floor = tonumber(meta[2]), tonumber(meta[3])
@@ -67,7 +68,7 @@ for at = 4, #ARGV, 9 do
         if forgotten ~= '' then
             redis.call('HSET', KEYS[5], forgotten, head)
             local mark = redis.call('HGET', KEYS[3], forgotten)
-            local flushed = tonumber(redis.call('HGET', KEYS[1], 'flushed'))
+            local flushed = math.max(tonumber(redis.call('HGET', KEYS[1], 'flushed')), version)
             if not mark or tonumber(string.match(mark, ' (%d+)$')) <= flushed then
                 redis.call('DEL', space .. 'order:' .. forgotten)
             end

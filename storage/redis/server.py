@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from storage.log import Position
+from storage.redis.keys import Keys
 from storage.redis.link import Link, Refused
 
 OLDEST = {"Redis": (7, 0), "Valkey": (7, 2)}
@@ -30,6 +32,22 @@ class RedisServer(NamedTuple):
     policy: str
     evicts: bool
     unfit: str | None
+
+
+class RedisMeta(NamedTuple):
+    """What the log in Redis says of itself; epoch 0 when there is none."""
+
+    installation: str
+    head: Position
+    flushed: Position
+
+
+async def read_meta(link: Link, prefix: str) -> RedisMeta:
+    """Raises LogUnavailable, Refused."""
+    reply = await link.call("HMGET", Keys(prefix, 0).meta, "installation", "epoch", "head", "flushed")
+    installation, *numbers = reply
+    epoch, head, flushed = (int(number or 0) for number in numbers)
+    return RedisMeta((installation or b"").decode(), Position(epoch, head), Position(epoch, flushed))
 
 
 async def examine(link: Link) -> RedisServer:

@@ -176,7 +176,12 @@ class RedisTier:
             n, _, payload = value.partition(b" ")
             return Position(keys.epoch, int(n)), decode_entry(payload)
         may_have_forgotten = self._server is not None and self._server.evicts
-        if not may_have_forgotten and not await self._reader.ask(("SISMEMBER", keys.known, scope)):
+        # The epoch last: when it is still this one, what was asked before was not swept away.
+        asked = (("SISMEMBER", keys.known, scope), ("HGET", keys.meta, "epoch"))
+        known, epoch = await asyncio.gather(*map(self._reader.ask, asked))
+        if epoch != b"%d" % keys.epoch:
+            raise LogUnavailable("The log is being rebuilt.")
+        if not may_have_forgotten and not known:
             return None
         return await self._database.find_answer(scope)
 
@@ -330,8 +335,9 @@ class RedisTier:
         for put_in_place in puts_in_place:
             put_in_place()
         for letter, logged in letters:
-            logger.error("order %s is parked: %s", letter.order_id, letter.error)
-            self._tail.park(logged)
+            if letter.order_id is not None:
+                logger.error("order %s is parked: %s", letter.order_id, letter.error)
+                self._tail.park(logged)
         self._tail.recall([logged for logged in entries if logged.n <= stands.n])
         missing = [logged for logged in entries if logged.n > stands.n]
         for logged in missing:

@@ -193,10 +193,14 @@ class SqliteDatabase:
         except REFUSED:
             return await self._writer.run(one_by_one)
 
-    async def unite(self, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
+    async def unite(self, batch: Sequence[Logged], epoch: int, *, late: bool = False) -> list[Rejected]:
         async def job(connection: aiosqlite.Connection) -> list[Rejected]:
             await store_answers(connection, KEEP_ANSWER, batch, epoch)
-            return await apply_one_by_one(connection, batch, epoch)
+            rejected = await apply_one_by_one(connection, batch, epoch)
+            if late:
+                letters = [(item.logged.entry.id,) for item in rejected]
+                await connection.executemany("UPDATE dead_letters SET order_id = NULL WHERE id = ?", letters)
+            return rejected
 
         return await self._writer.run(job)
 

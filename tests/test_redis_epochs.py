@@ -1,0 +1,232 @@
+"""Redis loses its memory, in every way it can: what was acknowledged and some process holds is in the database
+afterwards, once, and nothing goes backwards."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from server.private_servers import ValkeyCluster, ValkeySentinel, ValkeyServer, ask
+from storage.bounds import smaller
+from storage.errors import Incompatible
+from storage.local import MISS
+from storage.orders import Order
+from tests.acts import keyed
+from tests.gates import until
+from tests.proxies import Proxy, proxied
+from tests.shared_processes import PostgresData, Process, RedisFacet
+
+BOUNDS = smaller(rebase_patience_s=0.5, lease_s=0.5)
+
+
+@pytest.fixture
+def valkey(redis_server: ValkeyServer) -> ValkeyServer:
+    redis_server.start()
+    ask(redis_server.port, "FLUSHALL")
+    return redis_server
+
+
+def flushed_all(server: ValkeyServer) -> None:
+    ask(server.port, "FLUSHALL")
+
+
+def killed(server: ValkeyServer) -> None:
+    server.kill()
+    server.start()
+
+
+def stopped(server: ValkeyServer) -> None:
+    server.stop()
+    server.start()
+
+
+LOSSES: list[Callable[[ValkeyServer], None]] = [flushed_all, killed, stopped, ValkeyServer.restart_empty]
+
+
+@pytest.fixture
+def facet(migrated_database: str, valkey: ValkeyServer) -> RedisFacet:
+    return RedisFacet(PostgresData(migrated_database), valkey.url, lambda: flushed_all(valkey))
+
+
+async def in_epoch(*processes: Process, after: int) -> None:
+    """Returns when all of them follow a later life of the log."""
+    await until(lambda: all(each.tier.joined and each.tier.epoch > after for each in processes))
+
+
+async def shown(process: Process, order: Order) -> int:
+    return (await process.storage.reads.order(order.id)).version
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+async def test_what_was_acknowledged_is_in_the_database_and_goes_on(
+    facet: RedisFacet, valkey: ValkeyServer, lose: Callable[[ValkeyServer], None]
+) -> None:
+    async with facet.open(BOUNDS) as here, facet.open(BOUNDS) as there:
+        old = await here.shop.order(note="old")
+        await here.persisted()
+        async with here.writes.closed(), there.writes.closed():
+            first = await here.shop.create(key=keyed("a"), reference="r")
+            second = await there.shop.create()
+            await here.shop.comment(old)
+            epoch = here.tier.epoch
+            await asyncio.to_thread(lose, valkey)
+            await in_epoch(here, there, after=epoch)
+        for process in (here, there):
+            assert await shown(process, old) == 2
+            assert await shown(process, first.order) == await shown(process, second.order) == 1
+            assert process.storage.reads.has_seen(first.position)
+            again = await process.shop.create(key=keyed("a"), reference="r")
+            assert (again.order, again.repeated) == (first.order, True)
+        assert (await there.shop.comment(old)).order.version == 3
+        await asyncio.gather(here.persisted(), there.persisted())
+        assert [item.version for item in await here.database.load_history(old.id)] == [1, 2, 3]
+        assert await here.database.load_order(second.order.id) == second.order
+        assert await here.database.load_dead_letters() == []
+        assert {here.tier.epoch, there.tier.epoch} == {epoch + 1}
+
+
+async def test_an_older_copy_of_redis_moves_nothing_back(
+    facet: RedisFacet, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    async with facet.open(BOUNDS) as process:
+        order = await process.shop.order()
+        await process.persisted()
+        copy = await asyncio.to_thread(dump_of, valkey)
+        order = (await process.shop.edit(order, note="new")).order
+        epoch = process.tier.epoch
+        await asyncio.to_thread(restore, valkey, copy)
+        await in_epoch(process, after=epoch)
+        assert await process.storage.reads.order(order.id) == order
+        assert (await process.shop.comment(order)).order.version == 3
+        await process.persisted()
+        assert [item.version for item in await process.database.load_history(order.id)] == [1, 2, 3]
+
+
+def dump_of(server: ValkeyServer) -> dict[bytes, bytes]:
+    with redis.Redis.from_url(server.url) as client:
+        return {name: client.dump(name) for name in client.keys()}
+
+
+def restore(server: ValkeyServer, copy: dict[bytes, bytes]) -> None:
+    """As a server that starts with the files of a backup."""
+    server.restart_empty()
+    with redis.Redis.from_url(server.url) as client:
+        for name, value in copy.items():
+            client.restore(name, 0, value, replace=True)
+
+
+async def test_a_replica_without_the_tail_takes_over(
+    migrated_database: str, redis_sentinel: ValkeySentinel
+) -> None:
+    group = redis_sentinel
+    facet = RedisFacet(PostgresData(migrated_database), group.url, lambda: None)
+    async with facet.open(BOUNDS) as here, facet.open(BOUNDS) as there:
+        order = await here.shop.order()
+        await here.persisted()
+        async with here.writes.closed(), there.writes.closed():
+            await asyncio.to_thread(group.replica.pause)
+            changed = (await there.shop.comment(order)).order
+            late = await here.shop.order()
+            epoch = here.tier.epoch
+            await asyncio.to_thread(group.master.kill)
+            await asyncio.to_thread(group.replica.resume)
+            await in_epoch(here, there, after=epoch)
+            assert group.master_port() == group.replica.port
+        for process in (here, there):
+            assert await process.storage.reads.order(order.id) == changed
+            assert await process.storage.reads.order(late.id) == late
+        assert (await here.shop.comment(order)).order.version == 3
+        await here.persisted()
+        assert [item.version for item in await here.database.load_history(order.id)] == [1, 2, 3]
+
+
+async def test_a_cluster_node_is_killed_and_comes_back(
+    migrated_database: str, redis_cluster: ValkeyCluster
+) -> None:
+    facet = RedisFacet(PostgresData(migrated_database), redis_cluster.url, lambda: None)
+    async with facet.open(BOUNDS) as process:
+        async with process.writes.closed():
+            order = await process.shop.order()
+            epoch = process.tier.epoch
+            node = redis_cluster.node_of("{facet}")
+            await asyncio.to_thread(killed, node)
+            await in_epoch(process, after=epoch)
+        assert (await process.shop.comment(order)).order.version == 2
+        await process.persisted()
+        assert [item.version for item in await process.database.load_history(order.id)] == [1, 2]
+
+
+async def test_the_slot_moves_to_another_node(migrated_database: str, redis_cluster: ValkeyCluster) -> None:
+    """The link learns of it by MOVED; what the other node lacks comes from the process."""
+    redis_cluster.wait_until_ok()
+    facet = RedisFacet(PostgresData(migrated_database), redis_cluster.url, lambda: None)
+    async with facet.open(BOUNDS) as process:
+        async with process.writes.closed():
+            order = await process.shop.order()
+            epoch = process.tier.epoch
+            await asyncio.to_thread(move_slot, redis_cluster)
+            await in_epoch(process, after=epoch)
+        assert (await process.shop.comment(order)).order.version == 2
+        await process.persisted()
+        assert [item.version for item in await process.database.load_history(order.id)] == [1, 2]
+
+
+def move_slot(cluster: ValkeyCluster) -> None:
+    """Without its keys: they are lost."""
+    slot = str(ask(cluster.nodes[0].port, "CLUSTER", "KEYSLOT", "{facet}"))
+    home = cluster.node_of("{facet}")
+    target = next(node for node in cluster.nodes if node is not home)
+    name = ask(target.port, "CLUSTER", "MYID")
+    ask(home.port, "FLUSHALL")
+    # The new one first: it then answers for the slot.
+    for node in (target, *cluster.nodes):
+        ask(node.port, "CLUSTER", "SETSLOT", slot, "NODE", name)
+
+
+async def test_who_was_away_during_the_rebase_brings_its_part_late_and_others_are_told(
+    facet: RedisFacet, valkey: ValkeyServer
+) -> None:
+    async with (
+        proxied(valkey.port) as near,
+        proxied(valkey.port) as far,
+        facet.open(BOUNDS, url=url_of(near)) as here,
+        facet.open(BOUNDS, url=url_of(far)) as there,
+    ):
+        order = await here.shop.order()
+        await here.persisted()
+        await there.storage.shared.reach_head()
+        async with here.writes.closed(), there.writes.closed():
+            epoch = here.tier.epoch
+            near.cut()
+            await until(lambda: not here.tier.joined)
+            changed = (await there.shop.comment(order)).order
+            far.cut()
+            await until(lambda: not there.tier.joined)
+            await asyncio.to_thread(flushed_all, valkey)
+            near.restore()
+            await in_epoch(here, after=epoch)
+            assert await shown(here, order) == 1
+            far.restore()
+            await in_epoch(there, after=epoch)
+            await until(lambda: here.storage.tail.head == 1)
+            await until(lambda: here.storage.reads.peek(order.id) is not MISS)
+            for process in (here, there):
+                assert await process.storage.reads.order(order.id) == changed
+        assert (await here.shop.comment(order)).order.version == 3
+        await here.persisted()
+        assert [item.version for item in await here.database.load_history(order.id)] == [1, 2, 3]
+
+
+def url_of(proxy: Proxy) -> str:
+    return f"redis://127.0.0.1:{proxy.port}/0"
+
+
+async def test_the_redis_of_another_installation_is_refused(facet: RedisFacet) -> None:
+    async with facet.open(BOUNDS) as process:
+        await process.shop.order()
+    facet.data.execute("UPDATE installation SET id = 'another'")
+    with pytest.raises(Incompatible, match="another Facet"):
+        async with facet.open(BOUNDS):
+            pass
