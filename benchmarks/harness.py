@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ CALLERS = 32
 SERVER_CORE, GENERATOR_CORE = 0, 1
 START_S = 60.0
 POLL_S = 0.02
+ATTEMPTS, ATTEMPT_PAUSE_S = 10, 0.5
 
 
 class Answered(NamedTuple):
@@ -135,15 +137,23 @@ def baseline(module: str, directory: Path, *words: str) -> Iterator[Subject]:
 
 
 def fetch(port: int, method: str, path: str, body: Any = None) -> Any:
-    """One plain request to the service; the JSON of its answer."""
+    """One plain request to the service; the JSON of its answer. Asked again when it is told to come back:
+    a busy machine's disk may keep Redis from answering in time."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}",
         method=method,
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {ADMIN_TOKEN}", "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request) as response:
-        return json.load(response)
+    for attempt in range(ATTEMPTS):
+        try:
+            with urllib.request.urlopen(request) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(ATTEMPT_PAUSE_S)
+    raise AssertionError
 
 
 def median(answers: list[Answered], field: str) -> float:

@@ -42,6 +42,10 @@ class Round(NamedTuple):
     drained_s: float = 0.0
     sustained_per_s: float = 0.0
 
+    @property
+    def all_cpu_us(self) -> float:
+        return self.cpu_us + self.engines_us
+
 
 async def measure_layers(engines: Engines, rounds: int) -> dict[str, list[Round]]:
     url, each_url = (engines.postgres.create_database(name) for name in ("layer", "layer_each"))

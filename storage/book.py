@@ -15,9 +15,14 @@ from storage.clock import Clock
 from storage.entries import Answer, AnswerKept, AnyEntry, OrderChanged, Remembered
 from storage.errors import (
     AlreadyAnswered,
+    Behind,
     Claimed,
+    Conflict,
     DuplicateReference,
+    Forbidden,
+    Invalid,
     KeyReused,
+    NotFound,
     OrderParked,
     OutcomeUnknown,
     PreconditionFailed,
@@ -230,15 +235,32 @@ class OrderBook:
         raise Unavailable("The order changes too fast: try again.")
 
     async def _change_newest(self, order_id: str, decide: Decide, request: Request) -> Outcome:
-        seen = self._seen()
-        order = await self._reads.order(order_id)
-        require_visible(order, request.actor)
-        if request.if_match is not None and order.version not in request.if_match:
-            raise PreconditionFailed(f"The order has version {order.version}.", current=order)
-        change = await decide(order)
+        seen, order = self._seen(), None
+        try:
+            order = await self._reads.order(order_id)
+            require_visible(order, request.actor)
+            if request.if_match is not None and order.version not in request.if_match:
+                raise PreconditionFailed(f"The order has version {order.version}.", current=order)
+            change = await decide(order)
+        except (Conflict, Forbidden, Invalid, NotFound, PreconditionFailed):
+            await self._require_newest(order_id, order)
+            raise
         if change is None:
+            await self._require_newest(order_id, order)
             return await self._unchanged(order, request)
         return await self._accept(change, request, seen)
+
+    async def _require_newest(self, order_id: str, order: Order | None) -> None:
+        """The log checks what it accepts, but what is refused or already so is decided here, perhaps on what
+        another process has changed since. Raises Superseded when one has, Behind when nobody can say."""
+        if not await self._shared.reach_head():
+            raise Behind("This process cannot say what the order's newest state is.")
+        try:
+            newest = (await self._reads.order(order_id)).version
+        except NotFound:
+            newest = 0
+        if newest != (0 if order is None else order.version):
+            raise Superseded
 
     def _seen(self) -> Position:
         return Position(self._tail.epoch, self._tail.head)

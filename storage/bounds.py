@@ -11,7 +11,7 @@ import msgspec
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     flush_batch_entries: int = 500
     """Entries that write-behind applies in one database transaction."""
-    flush_interval_s: float = 0.020
+    flush_interval_s: float = 0.050
     """How long an entry waits for company before write-behind takes it."""
     flush_retry_s: float = 0.050
     """First pause after the database refused a batch; doubles up to `flush_retry_max_s`."""
@@ -72,7 +72,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     reader_connections: int = 2
     read_deadline_s: float = 5.0
 
-    shared_deadline_s: float = 0.4
+    shared_deadline_s: float = 0.75
     """How long Redis may take to answer before it counts as away; nothing waits longer for it."""
     shared_pause_s: float = 0.05
     """First pause before Redis is tried again; doubles up to `shared_pause_max_s`."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from storage.bounds import Bounds
@@ -38,6 +38,10 @@ class Lease(Protocol):
     @property
     def held(self) -> bool: ...
 
+    def only_while(self, useful: Callable[[], bool]) -> None:
+        """Leave it to others while this process could do nothing with it."""
+        ...
+
     async def wait(self, timeout_s: float) -> None:
         """Returns when it is held, or after the time."""
         ...
@@ -51,6 +55,9 @@ class SoleLease:
     """There is one process."""
 
     held = True
+
+    def only_while(self, useful: Callable[[], bool]) -> None:
+        pass
 
     async def wait(self, timeout_s: float) -> None:
         pass
@@ -74,6 +81,10 @@ class DatabaseLease:
         self._clock = clock
         self._until_s = 0.0
         self._taken = asyncio.Event()
+        self._useful: Callable[[], bool] = lambda: True
+
+    def only_while(self, useful: Callable[[], bool]) -> None:
+        self._useful = useful
 
     @property
     def held(self) -> bool:
@@ -92,8 +103,13 @@ class DatabaseLease:
     async def run(self) -> None:
         """Take it when it is free, and renew it; until cancelled."""
         while True:
-            await self._renew()
-            await asyncio.sleep(self._bounds.lease_s / 4)
+            if self._useful():
+                await self._renew()
+                await asyncio.sleep(self._bounds.lease_s / 4)
+            else:
+                if self.held:
+                    await self.close()
+                await asyncio.sleep(self._bounds.shared_pause_s)
 
     async def close(self) -> None:
         """Give it to whoever wants it."""

@@ -93,6 +93,7 @@ class ReadThrough:
         self._history_flights: SingleFlight[str, list[HistoryItem]] = SingleFlight()
         self._watchers: dict[str, set[asyncio.Future[None]]] = {}
         self._awaited: list[tuple[int, asyncio.Future[None]]] = []
+        self._refreshing: SingleFlight[str, bool] = SingleFlight()
         self._refreshes: set[asyncio.Task[bool]] = set()
         self._stopping = False
         self.loads: Counter[str] = Counter()
@@ -258,6 +259,9 @@ class ReadThrough:
     async def refresh(self, order_id: str) -> bool:
         """Forget what is held of an order and read it again, here. What is pending stays: it is newer than
         the database. Returns whether the order exists."""
+        return await self._refreshing.do(order_id, lambda: self._refresh(order_id))
+
+    async def _refresh(self, order_id: str) -> bool:
         self._forget(order_id)
         seen = Position(self._tail.epoch, self._tail.head)
         order: Order | None = None
@@ -283,6 +287,7 @@ class ReadThrough:
             if entry.repaired:
                 self._tail.unpark(entry.key)
             self._forget(entry.key)
+            self._refreshing.forget(entry.key)  # what is being read again now may be read too early
             task = asyncio.create_task(self._refresh_quietly(entry.key), name=f"refresh {entry.key}")
             self._refreshes.add(task)
             task.add_done_callback(self._refreshes.discard)

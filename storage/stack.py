@@ -13,6 +13,7 @@ from storage.book import Keyed, OrderBook
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database import Database
+from storage.ending import end
 from storage.entries import Answer, AnswerKept, Forgotten, Remembered, Thing
 from storage.errors import Unavailable
 from storage.housekeeping import Housekeeping
@@ -74,6 +75,7 @@ class Storage:
             self._forget_model,
         ):
             self.shared.follow(follower)
+        self.lease.only_while(lambda: self.reads.fresh or len(self.tail) > 0)
         self.shared.on_start_over(self._reload)
         self.shared.on_flushed_elsewhere(self.write_behind.flushed_elsewhere)
 
@@ -104,9 +106,7 @@ class Storage:
         endless = {"lease", "pulse", "housekeeping"}
         others = [task for name, task in self._tasks.items() if name not in {"log", *endless}]
         _, unfinished = await asyncio.wait(others, timeout=deadline_s)
-        for task in (*unfinished, *(self._tasks[name] for name in endless)):
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await end(*self._tasks.values())
         await self.lease.close()
         await self.numbers.close()
         return not unfinished

@@ -12,9 +12,22 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("server", "pricing", "storage", "tests", "benchmarks")
-SERVICE = ("test_http_", "test_openapi", "test_command_line", "test_backup")
+SERVICE = (
+    "test_http_",
+    "test_openapi",
+    "test_command_line",
+    "test_backup",
+    "test_move",
+    "test_startup_checks",
+    "test_shared_tier_redis",
+    "test_redis_epochs",
+    "test_redis_following",
+    "test_redis_trouble",
+)
 DRILLS = (
     "test_day",
+    "test_drill",
+    "test_races",
     "test_stall",
     "test_restart",
     "test_model_files_http",

@@ -26,8 +26,10 @@ def facet(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[s
 
 
 @contextlib.contextmanager
-def serving(directory: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """A command that serves, once it does; stopped at the end, its exit code then known."""
+def serving(
+    directory: Path, *arguments: str, processes: int = 1, start_s: float = START_S
+) -> Iterator["subprocess.Popen[str]"]:
+    """A command that serves, once so many processes do; stopped at the end, its exit code then known."""
     process = subprocess.Popen(
         [sys.executable, "-m", "server", *arguments],
         cwd=ROOT,
@@ -37,18 +39,19 @@ def serving(directory: Path, *arguments: str) -> Iterator["subprocess.Popen[str]
         text=True,
     )
     try:
-        _wait(directory, process)
+        _wait(directory, process, processes, start_s)
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
 
 
-def _wait(directory: Path, process: "subprocess.Popen[str]") -> None:
-    deadline_s = time.monotonic() + START_S
+def _wait(directory: Path, process: "subprocess.Popen[str]", processes: int, start_s: float) -> None:
+    deadline_s = time.monotonic() + start_s
     while time.monotonic() < deadline_s and process.poll() is None:
-        holder = DataDirectory(directory).holder()
-        if holder is not None and holder.pid == process.pid and holder.url is not None:
+        holders = DataDirectory(directory).holders().values()
+        serve = [each for each in holders if process.pid in (each.pid, each.parent) and each.url is not None]
+        if len(serve) == processes:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL_S)

@@ -17,7 +17,7 @@ import aiohttp
 from tests.day_history import APPROVED, LINE, STARTED, Acknowledged
 from tests.processes import ADMIN_TOKEN, Client, Reply
 
-OPERATORS, POLLERS, SHOPS, MES, SELLERS, CLOSERS = 14, 26, 4, 3, 4, 2
+OPERATORS, POLLERS, PASSERS_BY, SHOPS, MES, SELLERS, CLOSERS = 14, 16, 10, 4, 3, 4, 2
 ANSWER_S = 6.0
 """How long a client waits for an answer: taking an order may wait for the database for 5 s."""
 OUTCOME_S = 90.0
@@ -91,10 +91,12 @@ class Floor:
 
 
 class Walker:
-    """One client: remembers what it has seen, echoes it, and is told nothing older."""
+    """One client: remembers what it has seen, echoes it, and is told nothing older. A `forgetful` one echoes
+    nothing: it may be told what is a little old, but not what is older than a second."""
 
     def __init__(self, clients: list[Client], name: str, floor: Floor, pinned: int | None = None) -> None:
         self.name = name
+        self.forgetful = False
         self.floor = floor
         self._clients = clients
         self._pinned = pinned
@@ -172,19 +174,24 @@ class Walker:
         return rows
 
     async def order(self, order_id: str) -> Order:
-        order: Order = await self._read(f"/v1/orders/{order_id}")
+        order = await self._read(f"/v1/orders/{order_id}", or_nothing={"version": 0, "status_version": 0})
+        order = {"id": order_id, **order}
         self._compare(self._versions, order_id, order["version"])
         self._require_recent(order_id, order["version"])
         self._note(order)
         return order
 
     async def status(self, order_id: str) -> None:
-        self._see_status(await self._read(f"/v1/orders/{order_id}/status"))
+        row = await self._read(f"/v1/orders/{order_id}/status", or_nothing={"version": 0})
+        if not row["version"]:
+            self._require_recent(order_id, 0)
+        self._see_status({"id": order_id, **row})
 
     async def statuses(self, ids: list[str]) -> None:
         found = await self._read(f"/v1/statuses?ids={','.join(ids)}")
-        if found["missing"]:
-            raise Violation(f"{self.name} no longer finds {found['missing']}", found["missing"][0])
+        for order_id in found["missing"]:
+            self._compare(self._versions, order_id, 0)
+            self._require_recent(order_id, 0)
         for row in found["items"]:
             self._see_status(row)
 
@@ -200,6 +207,8 @@ class Walker:
 
     def _compare(self, known: dict[str, int], order_id: str, version: int) -> None:
         self.floor.counts["versions compared"] += 1
+        if self.forgetful:
+            return
         if version < known.get(order_id, 0):
             raise Violation(
                 f"{self.name} saw {order_id} go from {known[order_id]} back to {version} ({self.source})",
@@ -217,11 +226,17 @@ class Walker:
                 order_id,
             )
 
-    async def _read(self, path: str) -> Any:
-        """The body; what was held when it has not changed."""
+    async def _read(self, path: str, or_nothing: Order | None = None) -> Any:
+        """The body; what was held when it has not changed; `or_nothing` where nothing is found."""
+        if self.forgetful:
+            self._held.clear()
+            self._position = (0, 0)
         etag, body = self._held.get(path, ("", None))
         echo = {"Facet-Position": "{}-{}".format(*self._position)} if self._position[0] else {}
         reply = await self._send("GET", path, echo | ({"If-None-Match": etag} if etag else {}))
+        if reply.status == 404 and or_nothing is not None:
+            self.source = ""
+            return or_nothing
         if reply.status not in (200, 304):
             raise Violation(f"{self.name}: GET {path} was answered {reply}", _id(path))
         self.source = reply.headers.get("Cache-Status", "")
@@ -345,6 +360,14 @@ async def operator(walker: Walker, floor: Floor) -> None:
     floor.to_close.put_nowait(order)
 
 
+async def passer_by(walker: Walker, floor: Floor) -> None:
+    walker.forgetful = True
+    if floor.recent and floor.random.random() < 0.7:
+        await walker.order(floor.random.choice(floor.recent))
+    else:
+        await walker.listed(floor.random.choice(LINE), 50)
+
+
 async def poller(walker: Walker, floor: Floor) -> None:
     if not floor.recent:
         return
@@ -367,6 +390,7 @@ CROWD: tuple[tuple[Work, str, int], ...] = (
     (close, "seller", CLOSERS),
     (operator, "operator", OPERATORS),
     (poller, "seller", POLLERS),
+    (passer_by, "seller", PASSERS_BY),
 )
 
 

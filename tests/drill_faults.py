@@ -121,6 +121,19 @@ async def redis_restarted_empty(scene: Scene) -> None:
     await asyncio.to_thread(scene.world.redis.restart_empty)
 
 
+async def redis_flushed_over_a_backlog(scene: Scene) -> None:
+    """What Redis loses only the processes have."""
+    async with _backlog(scene):
+        await scene.ask("FLUSHALL")
+    scene.lift()
+
+
+async def redis_restarted_empty_over_a_backlog(scene: Scene) -> None:
+    async with _backlog(scene):
+        await asyncio.to_thread(scene.world.redis.restart_empty)
+    scene.lift()
+
+
 async def redis_without_its_tail(scene: Scene) -> None:
     """As a replica takes over that lags behind: a copy from some seconds before comes back."""
     redis = scene.world.redis
@@ -301,6 +314,8 @@ FAULTS = (
     Fault("redis full", redis_full),
     Fault("redis flushed", redis_flushed),
     Fault("redis restarted empty", redis_restarted_empty),
+    Fault("redis flushed over a backlog", redis_flushed_over_a_backlog),
+    Fault("redis empty over a backlog", redis_restarted_empty_over_a_backlog),
     Fault("redis without its tail", redis_without_its_tail),
     Fault("redis evicts", redis_evicts),
     Fault("postgresql killed", postgres_killed),
@@ -331,6 +346,16 @@ async def _trigger(scene: Scene, body: str, *, each: str) -> AsyncIterator[None]
         yield
     finally:
         await scene.execute("DROP TRIGGER fault ON order_history", "DROP FUNCTION fault")
+
+
+@contextlib.asynccontextmanager
+async def _backlog(scene: Scene) -> AsyncIterator[None]:
+    """The database takes nothing in, and for a while has not."""
+    async with scene.database() as connection:
+        await connection.execute("BEGIN")
+        await connection.execute("LOCK TABLE order_history IN EXCLUSIVE MODE")
+        await scene.hold(1, 2)
+        yield
 
 
 async def _flusher(scene: Scene) -> int | None:

@@ -1,4 +1,4 @@
-"""One of the racing processes: a whole storage over Redis and PostgreSQL with small bounds and a random program.
+"""One of the racing processes: storage over Redis and PostgreSQL with small bounds, and a random program.
 
 `python -m tests.race_process SPEC` is told by its parent, a line each, what to do next, and answers in lines.
 """
@@ -64,6 +64,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     fault: Fault
     loses: float
     clients: int
+    operations: int
+    """Of all processes together: enough."""
 
 
 class Racer:
@@ -86,7 +88,7 @@ class Racer:
         self._storage = storage_on(endpoint, database, BOUNDS, SystemClock(), self._name)
         await self._storage.open(self._task_ended)
         seed = f"{spec.seed}.{spec.index}.{spec.incarnation}"
-        self._program = Program(self._storage, self._board, self._record, seed, spec.index)
+        self._program = Program(self._storage, self._board, self._record, seed, spec.index, spec.operations)
 
     def start(self) -> None:
         self._running = asyncio.create_task(self._program.run(self._spec.clients))

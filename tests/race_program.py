@@ -80,12 +80,15 @@ class Record:
 
 
 class Program:
-    def __init__(self, storage: Storage, board: Board, record: Record, seed: str, index: int) -> None:
+    def __init__(
+        self, storage: Storage, board: Board, record: Record, seed: str, index: int, operations: int
+    ) -> None:
         self._storage = storage
         self._board = board
         self._record = record
         self._seed = seed
         self._index = index
+        self._operations = operations
         self._known: dict[tuple[int, int], int] = {}
         self._tokens = (f"{seed}.{count}" for count in itertools.count(1))
         self._repeats = itertools.count(1)
@@ -123,7 +126,7 @@ class Program:
     async def _client(self, random: Random) -> None:
         weights = [weight for weight, _ in self._acts]
         acts = [act for _, act in self._acts]
-        while not self._stopped.is_set():
+        while not self._stopped.is_set() and self._board.operations < self._operations:
             (act,) = random.choices(acts, weights)
             try:
                 await act(random)
@@ -390,8 +393,9 @@ class Program:
 
 def _waiting_in(task: "asyncio.Task[Any]") -> str:
     """The functions that a task is in, innermost last."""
-    names, inner = [], task.get_coro()
-    while (code := getattr(inner, "cr_code", None)) is not None:
-        names.append(f"{code.co_name}:{getattr(inner, 'cr_frame').f_lineno}")
-        inner = getattr(inner, "cr_await")
+    names: list[str] = []
+    inner: Any = task.get_coro()
+    while hasattr(inner, "cr_code") and inner.cr_frame is not None:
+        names.append(f"{inner.cr_code.co_name}:{inner.cr_frame.f_lineno}")
+        inner = inner.cr_await
     return " ".join(names)

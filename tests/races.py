@@ -2,10 +2,10 @@
 
 `python -m tests.races [--seed N] [--operations 200000] [--fault NAME] [--loses 0.002]`
 
-Each process runs a random program of changes, reads, invalidations and evictions on the same orders. Meanwhile
-values vanish from Redis, loads are slow, replies to appends get lost, and one process after the other is killed
-or restarted. Then all come to rest, and the judge compares. Exit code 1 when anything is wrong. `--fault` plants
-one, to see that it is found.
+Each process runs a random program of changes, reads, invalidations and evictions on the same orders.
+Meanwhile values vanish from Redis, loads are slow, replies to appends get lost, and one process after the
+other is killed or restarted. Then all come to rest, and the judge compares. Exit code 1 when anything is
+wrong. `--fault` plants one, to see that it is found.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from tests.race_process import Spec
 from tests.shared_stacks import PREFIX
 
 ROOT = Path(__file__).parent.parent
-START_S, STOP_S, EXAMINE_S = 60.0, 60.0, 240.0
+START_S, STOP_S, EXAMINE_S = 60.0, 40.0, 120.0
 STALLED_S = 30.0
 POLL_S = 0.05
 SHOWN = 10
@@ -167,6 +167,7 @@ class Race:
             fault=self._plan.fault,
             loses=self._plan.loses,
             clients=self._plan.clients,
+            operations=self._plan.operations,
         )
 
     async def run(self) -> Report:
@@ -182,9 +183,10 @@ class Race:
             await self._all("examine", EXAMINE_S)
         except Fallen as error:
             wrong.append(Wrong("unexpected", str(error)))
+        fallen = bool(wrong)
         facts = read_records(sorted(self._directory.glob("*.jsonl")))
         wrong += judge(await read_state(self._redis_url, self._database_url), facts)
-        wrong += await self._end()
+        wrong += await self._end(graceful=not fallen)
         self._add_counts(facts)
         seconds = time.monotonic() - began_s
         return Report(self._plan, self._counts, wrong, self._board.operations, seconds, racing_s or seconds)
@@ -192,15 +194,18 @@ class Race:
     async def _race(self) -> None:
         for racer in self._racers:
             await racer.tell("start", START_S)
-        evicting = asyncio.create_task(self._evict())
-        restarting = asyncio.create_task(self._restart_again_and_again())
+        evicting = asyncio.create_task(self._evict(), name="evictions")
+        restarting = asyncio.create_task(self._restart_again_and_again(), name="restarts")
         try:
             await self._enough()
         finally:
-            evicting.cancel()
             self._over.set()
-            await asyncio.gather(evicting, return_exceptions=True)
-            await restarting
+            try:
+                async with asyncio.timeout(START_S + STOP_S):
+                    await asyncio.gather(evicting, restarting)
+            except TimeoutError:
+                hanging = [task.get_name() for task in (evicting, restarting) if not task.done()]
+                raise Fallen(f"no end of {hanging}") from None
 
     async def _enough(self) -> None:
         """Returns after so many operations. Raises Fallen when nothing moves any more."""
@@ -248,9 +253,9 @@ class Race:
 
     async def _evict(self) -> None:
         """Redis forgets an order here and there."""
-        async with redis.asyncio.Redis.from_url(self._redis_url) as client:
+        async with redis.asyncio.Redis.from_url(self._redis_url, socket_timeout=STOP_S) as client:
             script = client.register_script(EVICT)
-            while True:
+            while not self._over.is_set():
                 epoch = await client.hget(Keys(PREFIX, 0).meta, "epoch")
                 keys = Keys(PREFIX, int(epoch or 0))
                 for _ in range(EVICTED_TOGETHER):
@@ -265,8 +270,9 @@ class Race:
     async def _all(self, word: str, deadline_s: float) -> None:
         await asyncio.gather(*(racer.tell(word, deadline_s) for racer in self._racers))
 
-    async def _end(self) -> list[Wrong]:
-        ends = await asyncio.gather(*(racer.leave() for racer in self._racers), return_exceptions=True)
+    async def _end(self, *, graceful: bool) -> list[Wrong]:
+        leaving = [racer.leave() for racer in self._racers] if graceful else []
+        ends = await asyncio.gather(*leaving, return_exceptions=True)
         for racer in self._racers:
             await racer.kill()
         return [Wrong("unexpected", str(end)) for end in ends if isinstance(end, Exception)]

@@ -55,7 +55,7 @@ WRONG: list[tuple[dict[str, str], str]] = [
     ({"FACET_ACCESS_LOG": "maybe"}, "FACET_ACCESS_LOG"),
     ({"FACET_UPLOAD_BYTES_MAX": "1 GB"}, "FACET_UPLOAD_BYTES_MAX"),
     ({"FACET_BACKLOG_ENTRIES": "499"}, "FACET_BACKLOG_ENTRIES"),
-    ({"FACET_REDIS_URL": "redis://localhost"}, "FACET_REDIS_URL"),
+    ({"FACET_REDIS_PREFIX": "a b"}, "FACET_REDIS_PREFIX"),
     ({"FACET_DATABASE_URL": "mysql://x"}, "FACET_DATABASE_URL"),
     ({"FACET_ADMIN_TOKEN": "short"}, "FACET_ADMIN_TOKEN"),
     ({"FACET_ADMIN_TOKEN_FILE": "/nowhere/at/all"}, "FACET_ADMIN_TOKEN_FILE"),
@@ -81,7 +81,7 @@ def test_a_wrong_flag_is_named_as_a_flag() -> None:
 def test_a_secret_is_never_in_the_message(tmp_path: Path) -> None:
     for environment in (
         {"FACET_ADMIN_TOKEN": "hunter2"},
-        {"FACET_DATABASE_URL": "postgresql://u:hunter2@h/d"},
+        {"FACET_DATABASE_URL": "mysql://u:hunter2@h/d"},
     ):
         with pytest.raises(ConfigError) as refused:
             load(environment)

@@ -1,19 +1,80 @@
 """The demonstration and its tour, as a newcomer starts them."""
 
 import json
+import urllib.request
 from pathlib import Path
+from typing import Any
 
+from server.private_processes import poll_until, processes
 from storage.data_directory import DataDirectory
 from tests.commands import facet, serving
+
+START_S = 240.0
 
 
 def test_the_demo_fills_itself_serves_and_keeps_every_promise_of_the_tour(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
-    with serving(directory, "demo", "--port", "0", "--data-dir", str(directory)) as demo:
+    words = ("demo", "--embedded", "--port", "0", "--data-dir", str(directory))
+    with serving(directory, *words, start_s=START_S) as demo:
         tour = facet("tour", "--data-dir", str(directory))
         assert tour.returncode == 0, tour.stdout + tour.stderr
-        assert "promises kept" in tour.stdout
+        assert "12 promises kept" in tour.stdout
     assert demo.returncode == 0
+    assert not (directory / "valkey").exists()
+
+
+def test_the_full_demo_shows_two_processes_and_redis_killed_and_keeps_its_data(tmp_path: Path) -> None:
+    directory = tmp_path / "demo"
+    words = ("demo", "--port", "0", "--data-dir", str(directory))
+    with serving(directory, *words, processes=2, start_s=START_S) as demo:
+        tour = facet("tour", "--data-dir", str(directory))
+        assert tour.returncode == 0, tour.stdout + tour.stderr
+        assert "14 promises kept" in tour.stdout
+        assert "Redis is killed and comes back" in tour.stdout
+        own = descendants(demo.pid)
+        assert {"valkey-server", "redis-server"} & set(own.values())
+        assert "postgres" in own.values()
+    assert demo.returncode == 0
+    assert not still_there(own)
+    refused = facet(*words, "--embedded")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    with serving(directory, *words, processes=2, start_s=START_S) as demo:
+        token = json.loads((directory / "demo.json").read_text())["admin admin"]
+        holder = DataDirectory(directory).holder()
+        assert holder is not None
+        counts = read(f"{holder.url}/v1/orders/counts", token)["counts"]
+        assert sum(counts.values()) > 600
+        own = descendants(demo.pid)
+        demo.kill()
+        demo.wait()
+        poll_until(lambda: not still_there(own), "the end of all that the demo started", START_S)
+
+
+def read(url: str, token: str) -> Any:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Process -> its name, of all that a process started, directly or not."""
+    found = {pid}
+    for _ in range(5):
+        found |= {each.pid for each in processes() if each.parent in found}
+    return {each: Path(f"/proc/{each}/comm").read_text().strip() for each in found - {pid}}
+
+
+def still_there(pids: dict[int, str]) -> list[int]:
+    """Not those that ended, and whose number somebody else has now."""
+    alive = {each.pid for each in processes() if each.state != "Z"}
+    return [pid for pid, name in pids.items() if pid in alive and name_of(pid) == name]
+
+
+def name_of(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return None
 
 
 def test_a_demo_that_was_interrupted_while_it_filled_itself_starts_again(tmp_path: Path) -> None:
@@ -21,7 +82,8 @@ def test_a_demo_that_was_interrupted_while_it_filled_itself_starts_again(tmp_pat
     directory.mkdir()
     (directory / "demo.unfinished").touch()
     (directory / "facet.db").write_bytes(b"half of something")
-    with serving(directory, "demo", "--port", "0", "--data-dir", str(directory)):
+    words = ("demo", "--embedded", "--port", "0", "--data-dir", str(directory))
+    with serving(directory, *words, start_s=START_S):
         assert len(json.loads((directory / "demo.json").read_text())) == 8
 
 

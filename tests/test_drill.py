@@ -21,6 +21,8 @@ SHORT = [
     "redis full",
     "redis flushed",
     "redis restarted empty",
+    "redis flushed over a backlog",
+    "redis empty over a backlog",
     "redis without its tail",
     "postgresql stopped",
     "postgresql killed",

@@ -1,6 +1,7 @@
 """A laptop's data goes to PostgreSQL: all of it, and the laptop keeps its own."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ KEY = {"Idempotency-Key": "opened-on-the-laptop"}
 
 @pytest.fixture
 async def laptop(tmp_path: Path) -> dict[str, Any]:
-    """A server that was killed while its database was locked: the log has an order that the database lacks."""
+    """A server that was killed while its database was locked: the log has an order more than the database."""
     with served(tmp_path / "data") as service:
         async with clients_of(service.url) as clients:
             shop = await clients.of("shop")
@@ -79,17 +80,15 @@ async def check_after(admin: Any, laptop: dict[str, Any]) -> None:
     assert (undone.status, undone.json["version"]) == (200, 3)
 
 
-async def test_a_database_that_is_not_empty_is_not_touched(
-    laptop: dict[str, Any], fresh_database: str, tmp_path: Path
-) -> None:
-    await migrate_postgresql(fresh_database)
-    execute(fresh_database, "INSERT INTO model_tenants VALUES ('a', 'b')")
-    refused = await asyncio.to_thread(
-        facet, "move", "--to", fresh_database, "--data-dir", str(tmp_path / "data")
-    )
+def test_a_database_that_is_not_empty_is_not_touched(new_database: Callable[[], str], tmp_path: Path) -> None:
+    target = new_database()
+    asyncio.run(migrate_postgresql(target))
+    execute(target, "INSERT INTO model_tenants VALUES ('a', 'b')")
+    directory_with_data(tmp_path)
+    refused = facet("move", "--to", target, "--data-dir", str(tmp_path))
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "not empty" in refused.stderr
-    assert query(fresh_database, "SELECT id FROM orders") == []
+    assert query(target, "SELECT id FROM orders") == []
 
 
 def test_a_running_server_is_not_moved(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ async def _raced(plan: Plan, redis_url: str, database_url: str, tmp_path: Path) 
 async def test_three_processes_that_race_for_the_same_orders_end_in_agreement(
     fresh_redis: str, fresh_database: str, tmp_path: Path
 ) -> None:
-    plan = Plan(seed=_seed(), operations=12_000, restart_every_s=3.0)
+    plan = Plan(seed=_seed(), operations=40_000, restart_every_s=1.0)
     report = await _raced(plan, fresh_redis, fresh_database, tmp_path)
     assert report.wrong == []
     for happened in (
@@ -50,7 +50,8 @@ async def test_a_planted_fault_is_found(
     fault: Fault, fresh_redis: str, fresh_database: str, tmp_path: Path
 ) -> None:
     loses = 0.03 if fault is Fault.BLIND_RETRY else 0.002
-    plan = Plan(seed=_seed(), operations=4_000, fault=fault, loses=loses, restart_every_s=2.0)
+    operations = 20_000 if fault is Fault.UNGUARDED_LOCAL_FILL else 6_000
+    plan = Plan(seed=_seed(), operations=operations, fault=fault, loses=loses, restart_every_s=2.0)
     report = await _raced(plan, fresh_redis, fresh_database, tmp_path)
     assert {wrong.kind for wrong in report.wrong} & FINDS[fault]
 

@@ -1,5 +1,5 @@
-"""Redis loses its memory, in every way it can: what was acknowledged and some process holds is in the database
-afterwards, once, and nothing goes backwards."""
+"""Redis loses its memory, in every way it can: what was acknowledged and some process holds is in the
+database afterwards, once, and nothing goes backwards."""
 
 import asyncio
 from collections.abc import Callable
@@ -106,7 +106,7 @@ async def test_an_older_copy_of_redis_moves_nothing_back(
 
 def dump_of(server: ValkeyServer) -> dict[bytes, bytes]:
     with redis.Redis.from_url(server.url) as client:
-        return {name: client.dump(name) for name in client.keys()}
+        return {name: client.dump(name) for name in client.scan_iter()}
 
 
 def restore(server: ValkeyServer, copy: dict[bytes, bytes]) -> None:
@@ -145,6 +145,9 @@ async def test_a_replica_without_the_tail_takes_over(
 async def test_a_cluster_node_is_killed_and_comes_back(
     migrated_database: str, redis_cluster: ValkeyCluster
 ) -> None:
+    redis_cluster.wait_until_ok()
+    for each in redis_cluster.nodes:
+        ask(each.port, "FLUSHALL")
     facet = RedisFacet(PostgresData(migrated_database), redis_cluster.url, lambda: None)
     async with facet.open(BOUNDS) as process:
         async with process.writes.closed():
@@ -161,6 +164,8 @@ async def test_a_cluster_node_is_killed_and_comes_back(
 async def test_the_slot_moves_to_another_node(migrated_database: str, redis_cluster: ValkeyCluster) -> None:
     """The link learns of it by MOVED; what the other node lacks comes from the process."""
     redis_cluster.wait_until_ok()
+    for each in redis_cluster.nodes:
+        ask(each.port, "FLUSHALL")
     facet = RedisFacet(PostgresData(migrated_database), redis_cluster.url, lambda: None)
     async with facet.open(BOUNDS) as process:
         async with process.writes.closed():

@@ -177,9 +177,7 @@ async def test_a_stopping_worker_answers_once_more_on_a_connection_and_says_that
         assert last.startswith(b"HTTP/1.1 200")
         assert b"Connection: close" in last
         writer.close()
-        idle = await asyncio.open_connection(host, int(port))  # nobody accepts it any more
         assert await asyncio.to_thread(service.wait) == 0
-        idle[1].close()
 
 
 async def test_a_second_signal_does_not_wait_for_those_who_are_connected(

@@ -38,6 +38,8 @@ from storage.redis.scripts import APPEND
 from storage.tail import Tail
 
 SEPARATOR = "\x1f"
+TOGETHER_MIN = 8
+"""Fewer changes than this are not worth two groups."""
 
 
 class Append:
@@ -152,7 +154,7 @@ class Appends:
             await self._wake.wait()
             await room.acquire()
             self._wake.clear()
-            count = min(len(self._queue), self._bounds.log_group_entries)
+            count = self._group_size(len(sent))
             if count == 0:
                 room.release()
                 continue
@@ -165,6 +167,14 @@ class Appends:
                 arguments += _arguments(append, self._tail.flushed)
             await link.send((*script, *constants, *arguments))
             arrived.set()
+
+    def _group_size(self, under_way: int) -> int:
+        """With nothing under way only half of what waits goes: callers that all wait for one answer would
+        all come back at once, and Redis and this process would take turns instead of working side by side."""
+        waiting = len(self._queue)
+        if not under_way and waiting >= TOGETHER_MIN:
+            waiting = (waiting + 1) // 2
+        return min(waiting, self._bounds.log_group_entries)
 
     async def _receive_groups(
         self, link: Link, sent: deque[list[Append]], arrived: asyncio.Event, room: asyncio.Semaphore

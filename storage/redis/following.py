@@ -38,18 +38,17 @@ class Following:
         self._own = own
         self._followed = followed
         self._noticed = noticed
-        self._waiting: list[tuple[float, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self.freshness = Freshness(0.0)
 
     async def run(self, link: Link, keys: Keys, notices_after: str) -> None:
         """Until the link fails, or the log is in another life, or has lost what comes next."""
-        block = ("BLOCK", int(self._bounds.follow_block_s * 1000))
-        hurried = True
+        block: tuple[str | int, ...] = ()
         while True:
             asked_s, after = self._clock.monotonic_s(), self._tail.head
             reply, meta = await link.pipeline(
                 (
-                    *("XREAD", "COUNT", self._bounds.follow_entries, *(() if hurried else block), "STREAMS"),
+                    *("XREAD", "COUNT", self._bounds.follow_entries, *block, "STREAMS"),
                     *(keys.log, keys.flushed, f"{keys.epoch}-{after}", notices_after),
                 ),
                 ("HMGET", keys.meta, "epoch", "head"),
@@ -62,14 +61,26 @@ class Following:
             count, notices_after = self._take_in(reply or [], keys, notices_after)
             if count < self._bounds.follow_entries:
                 self._at_head(asked_s)
-            hurried = bool(self._waiting)
+            block = ("BLOCK", int(self._bounds.follow_block_s * 1000))
 
-    async def wait_for_head(self, timeout_s: float) -> bool:
-        """True once a read that began after this call has reached the end of the log."""
-        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((self._clock.monotonic_s(), reached))
-        done, _ = await asyncio.wait([reached], timeout=timeout_s)
-        return bool(done) and not reached.cancelled()
+    async def wait_until(self, n: int, asked_s: float, timeout_s: float) -> bool:
+        """True once this process has followed the log to where its end was when somebody asked for it."""
+        if self._tail.head < n:
+            reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((n, reached))
+            done, _ = await asyncio.wait([reached], timeout=timeout_s)
+            if not done or reached.cancelled():
+                return False
+        self._at_head(asked_s)
+        return True
+
+    def reached(self, n: int) -> None:
+        """This process has followed the log to here."""
+        if self._waiting:
+            for until, reached in self._waiting:
+                if until <= n and not reached.done():
+                    reached.set_result(None)
+            self._waiting = [item for item in self._waiting if not item[1].done()]
 
     def give_up(self) -> None:
         for _, reached in self._waiting:
@@ -100,9 +111,4 @@ class Following:
         self._followed(Logged(n, self._own(n) or decode_entry(payload), len(payload)))
 
     def _at_head(self, asked_s: float) -> None:
-        self.freshness.until_s = asked_s + self._bounds.freshness_s
-        if self._waiting:
-            for since_s, reached in self._waiting:
-                if since_s <= asked_s and not reached.done():
-                    reached.set_result(None)
-            self._waiting = [item for item in self._waiting if not item[1].done()]
+        self.freshness.until_s = max(self.freshness.until_s, asked_s + self._bounds.freshness_s)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database import Database, Epoch
+from storage.ending import end
 from storage.entries import AnyEntry, Forgotten, OrderChanged, Thing, decode_entry
 from storage.errors import DatabaseUnavailable, Fenced, Incompatible, LogUnavailable
 from storage.ids import new_id
@@ -74,8 +75,7 @@ class Lives:
 
     async def close(self) -> None:
         if self._attending is not None:
-            self._attending.cancel()
-            await asyncio.wait([self._attending])
+            await end(self._attending)
         try:
             await self._database.leave(self._process)
         except DatabaseUnavailable:

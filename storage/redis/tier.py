@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database import Database
+from storage.ending import end
 from storage.entries import AnyEntry, OrderChanged, decode_entry
 from storage.errors import (
     Behind,
@@ -193,9 +194,16 @@ class RedisTier:
         return self.joined
 
     async def reach_head(self) -> bool:
+        asked_s, keys = self._clock.monotonic_s(), self._keys
         if not self.joined:
             return False
-        return await self._following.wait_for_head(self._bounds.catch_up_s + self._bounds.follow_block_s)
+        try:
+            epoch, head = await self._reader.ask(("HMGET", keys.meta, "epoch", "head"))
+        except (LogUnavailable, Refused):
+            return False
+        if epoch != b"%d" % keys.epoch:
+            return False
+        return await self._following.wait_until(int(head), asked_s, self._bounds.catch_up_s)
 
     async def load(self, order_id: str) -> Order | None:
         if not self.joined:
@@ -249,8 +257,7 @@ class RedisTier:
 
     async def close(self) -> None:
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+            await end(self._keeper)
         await self._lives.close()
 
     def _require_successor(self, entry: OrderChanged) -> None:
@@ -358,9 +365,7 @@ class RedisTier:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._serving = None
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)
         task = next(iter(done))
         raise LogUnavailable("The life of the log is over.") if task.cancelled() else _reason(task)
 
@@ -385,6 +390,7 @@ class RedisTier:
         for follower in self._followers:
             follower(followed)
         self._appends.visible(logged.n)
+        self._following.reached(logged.n)
 
     def _notice(self, notice: Notice) -> None:
         self._on_notice(notice.upto, notice.rejected)
