@@ -87,7 +87,9 @@ class ReadThrough:
         self.local = LocalOrders(
             bounds.local_entries, bounds.local_bytes, bounds.absent_entries, bounds.absent_age_s, clock
         )
-        self.views = ViewCache(database, Snapshots(shared.copies, tail), tail, self.local, bounds)
+        self.views = ViewCache(
+            database, Snapshots(shared.copies, tail), shared.reach_head, tail, self.local, bounds
+        )
         self._histories: Lru[str, list[HistoryItem]] = Lru(HISTORIES, bounds.local_bytes // 10)
         self._flights: SingleFlight[str, tuple[Held | Sentinel, str]] = SingleFlight()
         self._history_flights: SingleFlight[str, list[HistoryItem]] = SingleFlight()
@@ -324,6 +326,12 @@ class ReadThrough:
         return len(bodies)
 
     async def _load(self, order_id: str) -> tuple[Held | Sentinel, str]:
+        try:
+            return await self._load_once(order_id)
+        except Behind:  # a new life of the log began meanwhile, or very much has happened
+            return await self._load_once(order_id)
+
+    async def _load_once(self, order_id: str) -> tuple[Held | Sentinel, str]:
         ticket, seen = self.local.begin_fill(), Position(self._tail.epoch, self._tail.head)
         order, source = await self._shared.load(order_id), Source.SHARED
         if order is None:
@@ -333,8 +341,11 @@ class ReadThrough:
                 self._shared.offer(order, seen)
         else:
             self.shared_hits += 1
+        # What was read may be ahead of this process: its answers must not be older than their position says.
+        await self._shared.reach_head()
         for followed in self._missed(order_id, seen):
-            order = followed.order
+            if order is None or (followed.order is not None and followed.order.version > order.version):
+                order = followed.order
         pending = self._tail.pending(order_id)
         if pending is not None and (order is None or pending.order.version > order.version):
             return self.local.fill(pending.held, ticket), source

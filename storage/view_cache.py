@@ -1,7 +1,7 @@
 """The maintained lists this process holds: loaded once for any number of callers, then kept up to date."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from storage.bounds import Bounds
@@ -26,9 +26,17 @@ Query = ListQuery | CountsQuery
 
 class ViewCache:
     def __init__(
-        self, database: Database, snapshots: Snapshots, tail: Tail, local: LocalOrders, bounds: Bounds
+        self,
+        database: Database,
+        snapshots: Snapshots,
+        reach_head: Callable[[], Awaitable[bool]],
+        tail: Tail,
+        local: LocalOrders,
+        bounds: Bounds,
     ) -> None:
+        """`reach_head` waits until this process holds what had been accepted before."""
         self._database = database
+        self._reach_head = reach_head
         self._snapshots = snapshots
         self._tail = tail
         self._local = local
@@ -134,6 +142,8 @@ class ViewCache:
         for attempt in range(LOAD_ATTEMPTS):
             began = self._invalidations
             view = await self._snapshot(query)
+            if view.n > self._tail.head:
+                await self._reach_head()
             if view.epoch != self._tail.epoch:
                 if attempt + 1 == LOAD_ATTEMPTS:
                     return view  # the database is in a new life of the log already: it has everything
