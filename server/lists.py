@@ -19,8 +19,9 @@ from storage.filters import (
     decode_cursor,
     parse_sort,
 )
-from storage.local import Held, Lru, Sentinel
+from storage.local import Lru, Sentinel
 from storage.orders import TENANT_ROLES, Actor, Order, OrderStatus, Role, Status, decode_order
+from storage.read_through import Found, Source
 
 _meanings: Lru[tuple[Actor, str], tuple[ListQuery, int]] = Lru(2_000, 4 * 2**20)
 """Screens ask for the same lists again and again: what the parameters mean is worked out once."""
@@ -114,14 +115,16 @@ async def get_statuses(call: Call) -> web.StreamResponse:
         raise Invalid(("/ids", f"at most {LIMIT_MAX}"))
     shown: list[bytes] = []
     missing: list[str] = []
+    source = Source.LOCAL
     for order_id in ids:
-        held = await _held_or_none(call, order_id)
-        if held is None:
+        found = await _found_or_none(call, order_id)
+        if found is None:
             missing.append(order_id)
         else:
-            shown.append(held.status_body)
+            shown.append(found.held.status_body)
+            source = found.source if source != Source.STALE and found.source != Source.LOCAL else source
     body = b'{"items":[%b],"missing":%b,"next":null}' % (b",".join(shown), msgspec.json.encode(missing))
-    return json_response(body, headers={"Facet-Position": log_head(call)})
+    return json_response(body, headers={"Cache-Status": source, "Facet-Position": log_head(call)})
 
 
 async def list_operators(call: Call) -> web.StreamResponse:
@@ -198,12 +201,12 @@ def _statuses(text: str | None) -> frozenset[Status]:
     return frozenset(Status(name) for name in names)
 
 
-async def _held_or_none(call: Call, order_id: str) -> Held | None:
+async def _found_or_none(call: Call, order_id: str) -> Found | None:
     try:
-        held = (await call.storage.reads.get(order_id)).held
+        found = await call.storage.reads.get(order_id)
     except NotFound:
         return None
-    return held if call.actor.sees(held.customer) else None
+    return found if call.actor.sees(found.held.customer) else None
 
 
 ROUTES = [

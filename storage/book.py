@@ -122,10 +122,9 @@ class OrderBook:
         async def once() -> Outcome:
             draft = await make_draft()
             if draft.reference is None:
-                return await self._create(draft, request)
+                return await self._decided(lambda: self._create(draft, request))
             async with self._locks.hold((request.actor.token_id, draft.reference)):
-                await self._require_new_reference(request.actor.token_id, draft.reference, None)
-                return await self._create(draft, request)
+                return await self._decided(lambda: self._create(draft, request))
 
         return await self._once(request, once)
 
@@ -210,6 +209,9 @@ class OrderBook:
         return self._tail.lacks_for_good(order.id, order.version)
 
     async def _create(self, draft: Draft, request: Request) -> Outcome:
+        seen = self._seen()
+        if draft.reference is not None:
+            await self._require_new_reference(request.actor.token_id, draft.reference, None)
         now = self._clock.now()
         order = Order(
             id=new_id(now),
@@ -223,16 +225,20 @@ class OrderBook:
             updated_at=now,
             **msgspec.structs.asdict(draft),
         )
-        return await self._accept(create(order, request.actor), request, self._seen())
+        return await self._accept(create(order, request.actor), request, seen)
 
     async def _change(self, order_id: str, decide: Decide, request: Request) -> Outcome:
         async with self._locks.hold(("order", order_id)):
-            for _ in range(self._bounds.decide_attempts):
-                try:
-                    return await self._change_newest(order_id, decide, request)
-                except Superseded:
-                    continue
-        raise Unavailable("The order changes too fast: try again.")
+            return await self._decided(lambda: self._change_newest(order_id, decide, request))
+
+    async def _decided(self, act: Act) -> Outcome:
+        """Decided again for as long as something comes in between."""
+        for _ in range(self._bounds.decide_attempts):
+            try:
+                return await act()
+            except Superseded:
+                continue
+        raise Unavailable("This changes too fast: try again.")
 
     async def _change_newest(self, order_id: str, decide: Decide, request: Request) -> Outcome:
         seen, order = self._seen(), None

@@ -194,7 +194,7 @@ class ReadThrough:
             raise NotFound("There is no such order.")
         loaded, _ = await self._flights.do(order_id, lambda: self._load(order_id))
         if not isinstance(loaded, Held):
-            raise NotFound("There is no such order.")
+            raise Behind("The database does not have this order; others may, but Redis is away.")
         return Found(loaded, Source.STALE)
 
     async def order(self, order_id: str) -> Order:

@@ -16,6 +16,9 @@ NOTICES = 1_000
 
 
 class Flushed(NamedTuple):
+    """The database has what came after one position up to another, but for the rejected entries."""
+
+    after: int
     upto: Position
     rejected: Sequence[int]
     orders: Sequence[str]
@@ -54,7 +57,7 @@ class Errands:
         await link.run(
             FLUSHED,
             names,
-            *(keys.epoch, keys.space, flushed.upto.n, " ".join(map(str, flushed.rejected))),
+            *(keys.epoch, keys.space, flushed.upto.n, " ".join(map(str, (flushed.after, *flushed.rejected)))),
             *(int(self._bounds.shared_ttl_s), self._bounds.log_keep_entries, self._bounds.log_trim_together),
             *flushed.orders,
         )

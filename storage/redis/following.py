@@ -16,8 +16,9 @@ from storage.tail import Tail
 
 
 class Notice(NamedTuple):
-    """How far the database is, and which entries it refused since the notice before."""
+    """The database has what came after one position up to another, but for the rejected entries."""
 
+    after: int
     upto: Position
     rejected: dict[int, str]
 
@@ -92,14 +93,11 @@ class Following:
         entries = streams.get(keys.log, [])
         for position, fields in entries:
             self._take_in_entry(int(position.partition(b"-")[2]), fields)
-        notices = streams.get(keys.flushed, [])
-        rejected: dict[int, str] = {}
-        for _, fields in notices:
-            rejected |= {int(n): "the database refused it" for n in fields[1].split()}
-        if notices:
-            notices_after = notices[-1][0].decode()
+        for position, fields in streams.get(keys.flushed, []):
+            notices_after = position.decode()
+            after, *rejected = map(int, fields[1].split())
             upto = Position(keys.epoch, int(notices_after.partition("-")[2]))
-            self._noticed(Notice(upto, rejected))
+            self._noticed(Notice(after, upto, dict.fromkeys(rejected, "the database refused it")))
         return len(entries), notices_after
 
     def _take_in_entry(self, n: int, fields: list[bytes]) -> None:

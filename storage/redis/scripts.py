@@ -106,7 +106,8 @@ return kept
 FLUSHED = Script("""#!lua flags=allow-oom
 -- The database has the log up to a position: say so, let what it has expire, trim what nobody needs any more.
 -- KEYS: meta log flushed marks claims voids
--- ARGV: epoch, space, position, refused positions, seconds to keep, entries to keep, entries to trim, orders
+-- ARGV: epoch, space, position, the position before with the refused ones, seconds to keep, entries to keep,
+-- entries to trim, orders
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'head', 'flushed', 'floor')
 if meta[1] ~= ARGV[1] then return -1 end
 local upto, head, floor = tonumber(ARGV[3]), tonumber(meta[2]), tonumber(meta[4])

@@ -241,7 +241,8 @@ class RedisTier:
             orders = {followed.order.id for followed in batch if followed.order is not None}
             refused = {f.order.id for f in batch if f.order is not None and f.n in rejected}
             upto = Position(self._tail.epoch, batch[-1].n)
-            self._errands.flushed(Flushed(upto, sorted(rejected), sorted(orders - refused)))
+            after = batch[0].n - 1
+            self._errands.flushed(Flushed(after, upto, sorted(rejected), sorted(orders - refused)))
             self._reader.wake()
 
     async def run(self) -> None:
@@ -393,7 +394,8 @@ class RedisTier:
         self._following.reached(logged.n)
 
     def _notice(self, notice: Notice) -> None:
-        self._on_notice(notice.upto, notice.rejected)
+        if notice.after <= self._tail.flushed:  # else one was lost: the database knows what it refused
+            self._on_notice(notice.upto, notice.rejected)
 
 
 def _reason(task: "asyncio.Task[None]") -> BaseException:
