@@ -39,6 +39,7 @@ class Engines(NamedTuple):
 
 def bounds_of(settings: Settings) -> Bounds:
     return Bounds(
+        flush_batch_entries=min(Bounds().flush_batch_entries, settings.backlog_entries),
         backlog_entries=settings.backlog_entries,
         backlog_bytes=settings.backlog_bytes,
         local_bytes=settings.local_bytes,

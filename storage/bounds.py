@@ -9,9 +9,9 @@ import msgspec
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    flush_batch_entries: int = 500
+    flush_batch_entries: int = 1_000
     """Entries that write-behind applies in one database transaction."""
-    flush_interval_s: float = 0.050
+    flush_interval_s: float = 0.100
     """How long an entry waits for company before write-behind takes it."""
     flush_retry_s: float = 0.050
     """First pause after the database refused a batch; doubles up to `flush_retry_max_s`."""

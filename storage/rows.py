@@ -24,6 +24,11 @@ from storage.orders import HistoryItem, Kind, Order, OrderPrice, Role, Status, W
 from storage.schema import ORDER_COLUMNS
 
 ORDER_NAMES = ", ".join(ORDER_COLUMNS)
+STEP_NAMES = (
+    *("id", "version", "status", "status_since", "status_version"),
+    *("operator", "quote", "price", "updated_at", "search"),
+)
+"""What anything but an edit can change of an order: most changes are such, and carry so much less."""
 UPDATED_NAMES = [name for name in (*ORDER_COLUMNS, "search") if name not in ("id", "number", "created_by")]
 """What a newer state of an order replaces."""
 HISTORY_NAMES = (
@@ -70,6 +75,22 @@ class Rows:
             None if order.due_at is None else stored(order.due_at),
             stored(order.created_at),
             order.created_by,
+            stored(order.updated_at),
+            search_text(order),
+        )
+
+    def step_row(self, order: Order) -> tuple[Any, ...]:
+        """In the order of STEP_NAMES: what a step can have changed."""
+        stored = self._stored
+        return (
+            order.id,
+            order.version,
+            order.status.value,
+            stored(order.status_since),
+            order.status_version,
+            order.operator,
+            order.quote,
+            None if order.price is None else _encode(order.price).decode(),
             stored(order.updated_at),
             search_text(order),
         )

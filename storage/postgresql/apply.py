@@ -5,18 +5,21 @@ the end of the transaction nobody else brings anything in. Rows of `orders` are 
 batch, rows of `order_history` for every change, each kind with one statement.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from storage.applying import PARKED, changes_of, expected_versions, misfit
 from storage.database import Rejected
+from storage.entries import OrderChanged
 from storage.errors import Fenced
 from storage.log import Logged, Position
+from storage.orders import Kind, Order
 from storage.postgresql.connection import FAILURES, Connection, Refused, is_refusal, refusal
 from storage.postgresql.rows import (
     HISTORY_LIST,
     INCOMING,
     INCOMING_LIST,
+    INCOMING_STEPS,
     INSERT_DEAD_LETTER,
     INSERT_GIVEN,
     INSERT_HISTORY,
@@ -24,9 +27,11 @@ from storage.postgresql.rows import (
     ORDER_LIST,
     REPLACE_ANSWERS,
     ROWS,
+    STEP_LIST,
     STORE_OTHER,
     UPDATE_COPIED,
     UPDATE_GIVEN,
+    UPDATE_STEPPED,
     columns_of,
 )
 from storage.rows import order_id_of
@@ -42,9 +47,17 @@ _KNOWN = (
 )
 
 
-Table: TypeAlias = Iterable[tuple[Any, ...]]
-
 COPIED_ROWS_MIN = 32
+
+
+class Changed(NamedTuple):
+    """What a batch changes: rows of history, orders with the version that each must have before (those that
+    were edited apart: the others carry less), and rows of new orders."""
+
+    history: list[tuple[Any, ...]]
+    stepped: list[tuple[Order, int]]
+    edited: list[tuple[Order, int]]
+    new: list[tuple[Any, ...]]
 
 
 class Orders(NamedTuple):
@@ -81,18 +94,9 @@ async def apply_together(
     """The common case: everything fits. Raises Refused, or what the server says, when something does not."""
     changed = changes_of(batch)
     if changed:
-        history = (ROWS.history_row(logged, epoch) for logged, _ in changed)
-        latest = {order.id: order for _, order in changed}
-        before = expected_versions(batch) or {}
-        # A reference is let go before another order takes it.
-        orders = sorted(latest.values(), key=lambda order: order.reference is not None)
-        known = [order for order in orders if before.get(order.id) != 0]
-        new = [order for order in orders if before.get(order.id) == 0]
-        known_rows = ((*ROWS.order_row(order), before.get(order.id, -1)) for order in known)
-        new_rows = (ROWS.order_row(order) for order in new)
+        rows = _rows_of(changed, batch, epoch)
         store = _store_copied if len(changed) >= copied_rows_min else _store_given
-        updated = await store(connection, history, known_rows, new_rows)
-        if updated != len(known):
+        if await store(connection, rows) != len(rows.stepped) + len(rows.edited):
             raise Refused("a version does not follow the one that is stored")
     for logged in batch:
         other = ROWS.other_row(logged.entry)
@@ -100,25 +104,52 @@ async def apply_together(
             await connection.execute(STORE_OTHER[other[0]], *other[1])
 
 
-async def _store_given(connection: Connection, history: Table, known: Table, new: Table) -> int:
+def _rows_of(changed: list[tuple[Logged, Order]], batch: Sequence[Logged], epoch: int) -> Changed:
+    latest = {order.id: order for _, order in changed}
+    before = expected_versions(batch) or {}
+    edited = {order.id for logged, order in changed if _is_edit(logged)}
+    # A reference is let go before another order takes it.
+    orders = sorted(latest.values(), key=lambda order: order.reference is not None)
+    known = [order for order in orders if before.get(order.id) != 0]
+    return Changed(
+        [ROWS.history_row(logged, epoch) for logged, _ in changed],
+        [(order, before.get(order.id, -1)) for order in known if order.id not in edited],
+        [(order, before.get(order.id, -1)) for order in known if order.id in edited],
+        [ROWS.order_row(order) for order in orders if before.get(order.id) == 0],
+    )
+
+
+def _is_edit(logged: Logged) -> bool:
+    return isinstance(logged.entry, OrderChanged) and logged.entry.change.kind is Kind.EDIT
+
+
+async def _store_given(connection: Connection, rows: Changed) -> int:
     """Few rows: as parameters, in as few round trips as can be. How many known orders were as expected."""
-    await connection.execute(INSERT_HISTORY, *columns_of(history))
-    updated, columns = 0, columns_of(known)
+    await connection.execute(INSERT_HISTORY, *columns_of(rows.history))
+    updated = 0
+    columns = columns_of((*ROWS.order_row(order), known) for order, known in (*rows.edited, *rows.stepped))
     if columns:
         updated = _count(await connection.execute(UPDATE_GIVEN, *columns))
-    columns = columns_of(new)
+    columns = columns_of(rows.new)
     if columns:
         await connection.execute(INSERT_GIVEN, *columns)
     return updated
 
 
-async def _store_copied(connection: Connection, history: Table, known: Table, new: Table) -> int:
+async def _store_copied(connection: Connection, rows: Changed) -> int:
     """Many rows: COPY reads them as they are made, which is quicker than anything that carries parameters."""
-    await connection.copy_records_to_table("order_history", records=history, columns=HISTORY_LIST)
+    await connection.copy_records_to_table("order_history", records=rows.history, columns=HISTORY_LIST)
     updated = 0
-    if _count(await connection.copy_records_to_table(INCOMING, records=known, columns=INCOMING_LIST)):
-        updated = _count(await connection.execute(UPDATE_COPIED))
-    await connection.copy_records_to_table("orders", records=new, columns=ORDER_LIST)
+    if rows.edited:
+        records = ((*ROWS.order_row(order), known) for order, known in rows.edited)
+        await connection.copy_records_to_table(INCOMING, records=records, columns=INCOMING_LIST)
+        updated += _count(await connection.execute(UPDATE_COPIED))
+    if rows.stepped:
+        records = ((*ROWS.step_row(order), known) for order, known in rows.stepped)
+        await connection.copy_records_to_table(INCOMING_STEPS, records=records, columns=STEP_LIST)
+        updated += _count(await connection.execute(UPDATE_STEPPED))
+    if rows.new:
+        await connection.copy_records_to_table("orders", records=rows.new, columns=ORDER_LIST)
     return updated
 
 

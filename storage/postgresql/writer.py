@@ -20,7 +20,7 @@ from storage.postgresql.connection import (
     refusal,
     unavailable,
 )
-from storage.postgresql.rows import CREATE_INCOMING
+from storage.postgresql.rows import CREATE_INCOMING, CREATE_INCOMING_STEPS
 
 Result = TypeVar("Result")
 Job = Callable[[Connection], Awaitable[Result]]
@@ -109,6 +109,7 @@ class Writer:
             )
             self._connection = connection
             await connection.execute(CREATE_INCOMING)
+            await connection.execute(CREATE_INCOMING_STEPS)
         return self._connection
 
     def _drop(self) -> None:
