@@ -89,6 +89,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """How long a read of the log waits at its end for more."""
     follow_entries: int = 500
     """Entries read from the log at once."""
+    led_s: float = 0.010
+    """How long a process that appends at the log's end itself leaves it at that before it reads the log."""
     freshness_s: float = 0.8
     """How old, at most, what is shown may be: since the log's end was last seen."""
     visible_s: float = 0.1

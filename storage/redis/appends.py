@@ -11,6 +11,7 @@ from typing import Any
 from redis.exceptions import NoScriptError
 
 from storage.bounds import Bounds
+from storage.clock import Clock
 from storage.entries import (
     AnyEntry,
     Forgotten,
@@ -62,11 +63,26 @@ class Append:
             self.done.set_exception(error)
 
 
+Sent = deque[tuple[float, list[Append]]]
+"""Groups that Redis works on, with when each was sent."""
+
+
 class Appends:
-    def __init__(self, tail: Tail, bounds: Bounds, followed: Callable[[Logged], None]) -> None:
+    def __init__(
+        self,
+        tail: Tail,
+        bounds: Bounds,
+        clock: Clock,
+        followed: Callable[[Logged], None],
+        led: Callable[[float, bool], None],
+    ) -> None:
+        """`led` is told when a group is accepted: when it was sent, and whether nothing of others came before
+        it that this process does not hold."""
         self._tail = tail
         self._bounds = bounds
+        self._clock = clock
         self._followed = followed
+        self._led = led
         self._queue: deque[Append] = deque()
         self._wake = asyncio.Event()
         self._invisible: dict[int, Append] = {}
@@ -103,7 +119,7 @@ class Appends:
     async def run(self, link: Link, keys: Keys) -> None:
         """Until the link fails. While Redis works on one group, the next is sent."""
         await link.load(APPEND)
-        sent: deque[list[Append]] = deque()
+        sent: Sent = deque()
         arrived, room = asyncio.Event(), asyncio.Semaphore(self._bounds.appends_in_flight)
         try:
             async with asyncio.TaskGroup() as both:
@@ -112,7 +128,7 @@ class Appends:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
-            for group in sent:
+            for _, group in sent:
                 _fail(group, LogUnavailable("Redis did not confirm the change."))
 
     def visible(self, n: int) -> None:
@@ -143,7 +159,7 @@ class Appends:
         self,
         link: Link,
         keys: Keys,
-        sent: deque[list[Append]],
+        sent: Sent,
         arrived: asyncio.Event,
         room: asyncio.Semaphore,
     ) -> None:
@@ -161,7 +177,9 @@ class Appends:
             if len(self._queue) > count:
                 self._wake.set()
             group = [self._queue.popleft() for _ in range(count)]
-            sent.append(group)  # before it is sent: whatever happens then, its outcome is unknown
+            sent.append(
+                (self._clock.monotonic_s(), group)
+            )  # before it is sent: whatever happens then, its outcome is unknown
             arguments: list[Argument] = []
             for append in group:
                 arguments += _arguments(append, self._tail.flushed)
@@ -177,17 +195,17 @@ class Appends:
         return min(waiting, self._bounds.log_group_entries)
 
     async def _receive_groups(
-        self, link: Link, sent: deque[list[Append]], arrived: asyncio.Event, room: asyncio.Semaphore
+        self, link: Link, sent: Sent, arrived: asyncio.Event, room: asyncio.Semaphore
     ) -> None:
         while True:
             await arrived.wait()
             arrived.clear()
             while sent:
                 (reply,) = await link.receive(1)
-                self._settle(sent.popleft(), reply)
+                self._settle(*sent.popleft(), reply)
                 room.release()
 
-    def _settle(self, group: list[Append], reply: Any) -> None:
+    def _settle(self, sent_s: float, group: list[Append], reply: Any) -> None:
         if isinstance(reply, NoScriptError):
             _fail(group, Unavailable("Redis has forgotten its scripts."))
             raise LogUnavailable("Redis has forgotten its scripts.")
@@ -205,6 +223,7 @@ class Appends:
                 self._refuse(append, verdict.decode())
             else:
                 self._accept(append, verdict)
+        self._led(sent_s, not self._invisible)
 
     def _accept(self, append: Append, n: int) -> None:
         self.appended += 1

@@ -1,6 +1,7 @@
 """Following the log, and knowing how fresh that leaves this process."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,12 +41,24 @@ class Following:
         self._followed = followed
         self._noticed = noticed
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._led_s = -math.inf
+        self._behind = asyncio.Event()
         self.freshness = Freshness(0.0)
+
+    def led(self, sent_s: float, complete: bool) -> None:
+        """This process's own entries were accepted. When it holds everything before them, it is at the end of
+        the log without having read it; else there is something to read."""
+        if complete:
+            self._led_s = self._clock.monotonic_s()
+            self._at_head(sent_s)
+        else:
+            self._behind.set()
 
     async def run(self, link: Link, keys: Keys, notices_after: str) -> None:
         """Until the link fails, or the log is in another life, or has lost what comes next."""
         block: tuple[str | int, ...] = ()
         while True:
+            await self._while_led()
             asked_s, after = self._clock.monotonic_s(), self._tail.head
             reply, meta = await link.pipeline(
                 (
@@ -63,6 +76,17 @@ class Following:
             if count < self._bounds.follow_entries:
                 self._at_head(asked_s)
             block = ("BLOCK", int(self._bounds.follow_block_s * 1000))
+
+    async def _while_led(self) -> None:
+        """While its own entries keep coming back one after the other, this process need not read them."""
+        self._behind.clear()
+        while self._clock.monotonic_s() - self._led_s < self._bounds.led_s:
+            try:
+                async with asyncio.timeout(self._bounds.led_s):
+                    await self._behind.wait()
+            except TimeoutError:
+                continue
+            return
 
     async def wait_until(self, n: int, asked_s: float, timeout_s: float) -> bool:
         """True once this process has followed the log to where its end was when somebody asked for it."""

@@ -68,7 +68,7 @@ class RedisTier:
         self._clock = clock
         self._keys = Keys(prefix, 0)
         self._lives = Lives(prefix, process, database, bounds, clock, self._moved_on)
-        self._appends = Appends(tail, bounds, self._follow)
+        self._appends = Appends(tail, bounds, clock, self._follow, self._led)
         self._reader = Reader(bounds)
         self._errands = Errands(bounds)
         self._following = Following(tail, bounds, clock, self._appends.own, self._follow, self._notice)
@@ -392,6 +392,9 @@ class RedisTier:
             follower(followed)
         self._appends.visible(logged.n)
         self._following.reached(logged.n)
+
+    def _led(self, sent_s: float, complete: bool) -> None:
+        self._following.led(sent_s, complete)
 
     def _notice(self, notice: Notice) -> None:
         if notice.after <= self._tail.flushed:  # else one was lost: the database knows what it refused
