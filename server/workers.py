@@ -156,6 +156,9 @@ class Parent:
         task = asyncio.create_task(self._serve(started))
         await _first_of(task, self._stop.wait())
         codes = await self._end(list(self._alive))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)  # it ends already: nobody need say so once more
         if any(code not in (0, -signal.SIGTERM) for code in codes):
             self._code = 1
         return task.result() if task.done() and not task.cancelled() else self._code

@@ -34,6 +34,9 @@ DRILLS = (
     "test_schemathesis",
     "test_demo",
     "test_workers",
+    "test_rolling_restarts",
+    "test_benchmarks",
+    "test_private_servers",
 )
 """Names of test files by what they need: a server process, or minutes."""
 

@@ -128,6 +128,16 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
         yield server
 
 
+@pytest.fixture
+def engines(fresh_redis: str, fresh_database: str) -> dict[str, str]:
+    """Settings of a server over an empty Redis and an empty PostgreSQL."""
+    return {
+        "FACET_REDIS_URL": fresh_redis,
+        "FACET_DATABASE_URL": fresh_database,
+        "FACET_MODEL_WORKERS": "1",
+    }
+
+
 def query(url: str, statement: str, *, deadline_s: float = 10.0) -> list[asyncpg.Record]:
     """The rows of one statement, on a connection of its own; also where an event loop runs."""
 

@@ -65,9 +65,14 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def fork_servers(pid: int) -> list[int]:
+    """Those of its children that are fork servers: the tests beside may have started other programs."""
+    return [child for child in children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 def workers(server_pid: int) -> list[Process]:
     """What the fork server of a process started; it is itself a child of that process."""
-    pids = [worker for child in children(server_pid) for worker in children(child)]
+    pids = [worker for child in fork_servers(server_pid) for worker in children(child)]
     return [Process(pid, os.pidfd_open(pid)) for pid in pids]
 
 

@@ -1,12 +1,10 @@
 """Several processes on one socket, replaced under load: no request fails and no change is lost."""
 
 import asyncio
-import functools
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -15,90 +13,18 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.commands import facet
 from tests.engines import execute, query
-from tests.processes import POLL_S, Client, Service, clients_of, served
-from tests.visitors import Balancer, Tally, visited
+from tests.processes import Client, Service, clients_of, served
+from tests.visitors import visited
+from tests.worker_acts import answered, is_running, lost, until, workers
 
-DEADLINE_S = 120.0
-RESTARTS = 10
 REQUESTS_BETWEEN = 200
-"""So many requests are answered between two restarts."""
-
-
-@pytest.fixture
-def engines(fresh_redis: str, fresh_database: str) -> dict[str, str]:
-    return {
-        "FACET_REDIS_URL": fresh_redis,
-        "FACET_DATABASE_URL": fresh_database,
-        "FACET_MODEL_WORKERS": "1",
-    }
+"""So many requests are answered between two events."""
 
 
 @pytest.fixture
 def service(tmp_path: Path, engines: dict[str, str]) -> Iterator[Service]:
     with served(tmp_path / "data", FACET_WORKERS="2", **engines) as service:
         yield service
-
-
-async def until(reached: Callable[[], bool], what: Callable[[], object] = lambda: "") -> None:
-    """Polls, with a deadline, while the clients go on."""
-    deadline_s = time.monotonic() + DEADLINE_S
-    never = asyncio.Event()
-    while not reached():
-        assert time.monotonic() < deadline_s, what()
-        try:
-            await asyncio.wait_for(never.wait(), POLL_S)
-        except TimeoutError:
-            pass
-
-
-async def answered(tally: Tally, more: int) -> None:
-    enough = tally.requests + more
-    await until(lambda: tally.requests >= enough, lambda: tally)
-
-
-def lost(database_url: str, tally: Tally) -> set[tuple[str, int]]:
-    """Acknowledged changes that the history lacks."""
-    rows = query(database_url, "SELECT order_id, version FROM order_history")
-    return tally.acknowledged - {(row["order_id"], row["version"]) for row in rows}
-
-
-def workers(service: Service) -> set[int]:
-    return {holder.pid for holder in service.serving()}
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-async def reloaded(service: Service) -> None:
-    """A rolling restart from its begin to its end: two other processes serve."""
-    before = workers(service)
-    service.signal(signal.SIGHUP)
-    await until(
-        lambda: (
-            len(workers(service)) == 2 and not workers(service) & before and not any(map(is_running, before))
-        ),
-        service.log_text,
-    )
-
-
-async def test_ten_rolling_restarts_under_load_fail_no_request_and_lose_no_change(
-    service: Service, engines: dict[str, str]
-) -> None:
-    async with visited(lambda: service.url) as tally:
-        for _ in range(RESTARTS):
-            await answered(tally, REQUESTS_BETWEEN)
-            await reloaded(service)
-        await answered(tally, REQUESTS_BETWEEN)
-    print(tally)
-    assert tally.failures == [], tally
-    assert service.stop() == 0
-    assert len(tally.acknowledged) > RESTARTS * REQUESTS_BETWEEN / 4
-    assert lost(engines["FACET_DATABASE_URL"], tally) == set()
 
 
 async def test_a_killed_worker_is_replaced_and_no_acknowledged_change_is_lost(
@@ -127,23 +53,6 @@ async def test_a_new_worker_that_cannot_start_replaces_nobody(
     execute(postgres_url, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     async with clients_of(service.url) as clients:
         assert (await clients.admin.get("/v1/orders")).status == 200
-
-
-async def test_two_servers_restarted_in_turn_fail_no_request_of_clients_that_ask_who_is_ready(
-    tmp_path: Path, engines: dict[str, str]
-) -> None:
-    with served(tmp_path / "one", **engines) as one, served(tmp_path / "two", **engines) as two:
-        async with Balancer([one.url, two.url]) as balancer, visited(balancer.find) as tally:
-            for server in (one, two, one, two):
-                await answered(tally, REQUESTS_BETWEEN)
-                port = int(server.url.rpartition(":")[2])
-                assert await asyncio.to_thread(server.stop) == 0
-                await asyncio.to_thread(server.start, port)
-                await until(functools.partial(balancer.is_ready, server.url))
-            await answered(tally, REQUESTS_BETWEEN)
-        print(tally)
-        assert tally.failures == [], tally
-    assert lost(engines["FACET_DATABASE_URL"], tally) == set()
 
 
 async def test_workers_whose_parent_was_killed_finish_and_leave_the_port_free(
