@@ -35,7 +35,7 @@ def test_the_full_demo_shows_two_processes_and_redis_killed_and_keeps_its_data(t
         assert {"valkey-server", "redis-server"} & set(own.values())
         assert "postgres" in own.values()
     assert demo.returncode == 0
-    assert not still_there(own)
+    poll_until(lambda: not still_there(own), "the end of all that the demo started", START_S)
     refused = facet(*words, "--embedded")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     with serving(directory, *words, processes=2, start_s=START_S) as demo:
