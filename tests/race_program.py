@@ -153,7 +153,8 @@ class Program:
         try:
             found = await self._storage.reads.get(order_id)
         except NotFound:
-            self._record.wrong("regressions", f"{order_id} was seen at version {newest} and is not found")
+            if newest:  # else its creator has not been told yet
+                self._record.wrong("regressions", f"{order_id} was seen at version {newest} and is not found")
             return
         self._noticed(row, newest, found.held, found.source)
 
