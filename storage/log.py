@@ -35,6 +35,8 @@ class Logged(NamedTuple):
     n: int
     entry: AnyEntry
     byte_count: int
+    body: bytes | None = None
+    """The order of a change as answers show it, where it has been encoded already."""
 
 
 class Log(Protocol):

@@ -55,7 +55,7 @@ class PendingOrder:
 
     def __init__(self) -> None:
         self.changes: deque[tuple[int, HistoryItem]] = deque()
-        self.references: set[tuple[str, str]] = set()
+        self.references: tuple[tuple[str, str], ...] = ()
         self.parked = False
         self.order: Order
         self.held: Held
@@ -210,19 +210,22 @@ class Tail:
         if not isinstance(logged.entry, OrderChanged):
             return Followed(logged, at_s)
         order = logged.entry.change.order
-        return Followed(logged, at_s, order, held_of(order, at_s))
+        return Followed(logged, at_s, order, held_of(order, at_s, logged.body))
 
     def _add_pending(self, followed: Followed) -> PendingOrder:
         assert followed.order is not None
         assert followed.held is not None
         assert isinstance(followed.logged.entry, OrderChanged)
         order = followed.order
-        pending = self._pending.setdefault(order.id, PendingOrder())
+        pending = self._pending.get(order.id)
+        if pending is None:
+            pending = self._pending[order.id] = PendingOrder()
         pending.order, pending.held, pending.n = order, followed.held, followed.n
         pending.changes.append((followed.n, history_item(followed.logged.entry.change)))
         if order.reference is not None:
             key = (order.created_by, order.reference)
-            pending.references.add(key)
+            if key not in pending.references:
+                pending.references += (key,)
             self._references[key] = order.id
         return pending
 

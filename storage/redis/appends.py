@@ -46,11 +46,12 @@ TOGETHER_MIN = 8
 class Append:
     """One change, and who waits for it (perhaps nobody)."""
 
-    __slots__ = ("done", "entry", "payload", "seen")
+    __slots__ = ("body", "done", "entry", "payload", "seen")
 
     def __init__(self, entry: AnyEntry, seen: Position, done: "asyncio.Future[int] | None") -> None:
         self.entry = entry
         self.payload = encode_entry(entry)
+        self.body = encode_order(entry.change.order) if isinstance(entry, OrderChanged) else None
         self.seen = seen
         self.done = done
 
@@ -232,7 +233,7 @@ class Appends:
             return
         self._invisible[n] = append
         if n == self._tail.head + 1:
-            self._followed(Logged(n, append.entry, len(append.payload)))
+            self._followed(Logged(n, append.entry, len(append.payload), append.body))
         else:
             asyncio.get_running_loop().call_later(self._bounds.visible_s, append.accept, n)
 
@@ -264,7 +265,8 @@ def _arguments(append: Append, flushed: int) -> tuple[str | bytes | int, ...]:
     if isinstance(entry, OrderChanged):
         order = entry.change.order
         claims, releases = _references(entry)
-        value = encode_value(order.version, encode_order(order))
+        assert append.body is not None
+        value = encode_value(order.version, append.body)
         return order.id, order.version, seen, scope, claims, releases, "", append.payload, value
     forgotten = entry.key if isinstance(entry, Forgotten) and entry.thing is Thing.ORDER else ""
     return "", flushed, seen, scope, _claim(entry), "", forgotten, append.payload, ""

@@ -2,10 +2,9 @@
 a command is then unknown, and another connection must first make sure that it talks to the same Redis."""
 
 import asyncio
-import contextlib
 import hashlib
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -66,13 +65,19 @@ class Link:
     async def send(self, *commands: Sequence[Argument]) -> None:
         """Commands whose replies are received later, in order. Raises LogUnavailable."""
         packed = [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
-        async with self._ending_on_failure(self._deadline_s):
-            await self._connection.send_packed_command(packed, check_health=False)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._connection.send_packed_command(packed, check_health=False)
+        except BaseException as error:
+            raise await self._ended(error) from None
 
     async def receive(self, count: int, *, wait_s: float = 0.0) -> list[Any]:
         """The replies to the oldest commands sent; errors among them are returned. Raises LogUnavailable."""
-        async with self._ending_on_failure(self._deadline_s + wait_s):
-            return [await self._read() for _ in range(count)]
+        try:
+            async with asyncio.timeout(self._deadline_s + wait_s):
+                return [await self._read() for _ in range(count)]
+        except BaseException as error:
+            raise await self._ended(error) from None
 
     async def load(self, script: Script) -> None:
         """Make a script known to this Redis. Raises LogUnavailable, Refused."""
@@ -92,17 +97,12 @@ class Link:
     async def close(self) -> None:
         await self._connection.disconnect(nowait=True)
 
-    @contextlib.asynccontextmanager
-    async def _ending_on_failure(self, deadline_s: float) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(deadline_s):
-                yield
-        except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            await self.close()
-            raise LogUnavailable(f"Redis does not answer: {_words(error)}.") from None
-        except BaseException:
-            await self.close()  # a reply may still come, and would be taken for the next one's
-            raise
+    async def _ended(self, error: BaseException) -> BaseException:
+        """Whatever it was, the link is over: a late reply would be taken for that to the next command."""
+        await self.close()
+        if isinstance(error, (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError)):
+            return LogUnavailable(f"Redis does not answer: {_words(error)}.")
+        return error
 
     async def _read(self) -> Any:
         try:
