@@ -198,6 +198,10 @@ class ReadThrough:
         return Found(loaded, Source.STALE)
 
     async def order(self, order_id: str) -> Order:
+        """As `get`, decoded."""
+        pending = self._tail.pending(order_id) if self.fresh else None
+        if pending is not None:
+            return pending.order
         return decode_order((await self.get(order_id)).held.body)
 
     async def history(self, order_id: str) -> tuple[list[HistoryItem], str]:

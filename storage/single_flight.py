@@ -1,6 +1,7 @@
 """One load for any number of callers, and one lock per key."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -42,10 +43,10 @@ async def _run(load: Callable[[], Awaitable[Value]]) -> Value:
 
 
 class KeyedLocks(Generic[Key]):
-    """A lock per key, forgotten when nobody holds or wants it."""
+    """A lock per key, first come, first served; forgotten when nobody holds or wants it."""
 
     def __init__(self) -> None:
-        self._locks: dict[Key, tuple[asyncio.Lock, int]] = {}
+        self._locks: dict[Key, deque[asyncio.Future[None]]] = {}
 
     def hold(self, key: Key) -> "_Hold[Key]":
         """Use with `async with`."""
@@ -53,29 +54,34 @@ class KeyedLocks(Generic[Key]):
 
 
 class _Hold(Generic[Key]):
-    __slots__ = ("_key", "_lock", "_locks")
+    __slots__ = ("_key", "_locks")
 
-    def __init__(self, locks: dict[Key, tuple[asyncio.Lock, int]], key: Key) -> None:
-        self._locks = locks
+    def __init__(self, waiting: dict[Key, "deque[asyncio.Future[None]]"], key: Key) -> None:
+        self._locks = waiting
         self._key = key
 
     async def __aenter__(self) -> None:
-        lock, users = self._locks.get(self._key) or (asyncio.Lock(), 0)
-        self._locks[self._key] = (lock, users + 1)
-        self._lock = lock
+        waiting = self._locks.get(self._key)
+        if waiting is None:
+            self._locks[self._key] = deque()
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
         try:
-            await lock.acquire()
+            await turn
         except BaseException:
-            self._leave()
+            if turn.done() and not turn.cancelled():
+                self._pass_on()  # its turn had come already
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
-        self._leave()
+        self._pass_on()
 
-    def _leave(self) -> None:
-        lock, users = self._locks[self._key]
-        if users == 1:
-            del self._locks[self._key]
-        else:
-            self._locks[self._key] = (lock, users - 1)
+    def _pass_on(self) -> None:
+        waiting = self._locks[self._key]
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._locks[self._key]
