@@ -5,7 +5,8 @@ the end of the transaction nobody else brings anything in. Rows of `orders` are 
 batch, rows of `order_history` for every change, each kind with one statement.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from storage.applying import PARKED, changes_of, expected_versions, misfit
@@ -54,7 +55,7 @@ class Changed(NamedTuple):
     """What a batch changes: rows of history, orders with the version that each must have before (those that
     were edited apart: the others carry less), and rows of new orders."""
 
-    history: list[tuple[Any, ...]]
+    history: Callable[[], list[tuple[Any, ...]]]
     stepped: list[tuple[Order, int]]
     edited: list[tuple[Order, int]]
     new: list[tuple[Any, ...]]
@@ -112,7 +113,7 @@ def _rows_of(changed: list[tuple[Logged, Order]], batch: Sequence[Logged], epoch
     orders = sorted(latest.values(), key=lambda order: order.reference is not None)
     known = [order for order in orders if before.get(order.id) != 0]
     return Changed(
-        [ROWS.history_row(logged, epoch) for logged, _ in changed],
+        lambda: [ROWS.history_row(logged, epoch) for logged, _ in changed],
         [(order, before.get(order.id, -1)) for order in known if order.id not in edited],
         [(order, before.get(order.id, -1)) for order in known if order.id in edited],
         [ROWS.order_row(order) for order in orders if before.get(order.id) == 0],
@@ -125,7 +126,7 @@ def _is_edit(logged: Logged) -> bool:
 
 async def _store_given(connection: Connection, rows: Changed) -> int:
     """Few rows: as parameters, in as few round trips as can be. How many known orders were as expected."""
-    await connection.execute(INSERT_HISTORY, *columns_of(rows.history))
+    await connection.execute(INSERT_HISTORY, *columns_of(rows.history()))
     updated = 0
     columns = columns_of((*ROWS.order_row(order), known) for order, known in (*rows.edited, *rows.stepped))
     if columns:
@@ -138,8 +139,8 @@ async def _store_given(connection: Connection, rows: Changed) -> int:
 
 async def _store_copied(connection: Connection, rows: Changed) -> int:
     """Many rows: COPY reads them as they are made, which is quicker than anything that carries parameters."""
-    await connection.copy_records_to_table("order_history", records=rows.history, columns=HISTORY_LIST)
     updated = 0
+    history: list[tuple[Any, ...]] = []
     if rows.edited:
         records = ((*ROWS.order_row(order), known) for order, known in rows.edited)
         await connection.copy_records_to_table(INCOMING, records=records, columns=INCOMING_LIST)
@@ -147,9 +148,14 @@ async def _store_copied(connection: Connection, rows: Changed) -> int:
     if rows.stepped:
         records = ((*ROWS.step_row(order), known) for order, known in rows.stepped)
         await connection.copy_records_to_table(INCOMING_STEPS, records=records, columns=STEP_LIST)
-        updated += _count(await connection.execute(UPDATE_STEPPED))
+        update = asyncio.create_task(connection.execute(UPDATE_STEPPED))
+        await asyncio.sleep(0)  # it is sent
+        history = rows.history()  # made here while the server updates
+        updated += _count(await update)
     if rows.new:
         await connection.copy_records_to_table("orders", records=rows.new, columns=ORDER_LIST)
+    history = history or rows.history()
+    await connection.copy_records_to_table("order_history", records=history, columns=HISTORY_LIST)
     return updated
 
 
