@@ -8,7 +8,9 @@ import pytest
 import redis
 
 from storage.bounds import smaller
+from storage.errors import Claimed
 from storage.local import MISS, Held
+from tests.changes import an_order, created, entry_of
 from tests.gates import until
 from tests.proxies import proxied
 from tests.shared_processes import PostgresData, Process, RedisFacet
@@ -184,3 +186,26 @@ async def test_a_commit_whose_answer_got_lost_takes_effect_once(facet: RedisFace
         await here.persisted()
         assert await here.database.load_order(order.id) == order
         assert [each.version for each in await here.database.load_history(order.id)] == [1, 2]
+
+
+async def test_refused_changes_do_not_keep_a_process_from_following(facet: RedisFacet) -> None:
+    """A refusal says nothing of the log's end, however fast one follows the other."""
+    async with facet.open(BOUNDS) as here, facet.open(BOUNDS) as there:
+        order = await here.shop.order()
+        await here.storage.shared.append(entry_of(created(an_order(1, reference="r"))))
+        assert await there.storage.shared.reach_head()
+        stopped, refused = asyncio.Event(), 0
+
+        async def ask_for_what_is_taken() -> None:
+            nonlocal refused
+            while not stopped.is_set():
+                with pytest.raises(Claimed):
+                    await there.storage.shared.append(entry_of(created(an_order(2, reference="r"))))
+                refused += 1
+
+        asking = asyncio.create_task(ask_for_what_is_taken())
+        await until(lambda: refused > 1_000)  # a read of the log that had begun before is over
+        changed = await here.shop.comment(order)
+        await until(lambda: there.storage.reads.has_seen(changed.position))
+        stopped.set()
+        await asking

@@ -224,7 +224,10 @@ class Appends:
                 self._refuse(append, verdict.decode())
             else:
                 self._accept(append, verdict)
-        self._led(sent_s, not self._invisible)
+        if any(isinstance(verdict, int) for verdict in reply[1]):
+            self._led(sent_s, not self._invisible)
+        elif self._superseded:  # nothing was accepted: that says nothing of the log's end, but there is more
+            self._led(sent_s, False)
 
     def _accept(self, append: Append, n: int) -> None:
         self.appended += 1
