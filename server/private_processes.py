@@ -95,7 +95,7 @@ class PrivateProcess:
     GUARD_SIGNALS = "KILL"
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.directory = directory.absolute()  # a server has a working directory of its own
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None

@@ -63,7 +63,7 @@ class ValkeyServer(PrivateProcess):
     def __init__(self, directory: Path, *, settings: Mapping[str, str] = DURABLE) -> None:
         super().__init__(directory)
         self.settings = dict(settings)
-        self.unix_socket = short_folder(directory) / "valkey.sock"
+        self.unix_socket = short_folder(self.directory) / "valkey.sock"
 
     @property
     def url(self) -> str:

@@ -64,6 +64,16 @@ def test_what_was_acknowledged_survives_an_orderly_stop(valkey: ValkeyServer) ->
     assert ask(valkey.port, "GET", "order") == "paid"
 
 
+@pytest.mark.parametrize("kind", [ValkeyServer, PostgresServer])
+def test_a_relative_directory_is_that_of_the_starter(
+    kind: type[ValkeyServer | PostgresServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with kind(Path("here") / "data") as server:
+        assert server.running
+        assert server.directory.is_absolute()
+
+
 def test_restarted_empty_it_answers_on_the_same_port_and_knows_nothing(valkey: ValkeyServer) -> None:
     port = valkey.port
     ask(port, "SET", "order", "made")
