@@ -188,7 +188,7 @@ class Racer:
         assert isinstance(storage.shared, RedisTier)
         counts["loads"] = storage.reads.loads["order"]
         counts["views loaded"] = storage.reads.views.loads
-        counts["fills refused"] = storage.shared.fills_refused
+        counts["fills refused"] = storage.shared.standing().fills_refused
         counts["local fills refused"] = storage.reads.local.refused_fills
         counts["joins"] = storage.shared.joins
         counts["evictions"] = storage.reads.local.lru.evictions

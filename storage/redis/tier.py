@@ -104,14 +104,6 @@ class RedisTier:
     def appended(self) -> int:
         return self._appends.appended
 
-    @property
-    def rebases(self) -> int:
-        return self._lives.rebases
-
-    @property
-    def fills_refused(self) -> int:
-        return self._errands.fills_refused
-
     def standing(self) -> Standing:
         server, seen_s = self._server, self.freshness.until_s - self._bounds.freshness_s
         return Standing(
