@@ -46,10 +46,10 @@ orders = sa.Table(
     sa.Column("created_by", sa.String(64), nullable=False),
     _moment("updated_at"),
     sa.Column("search", sa.Text, nullable=False),
-    sa.Index("orders_by_created", "created_at", "id"),
-    sa.Index("orders_by_updated", "updated_at", "id"),
-    sa.Index("orders_by_status", "status", "created_at", "id"),
-    sa.Index("orders_by_customer", "customer", "created_at", "id"),
+    sa.Index("orders_by_created", "created_at"),
+    sa.Index("orders_by_updated", "updated_at"),
+    sa.Index("orders_by_status", "status", "created_at"),
+    sa.Index("orders_by_customer", "customer", "created_at"),
     sa.Index(
         "orders_by_operator",
         "operator",
@@ -84,7 +84,7 @@ order_history = sa.Table(
     sa.Column("comment", sa.Text),
     sa.Column("was", sa.Text, nullable=False),
     sa.Column("idempotency_key", sa.String(255)),
-    sa.Index("order_history_by_position", "epoch", "position"),
+    sa.Index("order_history_by_position", "epoch", "position", postgresql_using="brin"),
 )
 
 models = sa.Table(

@@ -6,8 +6,10 @@ batch, rows of `order_history` for every change, each kind with one statement.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
+
+from msgspec import UNSET
 
 from storage.applying import PARKED, changes_of, expected_versions, misfit
 from storage.database import Rejected
@@ -17,22 +19,18 @@ from storage.log import Logged, Position
 from storage.orders import Kind, Order
 from storage.postgresql.connection import FAILURES, Connection, Refused, is_refusal, refusal
 from storage.postgresql.rows import (
+    EDITED,
     HISTORY_LIST,
-    INCOMING,
-    INCOMING_LIST,
-    INCOMING_STEPS,
     INSERT_DEAD_LETTER,
     INSERT_GIVEN,
-    INSERT_HISTORY,
     KEEP_ANSWERS,
+    MOVED,
     ORDER_LIST,
     REPLACE_ANSWERS,
     ROWS,
-    STEP_LIST,
+    STEPPED,
     STORE_OTHER,
-    UPDATE_COPIED,
-    UPDATE_GIVEN,
-    UPDATE_STEPPED,
+    Carried,
     columns_of,
 )
 from storage.rows import order_id_of
@@ -49,15 +47,16 @@ _KNOWN = (
 
 
 COPIED_ROWS_MIN = 32
+Add = Callable[[Connection, str, list[str], list[tuple[Any, ...]]], Awaitable[None]]
+"""Adds rows of these columns to a table."""
 
 
 class Changed(NamedTuple):
-    """What a batch changes: rows of history, orders with the version that each must have before (those that
-    were edited apart: the others carry less), and rows of new orders."""
+    """What a batch changes: rows of history, known orders with the version that each must have before (by
+    what is carried of them), and rows of new orders."""
 
     history: Callable[[], list[tuple[Any, ...]]]
-    stepped: list[tuple[Order, int]]
-    edited: list[tuple[Order, int]]
+    known: dict[Carried, list[tuple[Order, int]]]
     new: list[tuple[Any, ...]]
 
 
@@ -80,95 +79,103 @@ async def hold_position(connection: Connection) -> None:
     await connection.fetch("SELECT epoch FROM log_positions WHERE name = $1 FOR UPDATE", ORDERS_POSITION)
 
 
-async def flows(connection: Connection, batch: Sequence[Logged]) -> bool:
-    """Whether the batch skips no version by itself and nothing of it belongs behind a dead letter: alone it
-    would fit, and skip a version."""
-    expected = expected_versions(batch)
-    if expected is None:
-        return False
-    return not (expected and any(row[0] in expected for row in await connection.fetch(_PARKED)))
+async def any_parked(connection: Connection, before: dict[str, int]) -> bool:
+    """Whether something of a batch belongs behind a dead letter: alone it would fit, and skip a version.
+    `before`: the versions that the batch expects."""
+    return bool(before) and any(row[0] in before for row in await connection.fetch(_PARKED))
 
 
 async def apply_together(
-    connection: Connection, batch: Sequence[Logged], epoch: int, copied_rows_min: int = COPIED_ROWS_MIN
+    connection: Connection,
+    batch: Sequence[Logged],
+    before: dict[str, int],
+    epoch: int,
+    copied_rows_min: int = COPIED_ROWS_MIN,
 ) -> None:
-    """The common case: everything fits. Raises Refused, or what the server says, when something does not."""
+    """The common case: everything fits. `before`: the version that each order must have, 0 for a new one.
+    Raises Refused, or what the server says, when something does not fit."""
     changed = changes_of(batch)
     if changed:
-        rows = _rows_of(changed, batch, epoch)
-        store = _store_copied if len(changed) >= copied_rows_min else _store_given
-        if await store(connection, rows) != len(rows.stepped) + len(rows.edited):
+        rows = _rows_of(changed, before, epoch)
+        add = _copy if len(changed) >= copied_rows_min else _insert
+        if await _store(connection, rows, add) != len(before) - len(rows.new):
             raise Refused("a version does not follow the one that is stored")
+    if len(changed) == len(batch):
+        return
     for logged in batch:
         other = ROWS.other_row(logged.entry)
         if other is not None:
             await connection.execute(STORE_OTHER[other[0]], *other[1])
 
 
-def _rows_of(changed: list[tuple[Logged, Order]], batch: Sequence[Logged], epoch: int) -> Changed:
+def _rows_of(changed: list[tuple[Logged, Order]], before: dict[str, int], epoch: int) -> Changed:
     latest = {order.id: order for _, order in changed}
-    before = expected_versions(batch) or {}
-    edited = {order.id for logged, order in changed if _is_edit(logged)}
+    wider: dict[str, Carried] = {}
+    for logged, order in changed:
+        carried = _carried(logged)
+        if carried is not MOVED and wider.get(order.id) is not EDITED:
+            wider[order.id] = carried
+    known: dict[Carried, list[tuple[Order, int]]] = {EDITED: [], STEPPED: [], MOVED: []}
+    new = []
     # A reference is let go before another order takes it.
-    orders = sorted(latest.values(), key=lambda order: order.reference is not None)
-    known = [order for order in orders if before.get(order.id) != 0]
-    return Changed(
-        lambda: [ROWS.history_row(logged, epoch) for logged, _ in changed],
-        [(order, before.get(order.id, -1)) for order in known if order.id not in edited],
-        [(order, before.get(order.id, -1)) for order in known if order.id in edited],
-        [ROWS.order_row(order) for order in orders if before.get(order.id) == 0],
-    )
+    for order in sorted(latest.values(), key=lambda order: order.reference is not None):
+        if version := before[order.id]:
+            known[wider.get(order.id, MOVED)].append((order, version))
+        else:
+            new.append(ROWS.order_row(order))
+    return Changed(lambda: [ROWS.history_row(logged, epoch) for logged, _ in changed], known, new)
 
 
-def _is_edit(logged: Logged) -> bool:
-    return isinstance(logged.entry, OrderChanged) and logged.entry.change.kind is Kind.EDIT
+def _carried(logged: Logged) -> Carried:
+    """What has to be carried of an order after this change."""
+    assert isinstance(logged.entry, OrderChanged)
+    change = logged.entry.change
+    if change.kind is Kind.EDIT:
+        return EDITED
+    was = change.was
+    return MOVED if was.operator is was.quote is was.price is UNSET else STEPPED
 
 
-async def _store_given(connection: Connection, rows: Changed) -> int:
-    """Few rows: as parameters, in as few round trips as can be. How many known orders were as expected."""
-    await connection.execute(INSERT_HISTORY, *columns_of(rows.history()))
-    updated = 0
-    columns = columns_of((*ROWS.order_row(order), known) for order, known in (*rows.edited, *rows.stepped))
-    if columns:
-        updated = _count(await connection.execute(UPDATE_GIVEN, *columns))
-    columns = columns_of(rows.new)
-    if columns:
-        await connection.execute(INSERT_GIVEN, *columns)
-    return updated
-
-
-async def _store_copied(connection: Connection, rows: Changed) -> int:
-    """Many rows: COPY reads them as they are made, which is quicker than anything that carries parameters."""
-    updated = 0
-    history: list[tuple[Any, ...]] = []
-    if rows.edited:
-        records = ((*ROWS.order_row(order), known) for order, known in rows.edited)
-        await connection.copy_records_to_table(INCOMING, records=records, columns=INCOMING_LIST)
-        updated += _count(await connection.execute(UPDATE_COPIED))
-    if rows.stepped:
-        records = ((*ROWS.step_row(order), known) for order, known in rows.stepped)
-        await connection.copy_records_to_table(INCOMING_STEPS, records=records, columns=STEP_LIST)
-        update = asyncio.create_task(connection.execute(UPDATE_STEPPED))
-        await asyncio.sleep(0)  # it is sent
-        history = rows.history()  # made here while the server updates
-        updated += _count(await update)
+async def _store(connection: Connection, rows: Changed, add: Add) -> int:
+    """How many known orders were as expected."""
+    update = asyncio.create_task(_update(connection, rows.known))
+    await asyncio.sleep(0)  # it is sent
+    history = rows.history()  # made here while the server updates
+    updated = await update
     if rows.new:
-        await connection.copy_records_to_table("orders", records=rows.new, columns=ORDER_LIST)
-    history = history or rows.history()
-    await connection.copy_records_to_table("order_history", records=history, columns=HISTORY_LIST)
+        await add(connection, "orders", ORDER_LIST, rows.new)
+    await add(connection, "order_history", HISTORY_LIST, history)
     return updated
 
 
-def _count(done: str) -> int:
-    """Of rows, in what the server says of a statement."""
-    return int(done.rpartition(" ")[2])
+async def _update(connection: Connection, known: dict[Carried, list[tuple[Order, int]]]) -> int:
+    updated = 0
+    for carried, orders in known.items():
+        columns = columns_of((*carried.row(order), version) for order, version in orders)
+        if columns:
+            done = await connection.execute(carried.statement, *columns)
+            updated += int(done.rpartition(" ")[2])
+    return updated
+
+
+async def _insert(connection: Connection, table: str, names: list[str], rows: list[tuple[Any, ...]]) -> None:
+    """Few rows."""
+    await connection.execute(INSERT_GIVEN[table], *columns_of(rows))
+
+
+async def _copy(connection: Connection, table: str, names: list[str], rows: list[tuple[Any, ...]]) -> None:
+    """Many rows: COPY stores them as they come, quicker than anything that carries parameters."""
+    await connection.copy_records_to_table(table, records=rows, columns=names)
 
 
 async def unite_batch(connection: Connection, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
     """Known entries apart, all that is new together if it fits, else one by one."""
     known = await _known(connection, batch)
     new = [logged for logged in batch if not _is_known(logged, known)]
-    if await flows(connection, new) and await _refusal(connection, new, epoch) is None:
+    before = expected_versions(new)
+    if before is None or await any_parked(connection, before):
+        return await apply_one_by_one(connection, new, epoch)
+    if await _refusal(connection, new, before, epoch) is None:
         return []
     return await apply_one_by_one(connection, new, epoch)
 
@@ -202,11 +209,13 @@ async def store_answers(
         )
 
 
-async def _refusal(connection: Connection, batch: Sequence[Logged], epoch: int) -> str | None:
+async def _refusal(
+    connection: Connection, batch: Sequence[Logged], before: dict[str, int], epoch: int
+) -> str | None:
     """Stores the batch; or nothing of it, and returns why."""
     await connection.execute("SAVEPOINT batch")
     try:
-        await apply_together(connection, batch, epoch)
+        await apply_together(connection, batch, before, epoch)
     except (*FAILURES, Refused) as error:
         if not is_refusal(error):
             raise
@@ -227,7 +236,8 @@ async def _try(connection: Connection, logged: Logged, epoch: int, orders: Order
         error = misfit(order, logged.entry.id, known, orders.versions.get(order.id, 0))
         if error is not None:
             return error
-    error = await _refusal(connection, [logged], epoch)
+    before = {order.id: order.version - 1 for _, order in changes_of([logged])}
+    error = await _refusal(connection, [logged], before, epoch)
     if error is None:
         for _, order in changes_of([logged]):
             orders.known[order.id, order.version] = logged.entry.id

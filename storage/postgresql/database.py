@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
 
+from storage.applying import expected_versions
 from storage.copying import copy_from_postgresql
 from storage.database import (
     Attendance,
@@ -28,9 +29,9 @@ from storage.log import Logged, Position
 from storage.orders import HistoryItem, Order, Status
 from storage.postgresql.apply import (
     COPIED_ROWS_MIN,
+    any_parked,
     apply_one_by_one,
     apply_together,
-    flows,
     hold_position,
     move_position,
     store_answers,
@@ -207,9 +208,10 @@ class PostgresDatabase:
     async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
         async def together(connection: Connection) -> list[Rejected]:
             await self._move(connection, batch, old, new)
-            if not await flows(connection, batch):
+            before = expected_versions(batch)
+            if before is None or await any_parked(connection, before):
                 return await apply_one_by_one(connection, batch, old.epoch)
-            await apply_together(connection, batch, old.epoch, self._copied_rows_min)
+            await apply_together(connection, batch, before, old.epoch, self._copied_rows_min)
             return []
 
         async def one_by_one(connection: Connection) -> list[Rejected]:

@@ -1,14 +1,23 @@
 """The statements that carry rows. Where there may be several, one statement takes a column of each as an
-array: one round trip and one plan. Orders of a long batch come by COPY instead."""
+array: one round trip and one plan. New rows of a long batch come by COPY instead."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from storage.entries import Entry, MetalFixed, PriceListPublished, QuoteIssued, TokenIssued, TokenRevoked
-from storage.rows import HISTORY_NAMES, MODEL_COLUMNS, ORDER_NAMES, STEP_NAMES, UPDATED_NAMES, Rows
+from storage.orders import Order
+from storage.rows import (
+    HISTORY_NAMES,
+    MODEL_COLUMNS,
+    MOVED_NAMES,
+    ORDER_NAMES,
+    STEP_NAMES,
+    UPDATED_NAMES,
+    Rows,
+)
 from storage.schema import answers, dead_letters, is_moment, model_tenants, models, order_history, orders
 
 
@@ -47,45 +56,42 @@ def columns_of(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 SELECT_ORDER = f"SELECT {ORDER_NAMES} FROM orders WHERE id = $1"
-INSERT_HISTORY = insert_many(order_history, HISTORY_NAMES)
 HISTORY_LIST = HISTORY_NAMES.split(", ")
 _STORED_NAMES = f"{ORDER_NAMES}, search"
-INCOMING, INCOMING_STEPS = "incoming_orders", "incoming_steps"
 ORDER_LIST = _STORED_NAMES.split(", ")
-INCOMING_LIST = [*ORDER_LIST, "before"]
-"""`before`: the version that the order must have."""
-CREATE_INCOMING = (
-    f"CREATE TEMPORARY TABLE {INCOMING} ON COMMIT DELETE ROWS AS"
-    f" SELECT {_STORED_NAMES}, 0 AS before FROM orders WITH NO DATA"
-)
-STEP_LIST = [*STEP_NAMES, "before"]
-CREATE_INCOMING_STEPS = (
-    f"CREATE TEMPORARY TABLE {INCOMING_STEPS} ON COMMIT DELETE ROWS AS"
-    f" SELECT {', '.join(STEP_NAMES)}, 0 AS before FROM orders WITH NO DATA"
-)
-_GIVEN_TYPES = [*(array_type(orders.c[name]) for name in ORDER_LIST), "integer[]"]
-_GIVEN = (
-    f"unnest({', '.join(f'${place}::{name}' for place, name in enumerate(_GIVEN_TYPES, 1))})"
-    f" AS incoming ({', '.join(INCOMING_LIST)})"
-)
 
 
-def _update_from(source: str, names: Iterable[str]) -> str:
-    """What is not carried is set to itself: the server would look for old versions to delete in the indexes
+class Carried(NamedTuple):
+    """A statement that brings orders to a newer state, and the row that it takes of each (without the
+    version that the order must have before)."""
+
+    row: Callable[[Order], tuple[Any, ...]]
+    statement: str
+
+
+def _update(carried: Sequence[str], replaced: Iterable[str]) -> str:
+    """What is not replaced is set to itself: the server would look for old versions to delete in the indexes
     of columns that a statement does not name, at twice the cost of the whole batch. Vacuum does that."""
+    types = [*(array_type(orders.c[name]) for name in carried), "integer[]"]
+    arrays = ", ".join(f"${place}::{array}" for place, array in enumerate(types, 1))
     settings = ", ".join(
-        f"{name} = {'incoming' if name in names else 'orders'}.{name}" for name in ORDER_LIST if name != "id"
+        f"{name} = {'incoming' if name in replaced else 'orders'}.{name}"
+        for name in ORDER_LIST
+        if name != "id"
     )
     return (
-        f"UPDATE orders SET {settings}"
-        f" FROM {source} WHERE orders.id = incoming.id AND orders.version = incoming.before"
+        f"UPDATE orders SET {settings} FROM unnest({arrays}) AS incoming ({', '.join(carried)}, before)"
+        " WHERE orders.id = incoming.id AND orders.version = incoming.before"
     )
 
 
-UPDATE_GIVEN = _update_from(_GIVEN, UPDATED_NAMES)
-UPDATE_COPIED = _update_from(f"{INCOMING} AS incoming", UPDATED_NAMES)
-UPDATE_STEPPED = _update_from(f"{INCOMING_STEPS} AS incoming", STEP_NAMES[1:])
-INSERT_GIVEN = insert_many(orders, _STORED_NAMES)
+MOVED = Carried(ROWS.moved_row, _update(MOVED_NAMES, MOVED_NAMES[1:]))
+STEPPED = Carried(ROWS.step_row, _update(STEP_NAMES, STEP_NAMES[1:]))
+EDITED = Carried(ROWS.order_row, _update(ORDER_LIST, UPDATED_NAMES))
+INSERT_GIVEN = {
+    "orders": insert_many(orders, _STORED_NAMES),
+    "order_history": insert_many(order_history, HISTORY_NAMES),
+}
 INSERT_DEAD_LETTER = (
     f"{insert_many(dead_letters, 'id, epoch, position, order_id, error, payload, at')}"
     " ON CONFLICT (id) DO NOTHING"

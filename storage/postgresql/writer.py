@@ -20,7 +20,6 @@ from storage.postgresql.connection import (
     refusal,
     unavailable,
 )
-from storage.postgresql.rows import CREATE_INCOMING, CREATE_INCOMING_STEPS
 
 Result = TypeVar("Result")
 Job = Callable[[Connection], Awaitable[Result]]
@@ -108,8 +107,6 @@ class Writer:
                 self._url, self._deadline_s, enable_hashjoin="off", enable_mergejoin="off"
             )
             self._connection = connection
-            await connection.execute(CREATE_INCOMING)
-            await connection.execute(CREATE_INCOMING_STEPS)
         return self._connection
 
     def _drop(self) -> None:
