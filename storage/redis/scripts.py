@@ -15,28 +15,32 @@ if meta[1] ~= ARGV[1] then return {'epoch'} end
 local head, floor = tonumber(meta[2]), tonumber(meta[3])
 local first = head
 local space, keep = ARGV[2], ARGV[3]
-local results = {}
-for at = 6, #ARGV, 9 do
-    if tonumber(ARGV[at]) > head then return {'lost', head} end
+local results, orders, marks = {}, {}, {}
+for at = 4, #ARGV, 9 do
+    if tonumber(ARGV[at + 2]) > head then return {'lost', head} end
+    if ARGV[at] ~= '' and marks[ARGV[at]] == nil then
+        orders[#orders + 1] = ARGV[at]
+        marks[ARGV[at]] = false
+    end
 end
+if #orders > 0 then
+    for at, mark in ipairs(redis.call('HMGET', KEYS[3], unpack(orders))) do marks[orders[at]] = mark end
+end
+local changed, values = {}, {}
 for at = 4, #ARGV, 9 do
     local order, version, seen, scope = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), ARGV[at + 3]
     local claims, releases, forgotten = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
     local verdict
-    local owning = order ~= '' and order or 'another'
     if seen < floor then
         verdict = 'behind ' .. floor
     elseif scope ~= '' and (redis.call('EXISTS', space .. 'key:' .. scope) == 1
             or redis.call('SISMEMBER', KEYS[6], scope) == 1) then
         verdict = 'answered'
-    elseif order ~= '' then
-        local mark = redis.call('HGET', KEYS[3], order)
-        if mark then
-            local known, n = string.match(mark, '^(%d+) (%d+)$')
-            if tonumber(known) + 1 ~= version or tonumber(n) > seen then verdict = 'superseded ' .. n end
-        end
+    elseif marks[order] then
+        local known, n = string.match(marks[order], '^(%d+) (%d+)$')
+        if tonumber(known) + 1 ~= version or tonumber(n) > seen then verdict = 'superseded ' .. n end
     end
-    if not verdict then
+    if not verdict and claims ~= '' then
         for claim in string.gmatch(claims, '[^\\31]+') do
             local held = redis.call('HGET', KEYS[4], claim)
             local owner = held and string.match(held, '^%d+ (.*)$')
@@ -50,24 +54,31 @@ for at = 4, #ARGV, 9 do
         results[#results + 1] = verdict
     else
         head = head + 1
+        local also = claims .. '\\31' .. releases
         redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. head,
-            'p', ARGV[at + 7], 'o', order, 'c', claims .. '\\31' .. releases, 'f', forgotten)
+            'p', ARGV[at + 7], 'o', order, 'c', also, 'f', forgotten)
         if order ~= '' then
-            redis.call('HSET', KEYS[3], order, version .. ' ' .. head)
-            redis.call('SET', space .. 'order:' .. order, ARGV[at + 8])
+            marks[order] = version .. ' ' .. head
+            changed[#changed + 1] = order
+            changed[#changed + 1] = marks[order]
+            values[#values + 1] = space .. 'order:' .. order
+            values[#values + 1] = ARGV[at + 8]
         end
         if scope ~= '' then
             redis.call('SET', space .. 'key:' .. scope, head .. ' ' .. ARGV[at + 7], 'EX', keep)
         end
-        for claim in string.gmatch(claims, '[^\\31]+') do
-            redis.call('HSET', KEYS[4], claim, head .. ' ' .. owning)
-        end
-        for claim in string.gmatch(releases, '[^\\31]+') do
-            redis.call('HSET', KEYS[4], claim, head .. ' ')
+        if also ~= '\\31' then
+            local owning = order ~= '' and order or 'another'
+            for claim in string.gmatch(claims, '[^\\31]+') do
+                redis.call('HSET', KEYS[4], claim, head .. ' ' .. owning)
+            end
+            for claim in string.gmatch(releases, '[^\\31]+') do
+                redis.call('HSET', KEYS[4], claim, head .. ' ')
+            end
         end
         if forgotten ~= '' then
             redis.call('HSET', KEYS[5], forgotten, head)
-            local mark = redis.call('HGET', KEYS[3], forgotten)
+            local mark = marks[forgotten] or redis.call('HGET', KEYS[3], forgotten)
             local flushed = math.max(tonumber(redis.call('HGET', KEYS[1], 'flushed')), version)
             if not mark or tonumber(string.match(mark, ' (%d+)$')) <= flushed then
                 redis.call('DEL', space .. 'order:' .. forgotten)
@@ -75,6 +86,10 @@ for at = 4, #ARGV, 9 do
         end
         results[#results + 1] = head
     end
+end
+if #changed > 0 then
+    redis.call('HSET', KEYS[3], unpack(changed))
+    redis.call('MSET', unpack(values))
 end
 if head > first then redis.call('HSET', KEYS[1], 'head', head) end
 return {'done', results}
@@ -115,28 +130,42 @@ if upto > tonumber(meta[3]) then
     redis.call('HSET', KEYS[1], 'flushed', upto)
     redis.call('XADD', KEYS[3], 'MAXLEN', 64, ARGV[1] .. '-' .. upto, 'r', ARGV[4])
 end
-for at = 8, #ARGV do
-    local mark = redis.call('HGET', KEYS[4], ARGV[at])
-    if not mark or tonumber(string.match(mark, ' (%d+)$')) <= upto then
-        redis.call('EXPIRE', ARGV[2] .. 'order:' .. ARGV[at], ARGV[5])
+local orders = {unpack(ARGV, 8)}
+if #orders > 0 then
+    for at, mark in ipairs(redis.call('HMGET', KEYS[4], unpack(orders))) do
+        if not mark or tonumber(string.match(mark, ' (%d+)$')) <= upto then
+            redis.call('EXPIRE', ARGV[2] .. 'order:' .. orders[at], ARGV[5])
+        end
     end
 end
 local last = math.min(upto, head - tonumber(ARGV[6]), floor + tonumber(ARGV[7]))
 if last > floor then
+    local latest, changed = {}, {}
     for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', ARGV[1] .. '-' .. last)) do
-        local n, fields = string.match(entry[1], '%-(%d+)$'), {}
-        for at = 1, #entry[2], 2 do fields[entry[2][at]] = entry[2][at + 1] end
-        local mark = redis.call('HGET', KEYS[4], fields.o)
-        if mark and string.match(mark, ' (%d+)$') == n then
-            redis.call('HDEL', KEYS[4], fields.o)
-            redis.call('EXPIRE', ARGV[2] .. 'order:' .. fields.o, ARGV[5], 'NX')
+        local fields = entry[2]
+        local order, claims, forgotten = fields[4], fields[6], fields[8]
+        local n = string.match(entry[1], '%-(%d+)$')
+        if order ~= '' then
+            if not latest[order] then changed[#changed + 1] = order end
+            latest[order] = n
         end
-        for claim in string.gmatch(fields.c, '[^\\31]+') do
-            local held = redis.call('HGET', KEYS[5], claim)
-            if held and string.match(held, '^(%d+) ') == n then redis.call('HDEL', KEYS[5], claim) end
+        if claims ~= '\\31' then
+            for claim in string.gmatch(claims, '[^\\31]+') do
+                local held = redis.call('HGET', KEYS[5], claim)
+                if held and string.match(held, '^(%d+) ') == n then redis.call('HDEL', KEYS[5], claim) end
+            end
         end
-        if fields.f ~= '' and redis.call('HGET', KEYS[6], fields.f) == n then
-            redis.call('HDEL', KEYS[6], fields.f)
+        if forgotten ~= '' and redis.call('HGET', KEYS[6], forgotten) == n then
+            redis.call('HDEL', KEYS[6], forgotten)
+        end
+    end
+    if #changed > 0 then
+        for at, mark in ipairs(redis.call('HMGET', KEYS[4], unpack(changed))) do
+            local order = changed[at]
+            if mark and string.match(mark, ' (%d+)$') == latest[order] then
+                redis.call('HDEL', KEYS[4], order)
+                redis.call('EXPIRE', ARGV[2] .. 'order:' .. order, ARGV[5], 'NX')
+            end
         end
     end
     redis.call('XTRIM', KEYS[2], 'MINID', ARGV[1] .. '-' .. (last + 1))
