@@ -13,27 +13,23 @@ _CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-
 
 def new_id(now: datetime) -> str:
     """48 bits of milliseconds, 12 bits of the millisecond's fraction, 62 random bits."""
-    micros_total = int(now.timestamp() * 1_000_000)
-    millis, micros = divmod(micros_total, 1000)
-    fraction = micros * 4096 // 1000
-    value = (millis & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62
-    value |= _random_word() & 0x3FFF_FFFF_FFFF_FFFF
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    millis, micros = divmod(int(now.timestamp() * 1_000_000), 1000)
+    return f"{millis >> 16:08x}-{millis & 0xFFFF:04x}-7{(micros << 12) // 1000:03x}-{_random_end()}"
 
 
-_words: list[int] = []
-os.register_at_fork(after_in_child=_words.clear)  # parent and child must not use the same ones
+_ends: list[str] = []
+os.register_at_fork(after_in_child=_ends.clear)  # parent and child must not use the same ones
 
 
-def _random_word() -> int:
+def _random_end() -> str:
+    """The variant and the random bits."""
     try:
-        return _words.pop()
+        return _ends.pop()
     except IndexError:
-        words = array("Q", os.urandom(8 * RANDOM_WORDS)).tolist()
-        word = words.pop()
-        _words.extend(words)
-        return word
+        words = array("Q", os.urandom(8 * RANDOM_WORDS))
+        ends = [f"{word >> 2 | 1 << 63:016x}" for word in words]
+        _ends.extend(f"{end[:4]}-{end[4:]}" for end in ends)
+        return _ends.pop()
 
 
 def is_id(text: str) -> bool:

@@ -362,7 +362,7 @@ class ReadThrough:
         self.loads["history"] += 1
         ticket, pending = self.local.begin_fill(), self._tail.pending(order_id)
         seen = Position(self._tail.epoch, self._tail.head)
-        waiting = [item for _, item in pending.changes] if pending is not None else []
+        waiting = [change.history for change in pending.changes] if pending is not None else []
         stored = await self._database.load_history(order_id)
         waiting += [followed.history for followed in self._missed(order_id, seen)]
         by_version = {item.version: item for item in (*waiting, *stored)}

@@ -54,7 +54,7 @@ class PendingOrder:
     __slots__ = ("changes", "held", "n", "order", "parked", "references")
 
     def __init__(self) -> None:
-        self.changes: deque[tuple[int, HistoryItem]] = deque()
+        self.changes: deque[Followed] = deque()
         self.references: tuple[tuple[str, str], ...] = ()
         self.parked = False
         self.order: Order
@@ -143,12 +143,13 @@ class Tail:
         """The database has these entries, but for the rejected ones: their orders are parked."""
         if upto <= self.flushed:
             return
-        while self._waiting and self._waiting[0].n <= upto:
-            followed = self._waiting.popleft()
+        waiting, recent = self._waiting, self._recent
+        while waiting and waiting[0].n <= upto:
+            followed = waiting.popleft()
             self.byte_count -= followed.logged.byte_count
-            if len(self._recent) == self._recent.maxlen:
-                self._floor = self._recent[0].n
-            self._recent.append(followed)
+            if len(recent) == recent.maxlen:
+                self._floor = recent[0].n
+            recent.append(followed)
             self._release_one(followed, followed.n in rejected)
         self.flushed = upto
 
@@ -172,7 +173,7 @@ class Tail:
         pending = self._pending.get(order_id)
         if pending is None or not pending.parked:
             return False
-        return any(item.version == version for _, item in pending.changes)
+        return any(change.order.version == version for change in pending.changes if change.order is not None)
 
     def pending_reference(self, created_by: str, reference: str) -> str | None:
         return self._references.get((created_by, reference))
@@ -201,7 +202,7 @@ class Tail:
                 if followed.order is not None and followed.order.id == order_id
             }
             pending.parked = False
-            pending.changes = deque(item for item in pending.changes if item[0] in waiting)
+            pending.changes = deque(change for change in pending.changes if change.n in waiting)
             if not pending.changes:
                 self._forget(order_id, pending)
 
@@ -215,13 +216,12 @@ class Tail:
     def _add_pending(self, followed: Followed) -> PendingOrder:
         assert followed.order is not None
         assert followed.held is not None
-        assert isinstance(followed.logged.entry, OrderChanged)
         order = followed.order
         pending = self._pending.get(order.id)
         if pending is None:
             pending = self._pending[order.id] = PendingOrder()
         pending.order, pending.held, pending.n = order, followed.held, followed.n
-        pending.changes.append((followed.n, history_item(followed.logged.entry.change)))
+        pending.changes.append(followed)
         if order.reference is not None:
             key = (order.created_by, order.reference)
             if key not in pending.references:
@@ -230,19 +230,21 @@ class Tail:
         return pending
 
     def _release_one(self, followed: Followed, rejected: bool) -> None:
-        entry = followed.logged.entry
-        if isinstance(entry, QuoteIssued):
-            self._quotes.pop(entry.quote_id, None)
-        if followed.order is None:
+        order = followed.order
+        if order is None:
+            entry = followed.logged.entry
+            if isinstance(entry, QuoteIssued):
+                self._quotes.pop(entry.quote_id, None)
             return
-        pending = self._pending[followed.order.id]
+        pending = self._pending[order.id]
         if rejected:
             pending.parked = True
         elif not pending.parked:
-            while pending.changes and pending.changes[0][0] <= followed.n:
-                pending.changes.popleft()
-            if not pending.changes:
-                self._forget(followed.order.id, pending)
+            changes = pending.changes
+            while changes and changes[0].n <= followed.n:
+                changes.popleft()
+            if not changes:
+                self._forget(order.id, pending)
 
     def _forget(self, order_id: str, pending: PendingOrder) -> None:
         del self._pending[order_id]
