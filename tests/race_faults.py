@@ -12,13 +12,14 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 
+from storage.applying import expected_versions
 from storage.bounds import Bounds
 from storage.database import Rejected
 from storage.errors import LogUnavailable
 from storage.local import Held, LocalOrders
 from storage.log import Logged, Position
 from storage.orders import Order
-from storage.postgresql.apply import apply_one_by_one, apply_together, flows
+from storage.postgresql.apply import any_parked, apply_one_by_one, apply_together
 from storage.postgresql.connection import Connection
 from storage.postgresql.database import PostgresDatabase
 from storage.read_through import ReadThrough
@@ -81,9 +82,10 @@ class LoosePosition(RacingDatabase):
             await self._move(connection, batch, old, new)
 
         async def rows(connection: Connection) -> list[Rejected]:
-            if not await flows(connection, batch):
+            before = expected_versions(batch)
+            if before is None or await any_parked(connection, before):
                 return await apply_one_by_one(connection, batch, old.epoch)
-            await apply_together(connection, batch, old.epoch)
+            await apply_together(connection, batch, before, old.epoch)
             return []
 
         await self._writer.run(position)

@@ -33,7 +33,7 @@ def test_the_newest_state_is_pending_until_the_database_has_all_of_the_order() -
         pending = tail.pending(id_of(1))
         assert pending is not None
         assert pending.order.version == 4
-        assert [n for n, _ in pending.changes] == list(range(flushed + 1, 5))
+        assert [change.n for change in pending.changes] == list(range(flushed + 1, 5))
     tail.release(4)
     assert tail.pending(id_of(1)) is None
     assert (len(tail), tail.byte_count, tail.flushed, tail.head) == (0, 0, 4, 4)
@@ -93,7 +93,7 @@ def test_a_rejected_order_stays_pending_with_all_that_follows() -> None:
     pending = tail.pending(id_of(1))
     assert pending is not None
     assert pending.parked
-    assert [item.version for _, item in pending.changes] == [2, 3, 4]
+    assert [change.history.version for change in pending.changes] == [2, 3, 4]
     assert tail.parked == [id_of(1)]
     assert tail.pending(id_of(2)) is None
     assert [tail.lacks_for_good(id_of(1), version) for version in (1, 2, 4)] == [False, True, True]
