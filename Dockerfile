@@ -6,8 +6,11 @@ RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY server ./server
 COPY pricing ./pricing
 COPY storage ./storage
-RUN useradd --system --uid 10001 --create-home facet && mkdir /data && chown facet /data
+RUN useradd --system --uid 10001 --create-home facet && mkdir /data /machine-code && chown facet /data /machine-code
 USER facet
+# Compiled once here. With a read-only file system numba cannot use it, and every start compiles (10 s).
+ENV NUMBA_CACHE_DIR=/machine-code
+RUN python -m pricing.warm
 ENV FACET_HOST=0.0.0.0 FACET_DATA_DIR=/data PYTHONUNBUFFERED=1
 VOLUME /data
 EXPOSE 8080

@@ -1,20 +1,21 @@
-"""Facts of a binary STL with a million facets, against trimesh and against hashing alone.
+"""Facts of a binary STL with a million facets, against trimesh and against hashing alone; and an ASCII one.
 
 Variants run interleaved in one process and are compared by the median of their processor time: on a shared
 machine only such ratios mean anything. `facts` is volume, area, box and closedness, the work trimesh's
-`load(...).volume` does and more; `analyse` counts the bodies and checks every edge as well.
+`load(...).volume` does and more; `analyse` welds the facets, checks every edge and counts the bodies as well.
+Compiling, importing and loading what was compiled are measured apart, each in an interpreter of its own.
 """
 
-import argparse
 import hashlib
-import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import trimesh
@@ -22,11 +23,14 @@ import trimesh
 from pricing import stl
 from pricing.facts import analyse
 from pricing.kernel import Measures, measure
+from pricing.warm import warm
 
 FACETS = 1_000_000
+ASCII_FACETS = 100_000
 ROUNDS = 5
 
 _FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attributes", "<u2")])
+Variants = dict[str, Callable[[bytes], object]]
 
 
 def torus_stl(facets: int, ring_mm: float = 10.0, tube_mm: float = 2.0) -> bytes:
@@ -45,6 +49,16 @@ def torus_stl(facets: int, ring_mm: float = 10.0, tube_mm: float = 2.0) -> bytes
     records = np.zeros(corners.shape[0] * corners.shape[1], _FACET)
     records["corners"] = corners.reshape(-1, 3, 3)
     return b"benchmark".ljust(80) + len(records).to_bytes(4, "little") + records.tobytes()
+
+
+def torus_ascii_stl(facets: int) -> bytes:
+    """The same as text, as CAD programs write it."""
+    lines = ["solid benchmark"]
+    for facet in stl.read_binary(memoryview(torus_stl(facets))):
+        lines += ["  facet normal 0.0 0.0 0.0", "    outer loop"]
+        lines += ["      vertex {:.6e} {:.6e} {:.6e}".format(*corner) for corner in facet]
+        lines += ["    endloop", "  endfacet"]
+    return "\n".join([*lines, "endsolid benchmark", ""]).encode()
 
 
 def _facts(body: bytes) -> Measures:
@@ -81,7 +95,7 @@ def _hash_and_facts(body: bytes) -> tuple[bytes, Measures]:
     return _sha256(body), _facts(body)
 
 
-_VARIANTS: dict[str, Callable[[bytes], object]] = {
+_BINARY: Variants = {
     "facts": _facts,
     "hash_and_facts": _hash_and_facts,
     "sha256": _sha256,
@@ -89,84 +103,101 @@ _VARIANTS: dict[str, Callable[[bytes], object]] = {
     "trimesh_volume": _trimesh_volume,
     "trimesh_same_facts": _trimesh_facts,
 }
+_ASCII: Variants = {"ascii_analyse": analyse, "ascii_trimesh_volume": _trimesh_volume}
 
 
-def _medians_s(body: bytes, rounds: int) -> dict[str, float]:
+def _medians_s(variants: Variants, body: bytes, rounds: int) -> dict[str, float]:
     """Median processor seconds of each variant."""
-    spent: dict[str, list[float]] = {name: [] for name in _VARIANTS}
+    spent: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
-        for name, variant in _VARIANTS.items():
+        for name, variant in variants.items():
             before = time.process_time()
             variant(body)
             spent[name].append(time.process_time() - before)
     return {name: statistics.median(seconds) for name, seconds in spent.items()}
 
 
-def _peak_bytes(variant: Callable[[bytes], object], body: bytes) -> int:
-    """Most memory in use at once beyond the body."""
-    tracemalloc.start()
-    variant(body)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return peak
+_EXTRA_MEMORY = """
+import sys
+from pathlib import Path
+from benchmarks import pricing
+body = pricing.torus_stl(int(sys.argv[2]))
+pricing.warm()
+def stands(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+Path("/proc/self/clear_refs").write_text("5")
+before = stands("VmRSS")
+getattr(pricing, sys.argv[1])(body)
+print(stands("VmHWM") - before)
+"""
 
 
-def _import_s() -> float:
-    """Seconds to import the analyser in a new interpreter, as that interpreter measures them."""
-    code = "import time; t = time.perf_counter(); import pricing.facts; print(time.perf_counter() - t)"
-    return float(
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+def _extra_memory_mb(variant: str, facets: int) -> float:
+    """Most memory in use at once beyond the body, as the system counts it, in a fresh interpreter."""
+    return round(float(_printed(_EXTRA_MEMORY, variant, str(facets))) / 1e6, 1)
+
+
+def _printed(code: str, *arguments: str, **environment: str) -> str:
+    command = [sys.executable, "-c", code, *arguments]
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+def _starts_s() -> dict[str, float]:
+    """Seconds to import the analyser, then to have its machine code: compiled, and from the disk."""
+    code = (
+        "import time; began = time.perf_counter(); from pricing.warm import warm;"
+        " imported = time.perf_counter(); warm();"
+        " print(imported - began, time.perf_counter() - imported)"
     )
+    with tempfile.TemporaryDirectory() as kept:
+        first = _printed(code, NUMBA_CACHE_DIR=str(Path(kept))).split()
+        second = _printed(code, NUMBA_CACHE_DIR=str(Path(kept))).split()
+    return {
+        "import_s": round(float(second[0]), 2),
+        "compile_once_s": round(float(first[1]), 2),
+        "load_compiled_s": round(float(second[1]), 2),
+    }
 
 
 def run(facets: int = FACETS, rounds: int = ROUNDS) -> dict[str, object]:
     """Measure and return `name`, `rounds`, `ratios` (larger is better for `x_`, smaller for `of_`) and
     `figures`.
     """
-    body = torus_stl(facets)
-    for variant in (_facts, analyse):
-        variant(body)  # first calls import and allocate
-    seconds = _medians_s(body, rounds)
-    count = stl.binary_facet_count(memoryview(body))
-    figures = {f"{name}_ns_per_facet": round(spent / count * 1e9, 1) for name, spent in seconds.items()}
+    warm()
+    body, text = torus_stl(facets), torus_ascii_stl(min(facets, ASCII_FACETS))
+    seconds = _medians_s(_BINARY, body, rounds)
+    ascii_seconds = _medians_s(_ASCII, text, rounds)
+    count, ascii_count = len(stl.read_binary(memoryview(body))), analyse(text).facets
+    ns = {f"{name}_ns_per_facet": round(spent / count * 1e9, 1) for name, spent in seconds.items()}
+    ns |= {
+        f"{name}_ns_per_facet": round(spent / ascii_count * 1e9, 1) for name, spent in ascii_seconds.items()
+    }
     return {
         "name": "pricing",
         "rounds": rounds,
-        "ratios": {
-            "facts_x_trimesh_volume": round(seconds["trimesh_volume"] / seconds["facts"], 1),
-            "hash_and_facts_x_trimesh_volume": round(
-                seconds["trimesh_volume"] / seconds["hash_and_facts"], 1
-            ),
-            "analyse_x_trimesh_same_facts": round(seconds["trimesh_same_facts"] / seconds["analyse"], 1),
-            "hash_and_facts_of_sha256": round(seconds["hash_and_facts"] / seconds["sha256"], 2),
-        },
+        "ratios": _ratios(seconds | ascii_seconds),
         "figures": {
             "facets": count,
-            **figures,
-            "facts_extra_memory_mb": round(_peak_bytes(_facts, body) / 1e6, 1),
-            "analyse_extra_memory_mb": round(_peak_bytes(analyse, body) / 1e6, 1),
-            "import_s": round(_import_s(), 2),
+            "ascii_facets": ascii_count,
+            **ns,
+            "facts_extra_memory_mb": _extra_memory_mb("_facts", facets),
+            "analyse_extra_memory_mb": _extra_memory_mb("analyse", facets),
+            "trimesh_volume_extra_memory_mb": _extra_memory_mb("_trimesh_volume", facets),
+            **_starts_s(),
         },
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Facts of a large STL against trimesh and hashing.")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--facets", type=int, default=FACETS)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    options = parser.parse_args(arguments)
-    result = run(options.facets, options.rounds)
-    if options.json:
-        print(json.dumps(result))
-        return
-    for group in ("ratios", "figures"):
-        print(group)
-        values = result[group]
-        assert isinstance(values, dict)
-        for name, value in values.items():
-            print(f"  {name:<40}{value:>12}")
+def _ratios(seconds: dict[str, float]) -> dict[str, float]:
+    def times(slow: str, fast: str) -> float:
+        return round(seconds[slow] / seconds[fast], 1)
 
-
-if __name__ == "__main__":
-    main()
+    return {
+        "facts_x_trimesh_volume": times("trimesh_volume", "facts"),
+        "hash_and_facts_x_trimesh_volume": times("trimesh_volume", "hash_and_facts"),
+        "analyse_x_trimesh_same_facts": times("trimesh_same_facts", "analyse"),
+        "ascii_analyse_x_trimesh_volume": times("ascii_trimesh_volume", "ascii_analyse"),
+        "hash_and_facts_of_sha256": round(seconds["hash_and_facts"] / seconds["sha256"], 2),
+    }

@@ -5,17 +5,31 @@ facts may be kept under the hash of the bytes and `ANALYSER_VERSION`.
 """
 
 import math
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from pricing import formats, stl
-from pricing.bodies import BODY_COUNT_FACETS_MAX, count_bodies
 from pricing.errors import Refused
-from pricing.facets import FACETS_MAX, FacetSource
-from pricing.kernel import Grid, Measures, edge_residues, measure
+from pricing.facets import FACETS_MAX, Corners
+from pricing.kernel import EXACT, Grid, Measures, edge_residues, measure
+from pricing.mesh_warning import MeshWarning
+from pricing.overlaps import INVERTED, Size, size_of
+from pricing.repair import Repair, repair
+from pricing.solids import Mesh, mesh_of, parts_of
+from pricing.weld import (
+    FREE,
+    WELD_FACETS_MAX,
+    Edges,
+    Welded,
+    bodies_of,
+    match_edges,
+    weld,
+    with_areas,
+)
 
-ANALYSER_VERSION = "1"
+ANALYSER_VERSION = "2"
 """Part of the key facts are kept under: raise it whenever the same bytes may give other facts."""
 
 COORDINATE_MAX = 1e9
@@ -30,21 +44,26 @@ FLATNESS = 1e-12
 _GRID_SHARES = (1.13e-7, 1.07e-6, 1.09e-5)
 _GRID_SHIFTS = (0.381966, 0.881966)
 _SINGLE_PRECISION = 1.2e-7
-
-
-class MeshWarning(msgspec.Struct, frozen=True):
-    """Something a person should know about a mesh: a stable `code`, and what was seen."""
-
-    code: str
-    detail: str
+REPAIRS = frozenset(
+    {
+        "bodies_overlap",
+        "cracks_closed",
+        "degenerate_facets",
+        "duplicate_facets",
+        "flipped_facets",
+        "inverted_bodies",
+        "stray_facets",
+    }
+)
+"""Warnings that say the surface was not taken as it is in the file."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Geometry of one file, in its own unit.
 
-    `volume` is the absolute value of the signed sum and means something only when `closed` and `oriented`;
-    `bodies` is None when there were too many facets to count; `unit` is what the file states itself (3MF,
-    GLB), None when the caller must say.
+    `closed` and `oriented` tell of the surface after its repair, and so do `volume` and `area`: the volume
+    means something only when both hold. `bodies` is None when there were too many facets to count; `unit`
+    is what the file states itself (3MF, GLB), None when the caller must say.
     """
 
     format: str
@@ -60,12 +79,23 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[MeshWarning, ...]
 
 
-class _Surface(msgspec.Struct, frozen=True):
+class _Surface(NamedTuple):
     """How the edges of a mesh pair up, and the comparison of positions under which they do."""
 
     closed: bool
     oriented: bool
-    grid: Grid | None
+    grid: Grid
+
+
+class _Solid(NamedTuple):
+    """What the mesh comes to once its facets share vertices."""
+
+    volume: float
+    area: float
+    bodies: int | None
+    closed: bool
+    oriented: bool
+    warnings: list[MeshWarning]
 
 
 def analyse(source: bytes | memoryview, content_type: str | None = None) -> Facts:
@@ -81,7 +111,7 @@ def analyse(source: bytes | memoryview, content_type: str | None = None) -> Fact
     return facts_of(facets, found, unit)
 
 
-def _read(found: str, body: memoryview) -> tuple[FacetSource, str | None]:
+def _read(found: str, body: memoryview) -> tuple[Corners, str | None]:
     """The facets of `body` and the unit it states."""
     if found == "stl-binary":
         return stl.read_binary(body), None
@@ -93,32 +123,27 @@ def _read(found: str, body: memoryview) -> tuple[FacetSource, str | None]:
     return meshes.read(found, body)
 
 
-def facts_of(source: FacetSource, found: str, unit: str | None) -> Facts:
-    """Facts of triangles already read.
+def facts_of(corners: Corners, found: str, unit: str | None) -> Facts:
+    """Facts of triangles already read, shape (n, 3, 3).
 
     Refused `no_facets`, `too_many_facets`, `not_finite`, `coordinate_limit`.
     """
-    _check_count(source.count)
-    measures = measure(source)
+    _check_count(len(corners))
+    measures = measure(corners)
     _check_box(measures)
-    surface = _surface(source, measures)
-    bodies, warnings = _bodies(source, surface)
-    if surface.oriented and measures.signed_volume < 0:
-        warnings.append(
-            MeshWarning("inverted", "All facets face inwards; the volume is taken without its sign.")
-        )
+    solid = _solid(corners, measures, _surface(corners, measures))
     return Facts(
         format=found,
-        facets=source.count,
-        volume=abs(measures.signed_volume),
-        area=measures.area,
+        facets=len(corners),
+        volume=solid.volume,
+        area=solid.area,
         extent=_extent(measures),
-        bodies=bodies,
-        closed=surface.closed,
-        oriented=surface.oriented,
-        repaired=False,
+        bodies=solid.bodies,
+        closed=solid.closed,
+        oriented=solid.oriented,
+        repaired=any(warning.code in REPAIRS for warning in solid.warnings),
         unit=unit,
-        warnings=tuple(warnings),
+        warnings=tuple(solid.warnings),
     )
 
 
@@ -146,14 +171,13 @@ def _check_count(count: int) -> None:
 
 
 def _check_box(measures: Measures) -> None:
-    corners = np.concatenate([measures.lower, measures.upper])
-    if not np.isfinite(corners).all():
+    if not measures.finite:
         raise Refused(
             "not_finite",
             "At least one coordinate is not a finite number.",
             "Repair the model and export it again.",
         )
-    largest = float(np.abs(corners).max())
+    largest = float(np.abs(np.concatenate([measures.lower, measures.upper])).max())
     if largest > COORDINATE_MAX:
         raise Refused(
             "coordinate_limit",
@@ -172,42 +196,99 @@ def _grids(measures: Measures) -> list[Grid]:
     return [Grid(step, shift) for step in sorted(steps) if step > 0 for shift in _GRID_SHIFTS]
 
 
-def _surface(source: FacetSource, measures: Measures) -> _Surface:
+def _surface(corners: Corners, measures: Measures) -> _Surface:
     """Compare positions exactly, then on ever coarser grids, before a mesh is called open.
 
     Exporters write one position with different last digits: bit for bit, a third of good CAD files look open.
     """
     if measures.edges_cancel:
-        return _Surface(True, True, None)
-    comparisons: list[Grid | None] = [None, *_grids(measures)]
-    closed_by: list[Grid | None] = []
-    for grid in comparisons:
-        residues = edge_residues(source, grid)
+        return _Surface(True, True, EXACT)
+    grids = _grids(measures)
+    closed_by: list[Grid] = []
+    for grid in (EXACT, *grids):
+        residues = edge_residues(corners, grid)
         if residues.directed_cancel:
             return _Surface(True, True, grid)
         if residues.undirected_cancel:
             closed_by.append(grid)
     if closed_by:
         return _Surface(True, False, closed_by[0])
-    return _Surface(False, False, comparisons[-1])
+    return _Surface(False, False, grids[len(grids) // 2] if grids else EXACT)
 
 
-def _bodies(source: FacetSource, surface: _Surface) -> tuple[int | None, list[MeshWarning]]:
-    """The number of bodies with what the count brought to light."""
-    if source.count > BODY_COUNT_FACETS_MAX:
-        return None, [
-            MeshWarning(
-                "bodies_not_counted",
-                f"The mesh has {source.count} facets; bodies are counted up to {BODY_COUNT_FACETS_MAX}.",
-            )
-        ]
-    counted = count_bodies(source, surface.grid)
+def _solid(corners: Corners, measures: Measures, surface: _Surface) -> _Solid:
+    if len(corners) > WELD_FACETS_MAX:
+        said = f"The mesh has {len(corners)} facets; bodies are counted up to {WELD_FACETS_MAX}."
+        return _measured(measures, surface, None, [MeshWarning("bodies_not_counted", said)])
+    welded, warnings = _with_areas(weld(corners, surface.grid))
+    vertices = len(welded.places)
+    edges = match_edges(welded.faces, vertices)
+    bodies = bodies_of(welded.faces, vertices)
+    if edges.sound:
+        return _sound(measures, welded, corners, edges, bodies, warnings)
+    mesh = mesh_of(welded, corners)
+    repaired = repair(mesh, max(_extent(measures)))
+    if repaired is not None:
+        return _repaired(repaired, warnings)
+    return _measured(measures, surface, bodies, [*warnings, *_edge_warnings(mesh, corners, edges)])
+
+
+def _with_areas(welded: Welded) -> tuple[Welded, list[MeshWarning]]:
+    """Without the facets that have two equal corners: they border nothing."""
+    faces = with_areas(welded.faces)
+    left_out = len(welded.faces) - len(faces)
+    if not left_out:
+        return welded, []
+    said = f"{left_out} facets with two equal corners are left out."
+    return Welded(faces, welded.places), [MeshWarning("degenerate_facets", said)]
+
+
+def _measured(
+    measures: Measures, surface: _Surface, bodies: int | None, warnings: list[MeshWarning]
+) -> _Solid:
+    """The sums of all facets as they are in the file."""
+    if surface.oriented and measures.signed_volume < 0:
+        warnings = [*warnings, MeshWarning("inverted", INVERTED)]
+    volume, (closed, oriented, _) = abs(measures.signed_volume), surface
+    return _Solid(volume, measures.area, bodies, closed, oriented, warnings)
+
+
+def _sound(
+    measures: Measures,
+    welded: Welded,
+    corners: Corners,
+    edges: Edges,
+    bodies: int,
+    warnings: list[MeshWarning],
+) -> _Solid:
+    """Nothing to repair; but several bodies may overlap."""
+    parts = parts_of(welded.faces, edges)
+    if parts.number <= 1:
+        return _measured(measures, _Surface(True, True, EXACT), bodies, warnings)
+    return _sized(size_of(mesh_of(welded, corners), parts), bodies, warnings)
+
+
+def _repaired(repaired: Repair, warnings: list[MeshWarning]) -> _Solid:
+    mesh = repaired.mesh
+    bodies = bodies_of(mesh.faces, len(mesh.positions))
+    return _sized(size_of(mesh, repaired.parts), bodies, [*warnings, *repaired.warnings])
+
+
+def _sized(size: Size, bodies: int, warnings: list[MeshWarning]) -> _Solid:
+    warnings = [*warnings, *size.warnings]
+    bodies = bodies if size.bodies is None else size.bodies
+    return _Solid(size.volume, size.area, bodies, True, size.oriented, warnings)
+
+
+def _edge_warnings(mesh: Mesh, corners: Corners, edges: Edges) -> list[MeshWarning]:
+    """Why a person has to look."""
     warnings = []
-    if counted.edges_shared:
-        warnings.append(
-            MeshWarning(
-                "edges_shared",
-                f"{counted.edges_shared} edges belong to more than two facets: bodies touch or overlap.",
-            )
-        )
-    return counted.bodies, warnings
+    if edges.free:
+        facet, corner = (int(at[0]) for at in np.nonzero(edges.partners == FREE))
+        x, y, z = mesh.positions[mesh.faces[facet, corner]] + corners[0, 0]
+        said = f"{edges.free} edges belong to one facet only; the first is at ({x:.6g}, {y:.6g}, {z:.6g})."
+        warnings.append(MeshWarning("open_edges", said))
+    if edges.shared:
+        said = f"{edges.shared} edges belong to more than two facets: bodies touch or overlap."
+        warnings.append(MeshWarning("edges_shared", said))
+    return warnings

@@ -39,10 +39,11 @@ _KNOWN_STRANGERS: tuple[tuple[bytes, str], ...] = (
     (b"solidworks", "a SolidWorks file"),
 )
 
-_TEXT_OFF = re.compile(rb"\A\s*(?:#[^\r\n]*\s+)*(?:ST)?C?N?4?n?OFF")
-_TEXT_OBJ = re.compile(rb"\A(?:\s*#[^\r\n]*[\r\n]|\s+)*(?:v|vn|vt|vp|f|o|g|s|mtllib|usemtl)[ \t]")
-_TEXT_PLY = re.compile(rb"\Aply[ \t]*[\r\n]")
-_COMMENTS_ONLY = re.compile(rb"\A(?:\s*#[^\r\n]*)+\s*\Z")
+# Without repetition inside of repetition: a head of blanks must not take longer than one of letters.
+_TEXT_OFF = re.compile(rb"(?:ST)?C?N?4?n?OFF")
+_TEXT_OBJ = re.compile(rb"(?:v|vn|vt|vp|f|o|g|s|mtllib|usemtl)[ \t]")
+_TEXT_PLY = re.compile(rb"ply[ \t]*[\r\n]")
+_LINE = re.compile(rb"[^\r\n]*")
 _FACETS_PLAUSIBLE_MAX = 50_000_000
 
 
@@ -102,11 +103,25 @@ def _by_text(head: bytes) -> str | None:
     text = head.removeprefix(b"\xef\xbb\xbf")
     if re.match(rb"\s*solid(?![^\s])", text, re.IGNORECASE):
         return "stl-ascii"
-    if _TEXT_OFF.match(text):
+    first = _after_comments(text)
+    if _TEXT_OFF.match(first):
         return "off"
-    if _TEXT_OBJ.match(text) or (len(head) == HEAD_BYTES and _COMMENTS_ONLY.match(text)):
+    if _TEXT_OBJ.match(first) or (not first and len(head) == HEAD_BYTES and text.strip()):
         return "obj"
     return None
+
+
+def _after_comments(text: bytes) -> bytes:
+    """What follows the blank lines and the lines that begin with #."""
+    position = 0
+    while position < len(text):
+        if text[position : position + 1] == b"#":
+            position = _LINE.match(text, position).end()  # type: ignore[union-attr]
+        elif text[position : position + 1].isspace():
+            position += 1
+        else:
+            break
+    return text[position:]
 
 
 def _refuse(head: bytes, size: int) -> str:
@@ -114,8 +129,9 @@ def _refuse(head: bytes, size: int) -> str:
         if head.startswith(signature):
             raise Refused("unsupported_format", f"This is {name}, which is not read here.", _USE_ONE_OF)
     if not _is_text(head) and len(head) >= STL_HEADER_BYTES:
-        stated = _stated_facets(head)
-        if head[:5].lower() == b"solid" or stated <= _FACETS_PLAUSIBLE_MAX:
+        plausible = _stated_facets(head) <= _FACETS_PLAUSIBLE_MAX
+        whole_facets = (size - STL_HEADER_BYTES) % STL_FACET_BYTES == 0
+        if head[:5].lower() == b"solid" or plausible or whole_facets:
             # Falls through to the reader, which says by how many bytes size and count disagree.
             return "stl-binary"
     raise Refused("not_a_mesh", "The content is no mesh in a known format.", _USE_ONE_OF)

@@ -1,9 +1,9 @@
 """How firmly a mesh may be priced.
 
-`auto`: one closed body whose facets agree on what is inside, of a size a piece of jewellery has.
-`provisional`: a price can be computed, but a person should look (several bodies may overlap, the unit may
-be wrong). `manual`: the volume means nothing, a person prices it. Refused only when there is nothing to
-cast at all.
+`auto`: a closed surface whose facets agree on what is inside, of a size a piece of jewellery has, bodies
+known to be apart. `provisional`: a price can be computed, but a person should look (something was repaired,
+bodies may overlap, the unit may be wrong). `manual`: the volume means nothing, a person prices it. Refused
+only when there is nothing to cast at all.
 """
 
 from typing import Literal
@@ -11,7 +11,8 @@ from typing import Literal
 import msgspec
 
 from pricing.errors import Refused
-from pricing.facts import Facts, MeshWarning, encloses_nothing
+from pricing.facts import REPAIRS, Facts, encloses_nothing
+from pricing.mesh_warning import MeshWarning
 from pricing.units import MILLIMETRES_PER_UNIT, check_declared_unit
 
 Priceable = Literal["auto", "provisional", "manual"]
@@ -31,8 +32,13 @@ EXTENT_MM_MANUAL = 1_000_000.0
 VOLUME_MM3_MIN = 0.5
 """A smaller volume is suspicious: a jump ring of 5 mm has 3 mm3, and masses are rounded to a milligram."""
 
-_DOUBTFUL = frozenset({"edges_shared", "bodies_not_counted"})
-"""Warnings of the facts that alone take away the firmness of a price."""
+_DOUBTFUL = REPAIRS - {"cracks_closed", "degenerate_facets"} | {
+    "bodies_not_counted",
+    "bodies_unchecked",
+    "edges_shared",
+}
+"""Warnings of the facts that take away the firmness of a price. Cracks of rounding errors and facets without
+area change no volume."""
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -58,8 +64,8 @@ def judge(facts: Facts, units: str) -> Judgement:
             "Give the surface a thickness, or close it, and export it again.",
         )
     obstacles = _obstacles(facts, unit)
-    doubts = _doubts(facts, unit)
-    doubtful = doubts or facts.repaired or any(warning.code in _DOUBTFUL for warning in facts.warnings)
+    doubts = _size_doubts(facts, unit)
+    doubtful = doubts or any(warning.code in _DOUBTFUL for warning in facts.warnings)
     priceable: Priceable = "manual" if obstacles else "provisional" if doubtful else "auto"
     notes = _notes(facts, unit, units)
     return Judgement(priceable, (*facts.warnings, *obstacles, *doubts, *notes))
@@ -70,7 +76,7 @@ def _obstacles(facts: Facts, unit: str) -> list[MeshWarning]:
     if not facts.closed:
         return [MeshWarning("not_closed", "The surface has holes, so it encloses no definite volume.")]
     if not facts.oriented:
-        return [MeshWarning("not_oriented", "Some facets face inwards and some outwards.")]
+        return [MeshWarning("not_oriented", "Some of the surface faces inwards and some outwards.")]
     if _largest_mm(facts, unit) > EXTENT_MM_MANUAL:
         return [
             MeshWarning(
@@ -78,18 +84,6 @@ def _obstacles(facts: Facts, unit: str) -> list[MeshWarning]:
             )
         ]
     return []
-
-
-def _doubts(facts: Facts, unit: str) -> list[MeshWarning]:
-    """Why a person should look at a price before it is promised."""
-    doubts = _size_doubts(facts, unit)
-    if facts.bodies is not None and facts.bodies != 1:
-        doubts.append(
-            MeshWarning(
-                "several_bodies", f"There are {facts.bodies} bodies; where they overlap, metal counts twice."
-            )
-        )
-    return doubts
 
 
 def _largest_mm(facts: Facts, unit: str) -> float:

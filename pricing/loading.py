@@ -1,34 +1,37 @@
-"""The one place where trimesh reads a file: from memory, of a stated type, without following references.
+"""What the readers of text and of indexed meshes share: refusals, lines, numbers, and facets from faces.
 
-The readers of the single formats hand over containers they have checked and stripped to positions and
-faces, and say how many triangles must come out. Whatever trimesh skips, merges or repairs on its own
-therefore shows as another number.
+Readers hand on corners of shape (n facets, 3 vertices, 3 axes), float64. Whatever a file announces is
+compared with what it holds before anything of that size is made.
 """
 
-from io import BytesIO
-from typing import Any, Literal
+import math
+from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
-import trimesh
 from numpy.typing import NDArray
 
 from pricing.errors import Refused
-from pricing.facets import ArrayFacets
+from pricing.facets import FACETS_MAX
 
 FileType = Literal["obj", "off", "ply", "glb", "3mf"]
+Points = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 EXPORT_AS_STL = "Export the model again, as binary STL if possible."
 
-# What trimesh and numpy raise for data that contradicts itself.
-_READING_ERRORS = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    NameError,
-)
+PIECE_BYTES = 1 << 20
+"""Text split into lines at once."""
+
+LINE_BYTES_MAX = 4 << 20
+"""A longer line is no mesh: a face of this length would have half a million corners."""
+
+REPEATED_FACETS_MAX = 2_000_000
+"""Facets a file may show by repeating parts. A few hundred bytes can ask for any number of copies, so the
+work must not follow what is asked for alone."""
+
+_INDEX_MAX = 1 << 31
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def malformed(file_type: FileType, detail: str) -> Refused:
@@ -41,46 +44,104 @@ def unsupported(detail: str) -> Refused:
     return Refused("unsupported_feature", detail, EXPORT_AS_STL)
 
 
-def load_triangles(data: bytes, file_type: FileType, expected: int) -> ArrayFacets:
-    """The triangles of a checked file, transforms applied, float64; Refused `malformed_<type>`.
+def no_facets(detail: str) -> Refused:
+    """The refusal for a file that is sound and shows nothing."""
+    return Refused("no_facets", detail, "Check that the model was selected when exporting.")
 
-    `expected` is how many triangles the file's own structure announces.
+
+def check_shown(shown: int, stored: int) -> None:
+    """Refused `no_facets` or `too_many_facets` for the number of facets a file shows.
+
+    `stored` is how many of them the file spells out; the rest are repetitions.
+    """
+    if shown == 0:
+        raise no_facets("The file shows no faces.")
+    bound = FACETS_MAX if shown <= stored else REPEATED_FACETS_MAX
+    if shown > bound:
+        raise Refused(
+            "too_many_facets",
+            f"The file shows {shown} facets; at most {bound} are read.",
+            "Export it with a coarser tolerance.",
+        )
+
+
+def text_lines(body: memoryview, file_type: FileType) -> Iterator[bytes]:
+    """The lines of a text, ended by LF, CRLF or CR, without a byte order mark. Refused `malformed_<type>`."""
+    rest = b""
+    for start in range(0, len(body), PIECE_BYTES):
+        piece = bytes(body[start : start + PIECE_BYTES])
+        lines = (rest + (piece if start else piece.removeprefix(_BYTE_ORDER_MARK))).splitlines(keepends=True)
+        # The last line may go on in the next piece, or be followed by the LF of its CRLF.
+        rest = lines.pop() if lines else b""
+        if len(rest) > LINE_BYTES_MAX:
+            raise malformed(file_type, f"A line has more than {LINE_BYTES_MAX} bytes.")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def coordinate(word: bytes, file_type: FileType, number: int) -> float:
+    """A finite number from text; Refused `not_finite`, `comma_decimal` or `malformed_<type>`, naming the
+    line.
     """
     try:
-        parts = _instances(data, file_type)
-    except _READING_ERRORS as error:
+        value = float(word)
+    except ValueError:
+        raise _no_number(word, file_type, number) from None
+    if b"_" in word:  # Python would read 1_0 as ten
+        raise _no_number(word, file_type, number)
+    if not math.isfinite(value):
+        raise Refused(
+            "not_finite",
+            f"Line {number}: the coordinate {_shown(word)} is not a finite number.",
+            "Repair the model and export it again.",
+        )
+    return value
+
+
+def _no_number(word: bytes, file_type: FileType, number: int) -> Refused:
+    if b"," in word:
+        return Refused(
+            "comma_decimal",
+            f"Line {number}: the coordinate {_shown(word)} has a decimal comma.",
+            "Export the model again with a decimal point, or as binary STL.",
+        )
+    return malformed(file_type, f"Line {number}: the coordinate {_shown(word)} is not a number.")
+
+
+def _shown(word: bytes) -> str:
+    return repr(word[:40].decode("latin-1"))
+
+
+def whole_number(word: bytes) -> int:
+    """A decimal number that fits an index. ValueError; Python alone would also take 1_0 and other scripts."""
+    if not word.removeprefix(b"-").isdigit():
+        raise ValueError(f"{_shown(word)} is not a whole number")
+    value = int(word)
+    if not -_INDEX_MAX < value < _INDEX_MAX:
+        raise ValueError(f"{_shown(word)} is too large")
+    return value
+
+
+def check_indices(indices: Indices, vertex_count: int, file_type: FileType) -> None:
+    """Refused `malformed_<type>` when an index, counted from 0, names no vertex."""
+    if len(indices) and not 0 <= indices.min() <= indices.max() < vertex_count:
+        wrong = indices[(indices < 0) | (indices >= vertex_count)]
         raise malformed(
-            file_type, f"The content contradicts itself ({type(error).__name__}: {error})."
-        ) from error
-    found = sum(len(part) for part in parts)
-    if found != expected:
-        raise malformed(file_type, f"The file announces {expected} triangles, {found} could be read.")
-    return ArrayFacets(np.concatenate(parts) if parts else np.empty((0, 3, 3)))
+            file_type, f"A face refers to vertex {wrong[0]}, counted from 0; there are {vertex_count}."
+        )
 
 
-def _instances(data: bytes, file_type: FileType) -> list[NDArray[np.float64]]:
-    """One array of triangles for every place a mesh occurs in."""
-    # Merging by texture or normal is off: facets are compared by position, in the kernel.
-    options: dict[str, Any] = {"process": False}
-    if file_type == "ply":
-        options |= {"fix_texture": False, "skip_materials": True}
-    if file_type == "3mf":
-        options |= {"postprocess": False}
-    scene = trimesh.load_scene(BytesIO(data), file_type=file_type, **options)
-    return [_instance(scene, node) for node in scene.graph.nodes_geometry]
+def placed(points: Points, faces: Indices, rotation: Points, offset: Points) -> Points:
+    """Corners of `faces` (n, 3) with every point p moved to p @ rotation + offset.
 
-
-def _instance(scene: trimesh.Scene, node: str) -> NDArray[np.float64]:
-    transform, name = scene.graph[node]
-    mesh = scene.geometry[name]
-    faces = np.asarray(mesh.faces, np.int64)
-    # A negative index would silently count from the end.
-    if len(faces) and not 0 <= faces.min() <= faces.max() < len(mesh.vertices):
-        raise ValueError("a face refers to a vertex that does not exist")
-    rotation, offset = np.asarray(transform)[:3, :3], np.asarray(transform)[:3, 3]
-    vertices = np.asarray(mesh.vertices, np.float64) @ rotation.T + offset
-    if np.linalg.det(rotation) < 0:
-        # A mirror turns every facet inside out; both glTF and 3MF say the facets turn with it.
-        faces = faces[:, ::-1]
-    triangles: NDArray[np.float64] = vertices[faces]
-    return triangles
+    ValueError when the transform flattens the part. A mirror turns every facet inside out; glTF and 3MF both
+    say the facets turn with it.
+    """
+    with np.errstate(all="ignore"):
+        volume_factor = float(np.linalg.det(rotation))
+        moved = points @ rotation + offset
+    if volume_factor == 0:
+        raise ValueError("a transform flattens a part")
+    corners: Points = moved[faces[:, ::-1] if volume_factor < 0 else faces]
+    return corners

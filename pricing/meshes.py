@@ -1,15 +1,15 @@
-"""The readers of the formats that go through trimesh, by name."""
+"""The readers of all formats but STL, by name."""
 
 from collections.abc import Callable
 
-from pricing.facets import ArrayFacets
 from pricing.glb import read_glb
+from pricing.loading import Points
 from pricing.obj import read_obj
 from pricing.off import read_off
 from pricing.ply import read_ply
 from pricing.three_mf import read_three_mf
 
-_READERS: dict[str, Callable[[memoryview], tuple[ArrayFacets, str | None]]] = {
+_READERS: dict[str, Callable[[memoryview], tuple[Points, str | None]]] = {
     "obj": read_obj,
     "off": read_off,
     "ply": read_ply,
@@ -18,6 +18,6 @@ _READERS: dict[str, Callable[[memoryview], tuple[ArrayFacets, str | None]]] = {
 }
 
 
-def read(found: str, body: memoryview) -> tuple[ArrayFacets, str | None]:
-    """The triangles of `body` in the format `found`, and the unit the file states."""
+def read(found: str, body: memoryview) -> tuple[Points, str | None]:
+    """The corners (n, 3, 3) of `body` in the format `found`, and the unit the file states."""
     return _READERS[found](body)

@@ -2,8 +2,9 @@
 
 import msgspec
 
-from pricing.facts import Facts, MeshWarning
+from pricing.facts import Facts
 from pricing.judgement import effective_unit
+from pricing.mesh_warning import MeshWarning
 from pricing.units import MILLIMETRES_PER_UNIT
 
 

@@ -1,50 +1,76 @@
 """Wavefront OBJ: positions and faces only.
 
 Normals, texture coordinates, groups and materials split vertices without changing the solid, and `mtllib`
-names other files; all of them are dropped before trimesh sees the text.
+names other files, which are never opened; all of them are passed over. A word that is no statement of the format ends the reading:
+whatever follows is not the model that began.
 """
 
-import math
-from collections.abc import Iterable
+import re
+from array import array
+from collections.abc import Iterator
+
+import numpy as np
 
 from pricing.errors import Refused
-from pricing.facets import ArrayFacets
-from pricing.loading import load_triangles, malformed, unsupported
+from pricing.loading import (
+    Points,
+    check_indices,
+    check_shown,
+    coordinate,
+    malformed,
+    no_facets,
+    text_lines,
+    unsupported,
+    whole_number,
+)
+from pricing.polygons import facet_count, facets_of
 
 _CORNERS_MIN = 3
-# Statements that put a surface into the file which is not made of faces.
-_FREE_FORM = frozenset({b"curv", b"curv2", b"surf", b"cstype", b"bzp", b"bsp", b"call"})
+# Statements that put a surface into the file which is not made of faces, or another file, or a program.
+_FREE_FORM = frozenset(
+    {b"curv", b"curv2", b"surf", b"cstype", b"bzp", b"bsp", b"cdc", b"cdp", b"res", b"call", b"csh"}
+)
+_PASSED_OVER = frozenset(
+    b"vt vn vp p l g s mg o usemtl usemap bevel c_interp d_interp lod shadow_obj trace_obj"
+    b" deg bmat step ctech stech parm trim hole scrv sp end con".split()
+)
+
+_NAMING_FILES = (b"mtllib", b"maplib")
+# From the root, from another machine, or out of the folder: no program that exports a ring writes that.
+_LEADING_AWAY = re.compile(rb"\A(?:/|\\\\|[a-z]+://|file:)|(?:\A|[/\\])\.\.(?:[/\\]|\Z)", re.IGNORECASE)
 
 
-def read_obj(body: memoryview) -> tuple[ArrayFacets, None]:
+def read_obj(body: memoryview) -> tuple[Points, None]:
     """The faces of an OBJ file, as triangles; it states no unit.
 
-    Refused `malformed_obj`, `not_finite`, `comma_decimal`, `no_facets` or `unsupported_feature`, naming the
-    line.
+    Refused `malformed_obj`, `not_finite`, `comma_decimal`, `no_facets`, `too_many_facets`,
+    `external_reference` or `unsupported_feature`, naming the line.
     """
-    vertices: list[bytes] = []
-    faces: list[bytes] = []
-    triangles = 0
-    for number, words in _statements(bytes(body)):
+    positions, corners, counts = array("d"), array("q"), array("q")
+    for number, words in _statements(body):
         if words[0] == b"v":
-            vertices.append(_vertex(words, number))
-        elif words[0] == b"f":
-            indices = _face(words, number, len(vertices))
-            triangles += len(indices) - 2
-            faces.append(b"f " + b" ".join(b"%d" % index for index in indices))
-        elif words[0] in _FREE_FORM:
-            raise unsupported(f"Line {number}: '{words[0].decode()}' describes a free-form surface.")
-    if not faces:
-        raise Refused(
-            "no_facets", "The file holds no faces.", "Check that the model was selected when exporting."
-        )
-    return load_triangles(b"\n".join([*vertices, *faces, b""]), "obj", triangles), None
+            positions.extend(_vertex(words, number))
+        elif words[0] in (b"f", b"fo"):
+            indices = _face(words, number, len(positions) // 3)
+            corners.extend(indices)
+            counts.append(len(indices))
+        elif words[0] in _NAMING_FILES:
+            _check_name(words[1:], number)
+        elif words[0] not in _PASSED_OVER:
+            raise _strange(words[0], number)
+    if not counts:
+        raise no_facets("The file holds no faces.")
+    points = np.asarray(positions, np.float64).reshape(-1, 3)
+    indices_all, sizes = np.asarray(corners, np.int64), np.asarray(counts, np.int64)
+    check_indices(indices_all, len(points), "obj")
+    check_shown(facet_count(sizes), facet_count(sizes))
+    return facets_of(points, indices_all, sizes), None
 
 
-def _statements(text: bytes) -> Iterable[tuple[int, list[bytes]]]:
+def _statements(body: memoryview) -> Iterator[tuple[int, list[bytes]]]:
     """The words of every line that holds any, with its number; a backslash continues a line."""
     pending: list[bytes] = []
-    for number, raw in enumerate(text.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+    for number, raw in enumerate(text_lines(body, "obj"), start=1):
         line = raw.split(b"#", 1)[0].rstrip()
         continued = line.endswith(b"\\")
         pending += line.removesuffix(b"\\").split()
@@ -56,52 +82,41 @@ def _statements(text: bytes) -> Iterable[tuple[int, list[bytes]]]:
         raise malformed("obj", "The last line announces a continuation that is missing.")
 
 
-def _vertex(words: list[bytes], number: int) -> bytes:
-    """A `v` line with its position alone (a weight or a colour may follow in the file)."""
-    for word in words[1:4]:
-        coordinate(word, "obj", number)
+def _strange(word: bytes, number: int) -> Exception:
+    if word in _FREE_FORM:
+        return unsupported(f"Line {number}: '{word.decode()}' describes more than faces.")
+    return malformed("obj", f"Line {number}: {word[:40].decode('latin-1')!r} is no statement of the format.")
+
+
+def _check_name(names: list[bytes], number: int) -> None:
+    """Libraries of materials are never opened; one that leads away from the file's folder is an attempt."""
+    for name in names:
+        if _LEADING_AWAY.search(name):
+            raise Refused(
+                "external_reference",
+                f"Line {number}: {name[:80].decode('latin-1')!r} leads out of the folder of the file.",
+                "Remove the line; materials are not needed for a price.",
+            )
+
+
+def _vertex(words: list[bytes], number: int) -> list[float]:
+    """The position of a `v` line (a weight or a colour may follow in the file)."""
     if len(words) < 4:
         raise malformed("obj", f"Line {number}: a vertex has {len(words) - 1} coordinates.")
-    return b" ".join(words[:4])
-
-
-def coordinate(word: bytes, file_type: str, number: int) -> float:
-    """A finite number from text; Refused `not_finite`, `comma_decimal` or `malformed_<type>`, naming the
-    line."""
-    shown = word[:40].decode("latin-1")
-    if b"," in word:
-        raise Refused(
-            "comma_decimal",
-            f"Line {number}: the coordinate {shown!r} has a decimal comma.",
-            "Export the model again with a decimal point, or as binary STL.",
-        )
-    try:
-        value = float(word.replace(b"_", b"?"))  # Python would read 1_0 as ten
-    except ValueError:
-        raise Refused(
-            f"malformed_{file_type}",
-            f"Line {number}: the coordinate {shown!r} is not a number.",
-            "Export the model again, as binary STL if possible.",
-        ) from None
-    if not math.isfinite(value):
-        raise Refused(
-            "not_finite",
-            f"Line {number}: the coordinate {shown!r} is not a finite number.",
-            "Repair the model and export it again.",
-        )
-    return value
+    return [coordinate(word, "obj", number) for word in words[1:4]]
 
 
 def _face(words: list[bytes], number: int, vertices: int) -> list[int]:
-    """The vertex numbers of an `f` line, from 1; negative ones count back from the latest vertex."""
+    """The vertex numbers of an `f` line, from 0; in the file they count from 1, negative ones back from the
+    latest vertex.
+    """
     if len(words) - 1 < _CORNERS_MIN:
         raise malformed("obj", f"Line {number}: a face has {len(words) - 1} corners.")
     try:
-        indices = [int(word.split(b"/", 1)[0]) for word in words[1:]]
-    except ValueError:
-        raise malformed("obj", f"Line {number}: a face has an index that is no number.") from None
-    absolute = [vertices + 1 + index if index < 0 else index for index in indices]
-    for index, given in zip(absolute, indices, strict=True):
-        if not 1 <= index <= vertices:
-            raise malformed("obj", f"Line {number}: a face refers to vertex {given} of {vertices}.")
-    return absolute
+        given = [whole_number(word.partition(b"/")[0]) for word in words[1:]]
+    except ValueError as error:
+        raise malformed("obj", f"Line {number}: a face has a corner that is no index: {error}.") from None
+    indices = [index - 1 if index > 0 else vertices + index if index else -1 for index in given]
+    if min(indices) < 0:
+        raise malformed("obj", f"Line {number}: a face refers to vertex {min(given)} of {vertices}.")
+    return indices

@@ -1,51 +1,75 @@
 """Object File Format (Geomview): ASCII, three coordinates per vertex, whatever follows them dropped."""
 
 import re
+from array import array
 from collections.abc import Iterator
 
-from pricing.errors import Refused
-from pricing.facets import ArrayFacets
-from pricing.loading import load_triangles, malformed, unsupported
-from pricing.obj import coordinate
+import numpy as np
 
-_KEYWORD = re.compile(rb"\A\s*(ST)?(C)?(N)?(4)?(n)?OFF")
+from pricing.loading import (
+    Points,
+    check_indices,
+    check_shown,
+    coordinate,
+    malformed,
+    no_facets,
+    text_lines,
+    unsupported,
+    whole_number,
+)
+from pricing.polygons import facet_count, facets_of
+
+_KEYWORD = re.compile(rb"(?:ST)?C?N?(4)?(n)?OFF")
 _CORNERS_MIN = 3
 _Rows = Iterator[tuple[int, list[bytes]]]
 
 
-def read_off(body: memoryview) -> tuple[ArrayFacets, None]:
+def read_off(body: memoryview) -> tuple[Points, None]:
     """The faces of an OFF file, as triangles; it states no unit.
 
-    Refused `malformed_off`, `not_finite`, `comma_decimal`, `no_facets` or `unsupported_feature`, naming the
-    line.
+    Refused `malformed_off`, `not_finite`, `comma_decimal`, `no_facets`, `too_many_facets` or
+    `unsupported_feature`, naming the line.
     """
-    rows = _rows(bytes(body))
+    rows = _rows(body)
     vertex_count, face_count = _counts(rows)
     if face_count == 0:
-        raise Refused(
-            "no_facets", "The file holds no faces.", "Check that the model was selected when exporting."
-        )
-    vertices = [_vertex(*_next(rows, "vertices", vertex_count, index)) for index in range(vertex_count)]
-    faces = [_face(*_next(rows, "faces", face_count, index), vertex_count) for index in range(face_count)]
+        raise no_facets("The file holds no faces.")
+    positions, corners, counts = array("d"), array("q"), array("q")
+    for index in range(vertex_count):
+        positions.extend(_vertex(*_next(rows, "vertices", vertex_count, index)))
+    for index in range(face_count):
+        indices = _face(*_next(rows, "faces", face_count, index))
+        corners.extend(indices)
+        counts.append(len(indices))
     if (left := next(rows, None)) is not None:
         raise malformed("off", f"Line {left[0]}: there is more than the announced {face_count} faces.")
-    text = b"\n".join([b"OFF", b"%d %d 0" % (vertex_count, face_count), *vertices, *faces, b""])
-    # Each face row starts with its number of corners.
-    return load_triangles(text, "off", sum(int(face.split(b" ", 1)[0]) - 2 for face in faces)), None
+    indices_all, sizes = np.asarray(corners, np.int64), np.asarray(counts, np.int64)
+    check_indices(indices_all, vertex_count, "off")
+    check_shown(facet_count(sizes), facet_count(sizes))
+    return facets_of(np.asarray(positions, np.float64).reshape(-1, 3), indices_all, sizes), None
 
 
-def _rows(text: bytes) -> _Rows:
-    """The words of each line that holds any, with its number; the keyword is taken off."""
-    plain = re.sub(rb"#[^\r\n]*", b"", text.removeprefix(b"\xef\xbb\xbf"))
-    keyword = _KEYWORD.match(plain)
+def _rows(body: memoryview) -> _Rows:
+    """The words of each line that holds any, with its number; the keyword is taken off the first."""
+    begun = False
+    for number, line in enumerate(text_lines(body, "off"), start=1):
+        words = line.split(b"#", 1)[0].split()
+        if words and not begun:
+            words = _without_keyword(words)
+            begun = True
+        if words:
+            yield number, words
+
+
+def _without_keyword(words: list[bytes]) -> list[bytes]:
+    keyword = _KEYWORD.match(words[0])
     if keyword is None:
         raise malformed("off", "The file does not begin with OFF.")
-    if keyword[4] or keyword[5]:
+    if keyword[1] or keyword[2]:
         raise unsupported("The vertices do not have three coordinates.")
-    skipped = len(plain[: keyword.end()].splitlines()) - 1
-    for number, line in enumerate(plain[keyword.end() :].splitlines(), start=skipped + 1):
-        if words := line.split():
-            yield number, words
+    # Some programs write the first count without a space behind the keyword.
+    attached = words[0][keyword.end() :]
+    return [attached, *words[1:]] if attached else words[1:]
 
 
 def _next(rows: _Rows, what: str, announced: int, index: int) -> tuple[int, list[bytes]]:
@@ -60,7 +84,7 @@ def _counts(rows: _Rows) -> tuple[int, int]:
     if words[0].upper() == b"BINARY":
         raise unsupported("Binary OFF is not read here.")
     try:
-        counts = [int(word) for word in words[:3]]
+        counts = [whole_number(word) for word in words[:3]]
     except ValueError:
         counts = []
     if len(counts) < 2 or min(counts) < 0:
@@ -68,23 +92,19 @@ def _counts(rows: _Rows) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def _vertex(number: int, words: list[bytes]) -> bytes:
+def _vertex(number: int, words: list[bytes]) -> list[float]:
     if len(words) < 3:
         raise malformed("off", f"Line {number}: a vertex has {len(words)} coordinates.")
-    for word in words[:3]:
-        coordinate(word, "off", number)
-    return b" ".join(words[:3])
+    return [coordinate(word, "off", number) for word in words[:3]]
 
 
-def _face(number: int, words: list[bytes], vertex_count: int) -> bytes:
-    """A face row without its colour."""
+def _face(number: int, words: list[bytes]) -> list[int]:
+    """The vertices of a face row, without its colour."""
     try:
-        corners = int(words[0])
-        indices = [int(word) for word in words[1 : corners + 1]]
-    except ValueError:
-        raise malformed("off", f"Line {number}: a face is not made of whole numbers.") from None
+        corners = whole_number(words[0])
+        indices = [whole_number(word) for word in words[1 : max(corners, 0) + 1]]
+    except ValueError as error:
+        raise malformed("off", f"Line {number}: a face is not made of whole numbers: {error}.") from None
     if corners < _CORNERS_MIN or len(indices) != corners:
         raise malformed("off", f"Line {number}: a face announces {corners} corners and has {len(indices)}.")
-    if not 0 <= min(indices) <= max(indices) < vertex_count:
-        raise malformed("off", f"Line {number}: a face refers to a vertex that does not exist.")
-    return b" ".join(words[: corners + 1])
+    return indices

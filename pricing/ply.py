@@ -1,18 +1,31 @@
 """Polygon File Format (Stanford): ASCII and both binary byte orders, vertices and faces.
 
-trimesh takes the number of corners of all binary faces from the first one, and leaves off at the first bad
-word of an ASCII line; both are checked here against the announced counts before it reads the file.
+Everything else a row holds (normals, colours, texture coordinates) is stepped over; rows and bytes must be
+exactly as many as the header announces.
 """
 
 import re
+import struct
+from array import array
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pricing.errors import Refused
-from pricing.facets import ArrayFacets
-from pricing.loading import load_triangles, malformed
-from pricing.obj import coordinate
+from pricing.loading import (
+    Indices,
+    Points,
+    check_indices,
+    check_shown,
+    coordinate,
+    malformed,
+    no_facets,
+    text_lines,
+    unsupported,
+    whole_number,
+)
+from pricing.polygons import facet_count, facets_of
 
 _HEADER_BYTES_MAX = 1 << 16
 _TYPES = {
@@ -33,8 +46,14 @@ _TYPES = {
     "float32": "f4",
     "float64": "f8",
 }
+_STRUCT_CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "f4": "f", "f8": "d"}
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_CORNER_LISTS = ("vertex_indices", "vertex_index")
 _CORNERS_MIN = 3
+
+_Faces = tuple[Indices, Indices]
+_Rows = Iterator[list[bytes]]
+_Packed = NDArray[np.void]
 
 
 class _Property(NamedTuple):
@@ -57,30 +76,37 @@ class _Header(NamedTuple):
     size: int
 
 
-def read_ply(body: memoryview) -> tuple[ArrayFacets, None]:
-    """The faces of a PLY file, as triangles; it states no unit. Refused `malformed_ply`, `not_finite`,
-    `no_facets`."""
+def read_ply(body: memoryview) -> tuple[Points, None]:
+    """The faces of a PLY file, as triangles; it states no unit.
+
+    Refused `malformed_ply`, `not_finite`, `comma_decimal`, `no_facets`, `too_many_facets` or
+    `unsupported_feature`.
+    """
     header = _header(bytes(body[:_HEADER_BYTES_MAX]))
     _check_elements(header)
     content = body[header.size :]
-    triangles = (
-        _ascii_triangles(header, bytes(content)) if not header.order else _binary_triangles(header, content)
-    )
-    return load_triangles(bytes(body), "ply", triangles), None
+    points, (corners, counts) = _binary(header, content) if header.order else _ascii(header, content)
+    if len(counts) and counts.min() < _CORNERS_MIN:
+        raise malformed("ply", f"A face has {counts.min()} corners.")
+    check_indices(corners, len(points), "ply")
+    check_shown(facet_count(counts), facet_count(counts))
+    return facets_of(points, corners, counts), None
 
 
 def _header(head: bytes) -> _Header:
-    end = re.search(rb"(?:\A|[\r\n])end_header[ \t]*(?:\r\n|\n|\r)", head)
+    # The line end of the first line holds for all: behind a CR alone, a binary row may begin with an LF.
+    first = re.match(rb"ply[ \t]*(\r\n|\n|\r)", head)
+    line_end = first[1] if first else b"\n"
+    end = re.search(rb"[\r\n]end_header[ \t]*" + line_end, head)
     if end is None:
         raise malformed("ply", "The header has no end.")
-    lines = [line.split() for line in head[: end.end()].decode("latin-1").splitlines()]
     order: str | None = None
     elements: list[_Element] = []
-    for words in lines:
+    for line in head[: end.end()].decode("latin-1").splitlines():
         try:
-            order = _header_line(words, elements, order)
+            order = _header_line(line.split(), elements, order)
         except (IndexError, KeyError, ValueError):
-            raise malformed("ply", f"The header line {' '.join(words)[:80]!r} is not understood.") from None
+            raise malformed("ply", f"The header line {line[:80]!r} is not understood.") from None
     if order is None:
         raise malformed("ply", "The header does not state the format.")
     return _Header(order, elements, end.end())
@@ -89,13 +115,16 @@ def _header(head: bytes) -> _Header:
 def _header_line(words: list[str], elements: list[_Element], order: str | None) -> str | None:
     """Take in one line of the header; returns the byte order known so far."""
     match words:
-        case ["format", name, "1.0"]:
+        case ["format", name, "1.0"] if order is None:
             return _ORDERS[name]
         case ["element", name, count]:
-            if int(count) < 0:
+            rows = whole_number(count.encode("latin-1"))
+            if rows < 0:
                 raise ValueError(count)
-            elements.append(_Element(name, int(count), []))
+            elements.append(_Element(name, rows, []))
         case ["property", "list", count_type, value_type, name]:
+            if _TYPES[count_type].startswith("f"):
+                raise ValueError(count_type)
             elements[-1].properties.append(_Property(name, _TYPES[value_type], _TYPES[count_type]))
         case ["property", value_type, name]:
             elements[-1].properties.append(_Property(name, _TYPES[value_type], None))
@@ -108,105 +137,160 @@ def _header_line(words: list[str], elements: list[_Element], order: str | None) 
 
 def _check_elements(header: _Header) -> None:
     names = [element.name for element in header.elements]
-    if names[:1] != ["vertex"] or names.count("vertex") != 1 or names.count("face") != 1:
+    if "tristrips" in names:
+        raise unsupported("The faces are strips of triangles.")
+    if names.count("vertex") != 1 or names.count("face") != 1:
         raise malformed(
-            "ply", f"Expected vertices first and faces once, found {', '.join(names) or 'nothing'}."
+            "ply", f"Expected vertices once and faces once, found {', '.join(names)[:80] or 'nothing'}."
         )
-    vertex = header.elements[0]
+    vertex, face = (header.elements[names.index(name)] for name in ("vertex", "face"))
     scalars = [column.name for column in vertex.properties if column.count_type is None]
     if len(scalars) != len(vertex.properties) or any(scalars.count(axis) != 1 for axis in "xyz"):
         raise malformed("ply", "The vertices do not have the numbers x, y and z once each.")
-    face = header.elements[names.index("face")]
-    lists = [column.name for column in face.properties if column.count_type]
-    if lists[:1] not in (["vertex_indices"], ["vertex_index"]) or face.properties[0].name != lists[0]:
-        raise malformed("ply", "The faces do not begin with a list of vertex_indices.")
+    lists = [c for c in face.properties if c.count_type and c.name in _CORNER_LISTS]
+    if len(lists) != 1 or lists[0].value_type.startswith("f"):
+        raise malformed("ply", "The faces do not have one list of vertex_indices in whole numbers.")
     if face.rows == 0:
-        raise Refused(
-            "no_facets", "The file holds no faces.", "Check that the model was selected when exporting."
-        )
+        raise no_facets("The file holds no faces.")
 
 
-def _ascii_triangles(header: _Header, content: bytes) -> int:
-    """How many triangles the faces give; every row must have the announced form."""
-    rows = [line.split() for line in content.splitlines() if line.strip()]
-    announced = sum(element.rows for element in header.elements)
-    if len(rows) != announced:
-        raise malformed("ply", f"The header announces {announced} rows, the file has {len(rows)}.")
-    vertex_count = header.elements[0].rows
-    triangles = start = 0
+def _ascii(header: _Header, content: memoryview) -> tuple[Points, _Faces]:
+    rows: _Rows = (words for line in text_lines(content, "ply") if (words := line.split()))
+    positions, corners, counts = array("d"), array("q"), array("q")
     for element in header.elements:
-        for number, row in enumerate(rows[start : start + element.rows], start=start + 1):
+        axes = [index for axis in "xyz" for index, c in enumerate(element.properties) if c.name == axis]
+        for number in range(1, element.rows + 1):
+            row = next(rows, None)
+            if row is None:
+                raise malformed("ply", f"The file ends before row {number} of '{element.name}'.")
             if element.name == "vertex":
-                _check_vertex_row(element, row, number)
-            elif element.name == "face":
-                triangles += _check_face_row(row, number, vertex_count) - 2
-        start += element.rows
-    return triangles
+                positions.extend(_ascii_vertex(element, row, axes, number))
+            elif (indices := _ascii_lists(element, row, number)) is not None:
+                corners.extend(indices)
+                counts.append(len(indices))
+    if next(rows, None) is not None:
+        raise malformed("ply", "There are more rows than the header announces.")
+    points = np.asarray(positions, np.float64).reshape(-1, 3)
+    return points, (np.asarray(corners, np.int64), np.asarray(counts, np.int64))
 
 
-def _check_vertex_row(element: _Element, row: list[bytes], number: int) -> None:
-    if len(row) != len(element.properties):
-        raise malformed("ply", f"Row {number}: a vertex has {len(row)} numbers.")
-    for word in row:
-        coordinate(word, "ply", number)
+def _ascii_vertex(element: _Element, words: list[bytes], axes: list[int], number: int) -> list[float]:
+    if len(words) != len(element.properties):
+        raise malformed("ply", f"Row {number}: a vertex has {len(words)} numbers.")
+    return [coordinate(words[axis], "ply", number) for axis in axes]
 
 
-def _check_face_row(row: list[bytes], number: int, vertex_count: int) -> int:
-    """The number of corners of a face row."""
+def _ascii_lists(element: _Element, words: list[bytes], number: int) -> list[int] | None:
+    """The corners when the row is a face; every row must have the announced form."""
+    corners: list[int] | None = None
+    position = 0
     try:
-        corners = int(row[0])
-        indices = [int(word) for word in row[1 : corners + 1]]
-    except ValueError:
-        raise malformed("ply", f"Row {number}: a face is not made of whole numbers.") from None
-    if corners < _CORNERS_MIN or len(indices) != corners:
-        raise malformed("ply", f"Row {number}: a face announces {corners} corners and has {len(indices)}.")
-    if not 0 <= min(indices) <= max(indices) < vertex_count:
-        raise malformed("ply", f"Row {number}: a face refers to a vertex that does not exist.")
+        for column in element.properties:
+            length = 0
+            if column.count_type is not None:
+                length = whole_number(words[position])
+                if element.name == "face" and column.name in _CORNER_LISTS:
+                    corners = [whole_number(word) for word in words[position + 1 : position + 1 + length]]
+            if length < 0:
+                raise ValueError(f"a list of {length} entries")
+            position += 1 + length
+    except (ValueError, IndexError) as error:
+        raise malformed("ply", f"Row {number} of '{element.name}' is not understood: {error}.") from None
+    if position != len(words):
+        raise malformed("ply", f"Row {number} of '{element.name}' has {len(words)} words, not {position}.")
     return corners
 
 
-def _binary_triangles(header: _Header, content: memoryview) -> int:
-    """How many triangles the faces give; the content must have exactly the announced size."""
-    offset = triangles = 0
-    for element in (element for element in header.elements if element.rows):
-        row = _row_type(header, element, content, offset)
-        stop = offset + row.itemsize * element.rows
-        if stop > len(content):
-            raise malformed("ply", f"The file ends within the {element.rows} rows of '{element.name}'.")
-        rows = np.frombuffer(content, row, element.rows, offset)
-        _check_list_sizes(element, rows)
-        if element.name == "face":
-            triangles = element.rows * (int(rows["count 0"][0]) - 2)
-        offset = stop
+def _binary(header: _Header, content: memoryview) -> tuple[Points, _Faces]:
+    points = np.empty((0, 3))
+    faces: _Faces = (np.empty(0, np.int64), np.empty(0, np.int64))
+    offset = 0
+    for element in (element for element in header.elements if element.rows and element.properties):
+        rows = _equal_rows(header, element, content, offset)
+        if rows is None:
+            found, offset = _unequal_faces(header, element, content, offset)
+        else:
+            offset += rows.nbytes
+            found = _equal_faces(element, rows) if element.name == "face" else None
+            if element.name == "vertex":
+                names = [f"value {[c.name for c in element.properties].index(axis)}" for axis in "xyz"]
+                points = np.stack([rows[name].astype(np.float64) for name in names], axis=1)
+        faces = found if found is not None and element.name == "face" else faces
     if offset != len(content):
         raise malformed("ply", f"There are {len(content) - offset} bytes after the last element.")
-    return triangles
+    return points, faces
 
 
-def _row_type(header: _Header, element: _Element, content: memoryview, offset: int) -> np.dtype[np.void]:
+def _equal_rows(header: _Header, element: _Element, content: memoryview, offset: int) -> _Packed | None:
+    """The rows of an element in place; None when their lists differ in length."""
+    row = _first_row_type(header, element, content, offset)
+    fits = (len(content) - offset) // row.itemsize
+    rows = np.frombuffer(content, row, min(fits, element.rows), offset)
+    for name in row.names or ():
+        if name.startswith("count") and (rows[name] != rows[name][:1]).any():
+            return None
+    if fits < element.rows:
+        raise malformed("ply", f"The file ends within the {element.rows} rows of '{element.name}'.")
+    return rows
+
+
+def _first_row_type(
+    header: _Header, element: _Element, content: memoryview, offset: int
+) -> np.dtype[np.void]:
     """The layout of a row, with lists as long as in the element's first row."""
-    fields: list[tuple[str, str] | tuple[str, str, int]] = []
+    fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = []
+    size = offset
     for index, column in enumerate(element.properties):
         if column.count_type is not None:
-            count = np.dtype(header.order + column.count_type)
-            start = offset + np.dtype(fields).itemsize
-            if start + count.itemsize > len(content):
-                raise malformed("ply", f"The file ends before the first row of '{element.name}'.")
-            length = int(np.frombuffer(content, count, 1, start)[0])
-            if not 0 <= length * np.dtype(column.value_type).itemsize <= len(content):
+            (length,) = _unpacked(header.order + _STRUCT_CODES[column.count_type], content, size)
+            fields.append((f"count {index}", header.order + column.count_type))
+            size += np.dtype(column.count_type).itemsize
+            size += np.dtype(column.value_type).itemsize * length
+            if not (length >= 0 and size <= len(content)):
                 raise malformed("ply", f"A list of '{element.name}' announces {length} entries.")
-            fields.append((f"count {index}", count.str))
-            fields.append((f"list {index}", header.order + column.value_type, length))
+            fields.append((f"list {index}", header.order + column.value_type, (length,)))
         else:
             fields.append((f"value {index}", header.order + column.value_type))
+            size += np.dtype(column.value_type).itemsize
     return np.dtype(fields)
 
 
-def _check_list_sizes(element: _Element, rows: np.ndarray[tuple[int], np.dtype[np.void]]) -> None:
-    for name in rows.dtype.names or ():
-        if name.startswith("count") and len(rows) and (rows[name] != rows[name][0]).any():
-            raise malformed(
-                "ply", f"The rows of '{element.name}' have lists of different lengths; triangulate first."
-            )
-    if element.name == "face" and int(rows["count 0"][0]) < _CORNERS_MIN:
-        raise malformed("ply", f"A face has {int(rows['count 0'][0])} corners.")
+def _unpacked(form: str, content: memoryview, offset: int) -> tuple[int, ...]:
+    try:
+        return struct.unpack_from(form, content, offset)
+    except struct.error:
+        raise malformed("ply", "The file ends within a row.") from None
+
+
+def _corner_list(element: _Element) -> int:
+    """Which property of a face is its list of corners."""
+    return next(i for i, c in enumerate(element.properties) if c.count_type and c.name in _CORNER_LISTS)
+
+
+def _equal_faces(element: _Element, rows: _Packed) -> _Faces:
+    corners = rows[f"list {_corner_list(element)}"].astype(np.int64)
+    return corners.reshape(-1), np.full(len(rows), corners.shape[1], np.int64)
+
+
+def _unequal_faces(
+    header: _Header, element: _Element, content: memoryview, offset: int
+) -> tuple[_Faces | None, int]:
+    """Step through rows whose lists differ in length; returns the faces, when they are faces, and the end."""
+    wanted = _corner_list(element) if element.name == "face" else -1
+    corners, counts = array("q"), array("q")
+    for _ in range(element.rows):
+        for index, column in enumerate(element.properties):
+            length = 1
+            if column.count_type is not None:
+                (length,) = _unpacked(header.order + _STRUCT_CODES[column.count_type], content, offset)
+                offset += np.dtype(column.count_type).itemsize
+            if length < 0:
+                raise malformed("ply", f"A list of '{element.name}' announces {length} entries.")
+            if index == wanted:
+                form = f"{header.order}{length}{_STRUCT_CODES[column.value_type]}"
+                corners.extend(_unpacked(form, content, offset))
+                counts.append(length)
+            offset += length * np.dtype(column.value_type).itemsize
+    if offset > len(content):
+        raise malformed("ply", f"The file ends within the {element.rows} rows of '{element.name}'.")
+    return (np.asarray(corners, np.int64), np.asarray(counts, np.int64)), offset

@@ -13,6 +13,7 @@ import resource
 import signal
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import TimeoutError as WallClockExpired
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -25,9 +26,11 @@ from pebble import ProcessExpired, ProcessPool
 
 from pricing.errors import Refused
 from pricing.facts import Facts, analyse
+from pricing.preview import preview
 
-_Job = tuple[str, str | None, int]
-_Answer = tuple[Literal["facts"], bytes] | tuple[Literal["refused"], str, str, str]
+_Kind = Literal["facts", "preview"]
+_Job = tuple[_Kind, str, str | None, int]
+_Answer = tuple[Literal["done"], bytes] | tuple[Literal["refused"], str, str, str]
 
 _ATTEMPTS = 2
 _SMALLER = "Export the model with a coarser tolerance, or as binary STL."
@@ -107,22 +110,29 @@ class FactsPool:
         `worker_died`; PoolBusy when `Limits.waiting` files wait already; PoolClosed. Cancelling the task
         stops its worker.
         """
+        return msgspec.msgpack.decode(await self._done("facts", body, content_type), type=Facts)
+
+    async def preview(self, body: bytes | Path) -> bytes:
+        """`pricing.preview.preview` of a file, in the same way and with the same refusals."""
+        return await self._done("preview", body, None)
+
+    async def _done(self, kind: _Kind, body: bytes | Path, content_type: str | None) -> bytes:
         if self._outstanding >= self._limits.workers + self._limits.waiting:
             raise PoolBusy(f"{self._outstanding} analyses are waiting or under way.")
         self._outstanding += 1
         try:
             async with self._free_workers:
                 if isinstance(body, Path):
-                    return await self._analysed((str(body), content_type, self._limits.cpu_s))
+                    return await self._answered((kind, str(body), content_type, self._limits.cpu_s))
                 with tempfile.NamedTemporaryFile(prefix="facet-model-") as spool:
                     # Bytes would go through the pipe, and block it while they do.
                     await asyncio.to_thread(_fill, spool.name, body)
-                    return await self._analysed((spool.name, content_type, self._limits.cpu_s))
+                    return await self._answered((kind, spool.name, content_type, self._limits.cpu_s))
         finally:
             self._outstanding -= 1
 
-    async def _analysed(self, job: _Job) -> Facts:
-        """Facts of one file, tried a second time when the pool broke down around it.
+    async def _answered(self, job: _Job) -> bytes:
+        """What comes of one file, tried a second time when the pool broke down around it.
 
         pebble gives up a whole pool when a worker ends that had not yet said what it works on, be it idle and
         killed from outside. Files that wait then are innocent.
@@ -143,7 +153,7 @@ class FactsPool:
                 await asyncio.to_thread(_stop, broken)
             return self._pool
 
-    async def _answer(self, pool: ProcessPool, job: _Job) -> Facts:
+    async def _answer(self, pool: ProcessPool, job: _Job) -> bytes:
         try:
             future = pool.schedule(_work, job, timeout=self._limits.wall_s)
             return _unpacked(await asyncio.wrap_future(future))
@@ -186,7 +196,7 @@ def _context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pricing.meshes", "pricing.pool", "scipy.sparse.csgraph"])
+    context.set_forkserver_preload(["pricing.meshes", "pricing.pool", "pricing.warmed"])
     return context
 
 
@@ -226,28 +236,41 @@ def _limit_processor_time(cpu_s: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + cpu_s, hard))
 
 
-def _work(path: str, content_type: str | None, cpu_s: int) -> _Answer:
-    """Analyse one file in a worker; the answer is made of plain bytes and strings."""
+def _work(kind: _Kind, path: str, content_type: str | None, cpu_s: int) -> _Answer:
+    """Read one file in a worker; the answer is made of plain bytes and strings."""
     _limit_processor_time(cpu_s)
     try:
-        facts = _analyse_file(path, content_type)
+        return ("done", _KINDS[kind](_mapped(path), content_type))
     except Refused as refused:
         return ("refused", refused.code, refused.detail, refused.remedy)
     except MemoryError:
         return ("refused", "out_of_memory", "Reading the file needs more memory than is allowed.", _SMALLER)
-    return ("facts", msgspec.msgpack.encode(facts))
 
 
-def _analyse_file(path: str, content_type: str | None) -> Facts:
+def _mapped(path: str) -> bytes | memoryview:
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
-            return analyse(b"", content_type)  # an empty file cannot be mapped
+            return b""  # an empty file cannot be mapped
         # Closing the mapping would raise while numpy still refers to it; it ends with the last reference.
-        return analyse(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), content_type)
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _unpacked(answer: _Answer) -> Facts:
+def _facts(body: bytes | memoryview, content_type: str | None) -> bytes:
+    return msgspec.msgpack.encode(analyse(body, content_type))
+
+
+def _preview(body: bytes | memoryview, content_type: str | None) -> bytes:
+    return preview(body)
+
+
+_KINDS: dict[_Kind, Callable[[bytes | memoryview, str | None], bytes]] = {
+    "facts": _facts,
+    "preview": _preview,
+}
+
+
+def _unpacked(answer: _Answer) -> bytes:
     if answer[0] == "refused":
         _, code, detail, remedy = answer
         raise Refused(code, detail, remedy)
-    return msgspec.msgpack.decode(answer[1], type=Facts)
+    return answer[1]

@@ -4,18 +4,15 @@ refused with its code.
 
 import json
 import re
-import zipfile
 from collections.abc import Callable
-from io import BytesIO
 
 import numpy as np
 import pytest
 
-from pricing import three_mf
 from pricing.errors import Refused
 from pricing.facts import analyse
 from pricing.formats import detect
-from pricing.loading import load_triangles
+from pricing.glb import read_glb
 from tests import meshes
 
 EMPTY = np.empty((0, 3, 3))
@@ -111,6 +108,10 @@ OBJ_CUBE = meshes.obj(meshes.cube())
         (b"v 0.0", b"v", "malformed_obj"),
         (b"v 0.0", b"v zero", "malformed_obj"),
         (b"v 0.0", b"v 1_0", "malformed_obj"),
+        (b"f ", b"f 1_0 ", "malformed_obj"),
+        (b"f ", b"f 9223372036854775808 ", "malformed_obj"),
+        (b"f ", b"face ", "malformed_obj"),
+        (b"\nf ", b"\ncsh rm -rf /\nf ", "unsupported_feature"),
         (b"v 0.0", b"v nan", "not_finite"),
         (b"v 0.0", b"v inf", "not_finite"),
         (b"v 0.0", b"v 0,0", "comma_decimal"),
@@ -132,8 +133,62 @@ def test_obj_polygons_negative_indices_and_continued_lines_are_read() -> None:
     assert facts.volume == pytest.approx(1)
 
 
-def test_obj_never_opens_the_files_it_names(tmp_path: object) -> None:
-    assert analyse(b"mtllib /etc/passwd\nmtllib http://127.0.0.1:1/x.mtl\n" + OBJ_CUBE).closed
+@pytest.mark.parametrize(
+    "name", ["ring.mtl", "./ring.mtl", "C:\\rings\\ring.mtl", "a ring..mtl", "my/ring.mtl"]
+)
+def test_obj_with_a_library_of_materials_beside_it_is_read(name: str) -> None:
+    assert analyse(f"mtllib {name}\n".encode() + OBJ_CUBE).closed
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/passwd",
+        "http://127.0.0.1:1/x.mtl",
+        "FILE:/etc/passwd",
+        "..",
+        "a/../../b.mtl",
+        "..\\b",
+        "\\\\host\\b",
+    ],
+)
+@pytest.mark.parametrize("statement", ["mtllib", "maplib"])
+def test_obj_that_names_a_file_elsewhere_is_refused(statement: str, name: str) -> None:
+    assert code(OBJ_CUBE + f"\n{statement} {name}\n".encode()) == "external_reference"
+
+
+def notched(height: float = 4.0) -> list[list[tuple[float, float, float]]]:
+    """The polygons of a prism over an arrow head, whose two ends are not convex."""
+    outline = [(0.0, 0.0), (8.0, 0.0), (8.0, 8.0), (4.0, 2.0), (0.0, 8.0)]
+    bottom = [(x, y, 0.0) for x, y in reversed(outline)]
+    top = [(x, y, height) for x, y in outline]
+    sides = []
+    for (x, y), (u, v) in zip(outline, [*outline[1:], outline[0]], strict=True):
+        sides.append([(x, y, 0.0), (u, v, 0.0), (u, v, height), (x, y, height)])
+    return [bottom, top, *sides]
+
+
+@pytest.mark.parametrize("turn", range(5))
+@pytest.mark.parametrize("axis", range(3))
+def test_a_polygon_that_is_not_convex_keeps_its_area_wherever_it_begins(turn: int, axis: int) -> None:
+    lines, number = [], 0
+    for polygon in notched():
+        start = turn % len(polygon)
+        corners = [*polygon[start:], *polygon[:start]]
+        lines += ["v {} {} {}".format(*corner[axis:], *corner[:axis]) for corner in corners]
+        lines.append("f " + " ".join(str(number + place) for place in range(1, len(corners) + 1)))
+        number += len(corners)
+    facts = analyse("\n".join(lines).encode())
+    outline_mm = 8 + 8 + 8 + 2 * np.hypot(4, 6)
+    assert facts.volume == pytest.approx(40 * 4)
+    assert facts.area == pytest.approx(2 * 40 + 4 * outline_mm)
+    assert (facts.facets, facts.closed, facts.oriented) == (16, True, True)
+
+
+def test_text_is_detected_in_the_same_time_whatever_it_begins_with() -> None:
+    for head in (b"# " * 2000, b" " * 4000, b"#\n" * 2000):
+        assert detect(head + b"\nv 1 2 3\n" + b" " * 200, 9000) == "obj"
+        assert code(head + b"?" * 200) in ("not_a_mesh", "no_facets", "malformed_obj")
 
 
 OFF_CUBE = meshes.off(meshes.cube())
@@ -218,21 +273,26 @@ def test_binary_ply_with_an_index_out_of_range_is_refused() -> None:
         assert code(PLY_PACKED[:-4] + wrong) == "malformed_ply"
 
 
-def test_binary_ply_with_faces_of_several_lengths_is_refused_not_misread() -> None:
-    at = len(PLY_PACKED) - 12 * 13
-    body = PLY_PACKED[:at] + b"\4" + PLY_PACKED[at + 1 :]
-    assert code(body) == "malformed_ply"
+def test_binary_ply_whose_face_states_more_corners_than_it_has_is_refused() -> None:
+    for face in (12, 11, 1):
+        at = len(PLY_PACKED) - face * 13
+        assert code(PLY_PACKED[:at] + b"\4" + PLY_PACKED[at + 1 :]) == "malformed_ply"
 
 
-def test_binary_ply_whose_second_face_states_another_length_is_refused() -> None:
-    at = len(PLY_PACKED) - 11 * 13
-    assert code(PLY_PACKED[:at] + b"\4" + PLY_PACKED[at + 1 :]) == "malformed_ply"
+@pytest.mark.parametrize("order", ["ascii", "<", ">"])
+def test_ply_with_triangles_and_quads_and_other_columns_is_read(order: str) -> None:
+    facts = analyse(meshes.mixed_ply(order))
+    assert (facts.facets, facts.bodies, facts.closed, facts.oriented) == (12, 1, True, True)
+    assert facts.volume == pytest.approx(1000)
+    assert facts.area == pytest.approx(600)
 
 
-def test_what_trimesh_leaves_out_is_noticed() -> None:
-    assert load_triangles(b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "obj", 1).count == 1
-    with pytest.raises(Refused, match="malformed_obj"):
-        load_triangles(b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "obj", 2)
+def test_binary_ply_whose_header_lines_end_with_cr_keeps_a_first_byte_that_is_lf() -> None:
+    body = PLY_PACKED.replace(b"\n", b"\r", PLY_PACKED[: PLY_PACKED.index(b"end_header")].count(b"\n") + 1)
+    start = body.index(b"end_header\r") + len(b"end_header\r")
+    with_line_feed = body[:start] + b"\n" + body[start + 1 :]
+    assert analyse(body).closed
+    assert analyse(with_line_feed).facets == 12
 
 
 def test_big_endian_ply_is_read() -> None:
@@ -270,6 +330,27 @@ def test_glb_counts_every_instance_and_only_the_default_scene() -> None:
     assert (facts.facets, facts.bodies) == (24, 2)
 
 
+@pytest.mark.parametrize("mode", [5, 6])
+def test_glb_strips_and_fans_turn_as_the_format_says(mode: int) -> None:
+    ring = [(0.0, 0.0, 0.0), (4.0, 0.0, 0.0), (4.0, 4.0, 0.0), (0.0, 4.0, 0.0)]
+    order = (0, 1, 3, 2) if mode == 5 else (0, 1, 2, 3)
+    document, _ = meshes.glb_document(meshes.cube())
+    document["meshes"] = [{"primitives": [{"attributes": {"POSITION": 0}, "mode": mode}]}]
+    document["accessors"] = [{"bufferView": 0, "componentType": 5126, "count": 4, "type": "VEC3"}]
+    document["bufferViews"] = [{"buffer": 0, "byteLength": 48}]
+    document["buffers"] = [{"byteLength": 48}]
+    binary = np.array([ring[place] for place in order], "<f4").tobytes()
+    corners, _ = read_glb(memoryview(meshes.glb_of(document, binary)))
+    assert np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).tolist() == [[0, 0, 16]] * 2
+
+
+def test_glb_repeated_without_end_is_refused_before_it_is_built() -> None:
+    document, binary = meshes.glb_document(meshes.torus(around=400, across=100))
+    document["nodes"] = [{"mesh": 0}] * 200
+    document["scenes"] = [{"nodes": list(range(200))}]
+    assert code(meshes.glb_of(document, binary)) == "too_many_facets"
+
+
 GLB_CHANGES: dict[str, tuple[dict[str, object], str]] = {
     "required extension": ({"extensionsRequired": ["KHR_draco_mesh_compression"]}, "unsupported_feature"),
     "outside buffer": ({"buffers": [{"uri": "file:///etc/passwd", "byteLength": 5}]}, "unsupported_feature"),
@@ -284,6 +365,12 @@ GLB_CHANGES: dict[str, tuple[dict[str, object], str]] = {
     "no scene": ({"scenes": []}, "malformed_glb"),
     "nothing shown": ({"scenes": [{"nodes": []}]}, "no_facets"),
     "no accessors": ({"accessors": []}, "malformed_glb"),
+    "rotation of no length": ({"nodes": [{"mesh": 0, "rotation": [0, 0, 0, 0]}]}, "malformed_glb"),
+    "flattened": ({"nodes": [{"mesh": 0, "scale": [1, 0, 1]}]}, "malformed_glb"),
+    "perspective": (
+        {"nodes": [{"mesh": 0, "matrix": [1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]}]},
+        "malformed_glb",
+    ),
     "matrix of 15": ({"nodes": [{"mesh": 0, "matrix": [1.0] * 15}]}, "malformed_glb"),
     "scale nan": ({"nodes": [{"mesh": 0, "scale": [1, float("nan"), 1]}]}, "malformed_glb"),
     "nodes is text": ({"nodes": "many"}, "malformed_glb"),
@@ -304,7 +391,7 @@ def test_glb_that_is_not_understood_is_refused(change: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        ("meshes/0/primitives/0/mode", 5, "unsupported_feature"),
+        ("meshes/0/primitives/0/mode", 0, "unsupported_feature"),
         ("meshes/0/primitives/0/mode", 1, "unsupported_feature"),
         ("meshes/0/primitives/0/targets", [{"POSITION": 0}], "unsupported_feature"),
         ("meshes/0/primitives/0/extensions", {"KHR_draco_mesh_compression": {}}, "unsupported_feature"),
@@ -342,147 +429,13 @@ def test_glb_lengths_must_fill_the_file() -> None:
     assert code(body[:20] + b"}" + body[21:]) == "malformed_glb"
 
 
+def test_glb_that_begins_with_its_binary_part_is_refused() -> None:
+    body = meshes.glb(meshes.cube())
+    size = int.from_bytes(body[12:16], "little")
+    assert code(body[:12] + body[20 + size :] + body[12 : 20 + size]) == "malformed_glb"
+
+
 def test_glb_nesting_does_not_exhaust_the_stack() -> None:
     text = b'{"scenes":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     assert code(meshes.glb_of({"x": 0}, b"").replace(b'{"x": 0}', b"") + text) == "malformed_glb"
     assert code(meshes.glb_of(json.loads('{"scenes": []}'), b"")) == "malformed_glb"
-
-
-CUBE_3MF = meshes.three_mf_object(meshes.cube())
-
-
-def archive(objects: str = CUBE_3MF, items: str = '<item objectid="1"/>', attributes: str = "") -> bytes:
-    return meshes.three_mf_archive(meshes.three_mf_model(objects, items, attributes))
-
-
-@pytest.mark.parametrize(
-    ("name", "unit"), [("micron", "um"), ("centimeter", "cm"), ("inch", "in"), ("foot", "ft"), ("meter", "m")]
-)
-def test_3mf_states_its_unit(name: str, unit: str) -> None:
-    model = meshes.three_mf_model(CUBE_3MF).replace("millimeter", name)
-    assert analyse(meshes.three_mf_archive(model)).unit == unit
-    assert analyse(archive()).unit == "mm"
-
-
-def test_3mf_items_components_and_transforms_are_honoured() -> None:
-    group = '<object id="2"><components>'
-    group += '<component objectid="1"/><component objectid="1" transform="2 0 0 0 1 0 0 0 1 50 0 0"/>'
-    group += "</components></object>"
-    items = '<item objectid="2"/><item objectid="2" transform="1 0 0 0 1 0 0 0 -1 0 0 500"/>'
-    facts = analyse(archive(CUBE_3MF + group, items))
-    assert (facts.facets, facts.bodies) == (48, 4)
-    assert facts.volume == pytest.approx(6000)
-    assert facts.warnings == ()
-
-
-def test_3mf_objects_that_are_not_built_do_not_count() -> None:
-    assert analyse(archive(CUBE_3MF + meshes.three_mf_object(meshes.torus(), 7, "support"))).facets == 12
-
-
-@pytest.mark.parametrize("kind", ["support", "solidsupport", "surface", "other"])
-def test_3mf_support_in_the_build_is_refused(kind: str) -> None:
-    objects = CUBE_3MF + meshes.three_mf_object(meshes.torus(), 7, kind)
-    assert code(archive(objects, '<item objectid="1"/><item objectid="7"/>')) == "unsupported_feature"
-
-
-PRODUCTION = "http://schemas.microsoft.com/3dmanufacturing/production/2015/06"
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        (archive(items='<item objectid="2"/>'), "malformed_3mf"),
-        (archive(items=""), "no_facets"),
-        (archive(items='<item objectid="1" transform="1 0 0"/>'), "malformed_3mf"),
-        (archive(items='<item objectid="1" transform="1 0 0 0 1 0 0 0 nan 0 0 0"/>'), "not_finite"),
-        (archive(CUBE_3MF + CUBE_3MF), "malformed_3mf"),
-        (archive(CUBE_3MF.replace('v1="0"', 'v1="8"')), "malformed_3mf"),
-        (archive(CUBE_3MF.replace('v1="0"', 'v1="-1"')), "malformed_3mf"),
-        (archive(CUBE_3MF.replace('v1="0"', "")), "malformed_3mf"),
-        (archive(CUBE_3MF.replace('x="0.0"', 'x="nan"')), "not_finite"),
-        (archive(CUBE_3MF.replace('x="0.0"', 'x="0,5"')), "comma_decimal"),
-        (archive(CUBE_3MF.replace("</mesh>", "<beamlattice/></mesh>")), "unsupported_feature"),
-        (
-            archive('<object id="1"><components><component objectid="1"/></components></object>'),
-            "malformed_3mf",
-        ),
-        (archive(attributes=f'xmlns:p="{PRODUCTION}" requiredextensions="p"'), "unsupported_feature"),
-        (
-            archive(items='<item objectid="1" p:path="/3D/x.model"/>', attributes=f'xmlns:p="{PRODUCTION}"'),
-            "unsupported_feature",
-        ),
-        (
-            meshes.three_mf_archive(meshes.three_mf_model(CUBE_3MF).replace("millimeter", "furlong")),
-            "malformed_3mf",
-        ),
-        (meshes.three_mf_archive("<model/>"), "malformed_3mf"),
-        (meshes.three_mf_archive("no xml"), "malformed_3mf"),
-        (meshes.three_mf_archive(meshes.three_mf_model(CUBE_3MF), target="/3D/other.model"), "malformed_3mf"),
-        (meshes.three_mf_archive(meshes.three_mf_model(CUBE_3MF).encode("utf-16")), "unsupported_feature"),
-        (b"PK\x03\x04" + b"\0" * 200, "malformed_3mf"),
-    ],
-)
-def test_3mf_that_is_not_understood_is_refused(body: bytes, expected: str) -> None:
-    assert code(body) == expected
-
-
-def test_3mf_with_a_document_type_is_refused_before_it_expands() -> None:
-    entities = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 12))
-    prolog = f'<!DOCTYPE model [<!ENTITY e0 "10">{entities}]>'
-    objects = CUBE_3MF.replace('x="10.0"', 'x="&e11;"')
-    body = meshes.three_mf_archive(meshes.three_mf_model(objects, prolog=prolog))
-    assert code(body) == "dtd_forbidden"
-    hidden = meshes.three_mf_model(CUBE_3MF).replace("UTF-8", "UTF-7")
-    assert code(meshes.three_mf_archive(hidden)) == "unsupported_feature"
-
-
-def test_3mf_components_that_double_thirty_times_are_refused_without_building_them() -> None:
-    doubling = "".join(
-        f'<object id="{n}"><components>' + f'<component objectid="{n - 1}"/>' * 2 + "</components></object>"
-        for n in range(2, 32)
-    )
-    assert code(archive(CUBE_3MF + doubling, '<item objectid="31"/>')) == "too_many_facets"
-
-
-def test_zip_bombs_are_refused_by_ratio_members_and_total(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = BytesIO(archive())
-    with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED) as bomb:
-        bomb.writestr("bomb", b"\0" * 30_000_000)
-    assert code(stream.getvalue()) == "archive_limit"
-    monkeypatch.setattr(three_mf, "TOTAL_BYTES_MAX", 1000)
-    assert code(archive()) == "archive_limit"
-    stream = BytesIO(archive())
-    with zipfile.ZipFile(stream, "a") as many:
-        for number in range(three_mf.MEMBERS_MAX):
-            many.writestr(f"{number}", b"")
-    assert code(stream.getvalue()) == "archive_limit"
-
-
-def test_zip_without_a_model_is_refused() -> None:
-    stream = BytesIO()
-    with zipfile.ZipFile(stream, "w") as photos:
-        photos.writestr("photo.jpg", b"\xff\xd8\xff")
-    assert code(stream.getvalue()) == "malformed_3mf"
-
-
-def test_zip_member_with_a_wrong_checksum_is_refused() -> None:
-    stream = BytesIO()
-    with (
-        zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as stored,
-        zipfile.ZipFile(BytesIO(archive())) as source,
-    ):
-        for name in source.namelist():
-            stored.writestr(name, source.read(name))
-    body = stream.getvalue()
-    assert analyse(body).closed
-    assert code(body.replace(b'x="10.0"', b'x="11.0"')) == "malformed_3mf"
-
-
-def test_zip_with_bytes_missing_anywhere_is_refused() -> None:
-    body = archive()
-    for start in range(5, len(body) - 120, 23):
-        assert code(body[:start] + body[start + 100 :]) in (
-            "malformed_3mf",
-            "archive_limit",
-            "unsupported_feature",
-        )

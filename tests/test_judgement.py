@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pricing.errors import Refused
-from pricing.facts import Facts, MeshWarning, analyse
+from pricing.facts import Facts, analyse
 from pricing.judgement import judge
+from pricing.mesh_warning import MeshWarning
 from pricing.model import model_view
 from tests import meshes
 
@@ -35,23 +36,27 @@ def test_open_or_contradictory_surfaces_are_for_a_person() -> None:
     assert codes(changed(oriented=False)) == ["not_oriented"]
 
 
-@pytest.mark.parametrize("bodies", [2, 7])
-def test_several_bodies_are_provisional(bodies: int) -> None:
-    assert judge(changed(bodies=bodies), "mm").priceable == "provisional"
+def test_bodies_that_are_apart_are_firm() -> None:
+    note = MeshWarning("several_bodies", "There are 2 bodies; they do not overlap.")
+    assert judge(changed(bodies=2, warnings=(note,)), "mm").priceable == "auto"
 
 
-@pytest.mark.parametrize("code", ["bodies_not_counted", "edges_shared"])
+@pytest.mark.parametrize(
+    "code", ["bodies_not_counted", "bodies_unchecked", "bodies_overlap", "edges_shared", "flipped_facets"]
+)
 def test_doubts_found_in_the_mesh_are_provisional(code: str) -> None:
     assert judge(changed(warnings=(MeshWarning(code, "seen"),)), "mm").priceable == "provisional"
 
 
-def test_a_repaired_mesh_is_provisional() -> None:
-    assert judge(changed(repaired=True), "mm").priceable == "provisional"
+@pytest.mark.parametrize("code", ["cracks_closed", "degenerate_facets"])
+def test_repairs_that_change_no_volume_are_firm(code: str) -> None:
+    assert judge(changed(repaired=True, warnings=(MeshWarning(code, "seen"),)), "mm").priceable == "auto"
 
 
-def test_flipped_facets_are_left_to_a_person() -> None:
-    facts = analyse(meshes.binary_stl(meshes.flipped(meshes.torus(), 3)))
-    assert judge(facts, "mm").priceable == "manual"
+def test_a_hole_is_for_a_person_and_says_where() -> None:
+    judgement = judge(analyse(meshes.binary_stl(meshes.torus()[1:])), "mm")
+    assert judgement.priceable == "manual"
+    assert [warning.code for warning in judgement.warnings] == ["open_edges", "not_closed"]
 
 
 def test_an_inverted_mesh_is_firm_and_says_so() -> None:

@@ -52,21 +52,12 @@ TRAPS: dict[str, tuple[bytes, set[str]]] = {
     "text": (b"this is not a mesh\n" * 50, {"not_a_mesh"}),
     "nan": (with_coordinate(np.nan), {"not_finite"}),
     "inf": (with_coordinate(np.inf), {"not_finite"}),
-    "one facet flipped": (meshes.binary_stl(meshes.flipped(CUBE, 0)), {"manual"}),
+    "one facet flipped": (meshes.binary_stl(meshes.flipped(CUBE, 0)), {"provisional"}),
     "overlapping bodies": (meshes.binary_stl(np.concatenate([CUBE, CUBE + 5])), {"provisional"}),
     "the same body twice": (meshes.binary_stl(np.concatenate([CUBE, CUBE])), {"provisional"}),
     "a body within a body": (meshes.binary_stl(np.concatenate([CUBE, CUBE * 0.5 + 2])), {"provisional"}),
     "hole": (meshes.binary_stl(RING[1:]), {"manual"}),
     "comma decimals": (meshes.ascii_stl(RING).replace(b".", b","), {"comma_decimal"}),
-    "support object": (
-        meshes.three_mf_archive(
-            meshes.three_mf_model(
-                meshes.three_mf_object(CUBE) + meshes.three_mf_object(CUBE + 30, 2, "support"),
-                '<item objectid="1"/><item objectid="2"/>',
-            )
-        ),
-        {"unsupported_feature"},
-    ),
     "document type in 3MF": (
         meshes.three_mf_archive(
             meshes.three_mf_model(meshes.three_mf_object(CUBE), prolog="<!DOCTYPE model>")
@@ -77,6 +68,15 @@ TRAPS: dict[str, tuple[bytes, set[str]]] = {
 }
 
 HARMLESS: dict[str, tuple[bytes, float]] = {
+    "support object": (
+        meshes.three_mf_archive(
+            meshes.three_mf_model(
+                meshes.three_mf_object(CUBE) + meshes.three_mf_object(CUBE + 30, 2, "support"),
+                '<item objectid="1"/><item objectid="2"/>',
+            )
+        ),
+        1000,
+    ),
     "all facets inverted": (meshes.binary_stl(meshes.flipped(CUBE)), 1000),
     "degenerate facet": (meshes.binary_stl(np.concatenate([CUBE, CUBE[:1, [0, 1, 1]]])), 1000),
     "CR line ends": (meshes.ascii_stl(CUBE, end="\r"), 1000),
@@ -141,7 +141,7 @@ EXPECTED = {
     "trimesh_7_8ths_cube.stl": "auto",
     "trimesh_torus.stl": "provisional",
     "trimesh_unit_sphere.stl": "provisional",
-    "trimesh_two_objects_mixed_case.stl": "provisional",
+    "trimesh_two_objects_mixed_case.stl": "auto",
     "trimesh_empty.stl": "no_facets",
     "trimesh_ballA.off": "auto",
     "trimesh_whitespace.off": "provisional",
@@ -156,10 +156,10 @@ EXPECTED = {
     "numpystl_Moon_Chinese.stl": "provisional",
     "numpystl_Moon.stl": "provisional",
     "numpystl_StarWithEmptyHeader.stl": "provisional",
-    "numpystl_triamid.stl": "manual",
+    "numpystl_triamid.stl": "provisional",
     "3mf_box.3mf": "auto",
     "3mf_torus.3mf": "auto",
-    "3mf_multiple_cylinders.3mf": "provisional",
+    "3mf_multiple_cylinders.3mf": "auto",
     "3mf_MUSTPASS_Chapter3.2b_UnitsMeasurementMM.3mf": "auto",
     "3mf_MUSTFAIL_Chapter2.1.1a_PartsRelationships_NonExist3DModelPart.3mf": "malformed_3mf",
     "assimp_sphereWithHole.stl": "manual",
@@ -167,7 +167,7 @@ EXPECTED = {
     "assimp_invalid.off": "malformed_off",
     "assimp_malformed.obj": "malformed_obj",
     "assimp_cube_rn.ply": "provisional",
-    "jewel_tile_bracelet_heart.stl": "provisional",
+    "jewel_tile_bracelet_heart.stl": "auto",
     "jewel_bracelet_heart_tiles.stl": "auto",
     "pypi_nut.ply": "auto",
 }

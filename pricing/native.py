@@ -1,0 +1,29 @@
+"""Functions compiled to machine code by numba: at their first call, and kept on disk for the next process.
+
+Compiled code takes part in nothing but arithmetic on arrays: it raises nothing, and its callers turn what it
+returns into refusals. Globals would be frozen into what is kept, so all it works with is passed to it.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from numba import njit
+
+Function = Callable[..., Any]
+
+
+def compiled(function: Function) -> Function:
+    """Without the interpreter's lock; division by zero gives infinity, as in numpy."""
+    return _compiled(function, inline="never")
+
+
+def inlined(function: Function) -> Function:
+    """The same, and put into each caller."""
+    return _compiled(function, inline="always")
+
+
+def _compiled(function: Function, inline: Literal["never", "always"]) -> Function:
+    try:
+        return njit(function, cache=True, nogil=True, error_model="numpy", inline=inline)
+    except RuntimeError:  # nowhere to keep it: every process compiles for itself
+        return njit(function, nogil=True, error_model="numpy", inline=inline)
