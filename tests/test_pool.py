@@ -126,7 +126,7 @@ async def test_a_full_queue_says_so_and_recovers() -> None:
 async def test_too_much_memory_is_refused_and_the_next_file_is_answered(tmp_path: Path) -> None:
     path = tmp_path / "large.stl"
     path.write_bytes(meshes.binary_stl(meshes.torus(around=500, across=400)))
-    async with running(Limits(workers=1, memory_bytes=40 << 20)) as pool:
+    async with running(Limits(workers=1, memory_bytes=26 << 20)) as pool:
         assert await refused(pool.analyse(path)) == "out_of_memory"
         assert (await pool.analyse(RING)).closed
 
