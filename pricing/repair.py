@@ -129,6 +129,8 @@ def _without_strays(mesh: Mesh, edges: Edges, extent: float, warnings: list[Mesh
             return mesh
         faces = mesh.faces[kept]
         edges = match_edges(faces, len(mesh.positions))
+    if kept.all():
+        return mesh
     said = f"{int((~kept).sum())} facets that belong to no closed surface are left out."
     warnings.append(MeshWarning("stray_facets", said))
     return Mesh(faces, mesh.positions)
