@@ -320,10 +320,13 @@ def _nearest(mantissa: np.uint64, exponent: int) -> tuple[bool, float]:
 
 @compiled
 def _value(mantissa: np.uint64, exponent: int, lossy: bool) -> tuple[bool, float]:
-    """The double nearest to a number as `_number` gives it, without its sign; False where undecided."""
+    """The double nearest to a number as `_number` gives it, without its sign; False where undecided.
+
+    A mantissa that lost digits has 19, more than are exact in a double.
+    """
     if mantissa == 0:
         return True, 0.0
-    if not lossy and mantissa <= _EXACT_DIGITS_MAX and abs(exponent) <= _EXACT_POWER_MAX:
+    if mantissa <= _EXACT_DIGITS_MAX and abs(exponent) <= _EXACT_POWER_MAX:
         if exponent < 0:
             return True, np.float64(mantissa) / _EXACT_POWERS[-exponent]
         return True, np.float64(mantissa) * _EXACT_POWERS[exponent]

@@ -98,7 +98,7 @@ def offset_of(corners: Corners, grid: Grid = EXACT) -> Point:
 
 
 @inlined
-def key_of(value: float, offset: float, step: float, shift: float) -> Any:
+def _key_of(value: float, offset: float, step: float, shift: float) -> Any:
     """One coordinate as an integer: equal for what counts as the same place."""
     if step == 0.0:
         # Adding zero turns -0 into 0.
@@ -107,11 +107,11 @@ def key_of(value: float, offset: float, step: float, shift: float) -> Any:
 
 
 @inlined
-def hash_of(corner: Point, offset: Point, step: float, shift: float, factors: Factors) -> Any:
+def _hash_of(corner: Point, offset: Point, step: float, shift: float, factors: Factors) -> Any:
     """The pseudo-random number of a position, shape (3,)."""
-    number = key_of(corner[0], offset[0], step, shift) * factors[0]
-    number += key_of(corner[1], offset[1], step, shift) * factors[1]
-    number += key_of(corner[2], offset[2], step, shift) * factors[2]
+    number = _key_of(corner[0], offset[0], step, shift) * factors[0]
+    number += _key_of(corner[1], offset[1], step, shift) * factors[1]
+    number += _key_of(corner[2], offset[2], step, shift) * factors[2]
     # High bits must reach the low ones: coordinates with short mantissas leave those zero, and the products
     # of differences would then keep nothing. Without the second shift the number would stay linear, and
     # symmetric holes would cancel.
@@ -153,9 +153,9 @@ def _measure(
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         volume += nx * ax + ny * ay + nz * az
         area += sqrt(nx * nx + ny * ny + nz * nz)
-        a = hash_of(corners[facet, 0], offset, 0.0, 0.0, factors)
-        b = hash_of(corners[facet, 1], offset, 0.0, 0.0, factors)
-        c = hash_of(corners[facet, 2], offset, 0.0, 0.0, factors)
+        a = _hash_of(corners[facet, 0], offset, 0.0, 0.0, factors)
+        b = _hash_of(corners[facet, 1], offset, 0.0, 0.0, factors)
+        c = _hash_of(corners[facet, 2], offset, 0.0, 0.0, factors)
         residue += (b - a) * (c - a) * (c - b)
     lower[:] = low_x + x, low_y + y, low_z + z
     upper[:] = high_x + x, high_y + y, high_z + z
@@ -166,11 +166,61 @@ def _measure(
 def _residues(corners: Corners, offset: Point, step: float, shift: float, factors: Factors) -> Any:
     directed = undirected = np.uint64(0)
     for facet in range(len(corners)):
-        a = hash_of(corners[facet, 0], offset, step, shift, factors)
-        b = hash_of(corners[facet, 1], offset, step, shift, factors)
-        c = hash_of(corners[facet, 2], offset, step, shift, factors)
+        a = _hash_of(corners[facet, 0], offset, step, shift, factors)
+        b = _hash_of(corners[facet, 1], offset, step, shift, factors)
+        c = _hash_of(corners[facet, 2], offset, step, shift, factors)
         directed += (b - a) * (c - a) * (c - b)
         undirected ^= (
             _edge_hash(a, b, factors[4]) ^ _edge_hash(b, c, factors[4]) ^ _edge_hash(c, a, factors[4])
         )
     return directed, undirected
+
+
+@compiled
+def number_positions(
+    corners: Corners, offset: Point, step: float, shift: float, factors: Factors, faces: NDArray[np.int32]
+) -> Any:
+    """Fills `faces`, shape (n, 3), with the number of each corner's position, in the order they appear.
+    Returns for each position a corner that lies there, counted through all facets."""
+    facets = len(corners)
+    bits = 8
+    while (1 << bits) < facets + facets // 4:
+        bits += 1
+    keys, numbers = np.empty(1 << bits, np.uint64), np.full(1 << bits, -1, np.int32)
+    places = np.empty(max(16, facets // 2 + facets // 8), np.int32)
+    count = 0
+    for facet in range(facets):
+        for corner in range(3):
+            key = _hash_of(corners[facet, corner], offset, step, shift, factors)
+            slot = key & np.uint64((1 << bits) - 1)
+            while numbers[slot] >= 0 and keys[slot] != key:
+                slot = (slot + np.uint64(1)) & np.uint64((1 << bits) - 1)
+            if numbers[slot] < 0:
+                keys[slot], numbers[slot] = key, count
+                if count == len(places):
+                    longer = np.empty(2 * len(places), np.int32)
+                    longer[:count] = places
+                    places = longer
+                places[count] = 3 * facet + corner
+                count += 1
+                faces[facet, corner] = count - 1
+                if 2 * count > (1 << bits):
+                    bits += 1
+                    keys, numbers = _larger(keys, numbers, bits)
+            else:
+                faces[facet, corner] = numbers[slot]
+    return places[:count].copy()
+
+
+@compiled
+def _larger(keys: NDArray[np.uint64], numbers: NDArray[np.int32], bits: int) -> Any:
+    """The same table with room for twice as many."""
+    mask = np.uint64((1 << bits) - 1)
+    more_keys, more_numbers = np.empty(1 << bits, np.uint64), np.full(1 << bits, -1, np.int32)
+    for old in range(len(keys)):
+        if numbers[old] >= 0:
+            slot = keys[old] & mask
+            while more_numbers[slot] >= 0:
+                slot = (slot + np.uint64(1)) & mask
+            more_keys[slot], more_numbers[slot] = keys[old], numbers[old]
+    return more_keys, more_numbers

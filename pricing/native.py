@@ -1,7 +1,9 @@
 """Functions compiled to machine code by numba: at their first call, and kept on disk for the next process.
 
-Compiled code takes part in nothing but arithmetic on arrays: it raises nothing, and its callers turn what it
-returns into refusals. Globals would be frozen into what is kept, so all it works with is passed to it.
+Compiled code does arithmetic on arrays and nothing else: it raises nothing, and its callers turn what it
+returns into refusals. Globals would be frozen into what is kept, so all it works with is passed to it. What
+is kept is thrown away when the function's own file changes, and no other: compiled functions call only those
+of their own module.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pricing.facets import Corners
-from pricing.kernel import EXACT, FACTORS, Factors, Grid, Point, hash_of, offset_of
+from pricing.kernel import EXACT, FACTORS, Grid, number_positions, offset_of
 from pricing.native import compiled
 
 WELD_FACETS_MAX = 4_000_000
@@ -54,7 +54,7 @@ class Edges(NamedTuple):
 def weld(corners: Corners, grid: Grid = EXACT) -> Welded:
     """Equal positions (by cell of `grid`) become one vertex; numbered in the order they appear."""
     faces = np.empty((len(corners), 3), np.int32)
-    places = _weld(corners, offset_of(corners, grid), grid.step, grid.shift, FACTORS, faces)
+    places = number_positions(corners, offset_of(corners, grid), grid.step, grid.shift, FACTORS, faces)
     return Welded(faces, places)
 
 
@@ -74,52 +74,6 @@ def with_areas(faces: Faces) -> Faces:
 def bodies_of(faces: Faces, vertices: int) -> int:
     """How many bodies there are. Facets that share a vertex belong to one, as in trimesh's `body_count`."""
     return int(_count_bodies(faces, vertices))
-
-
-@compiled
-def _weld(corners: Corners, offset: Point, step: float, shift: float, factors: Factors, faces: Faces) -> Any:
-    facets = len(corners)
-    bits = 8
-    while (1 << bits) < facets + facets // 4:
-        bits += 1
-    keys, numbers = np.empty(1 << bits, np.uint64), np.full(1 << bits, -1, np.int32)
-    places = np.empty(max(16, facets // 2 + facets // 8), np.int32)
-    count = 0
-    for facet in range(facets):
-        for corner in range(3):
-            key = hash_of(corners[facet, corner], offset, step, shift, factors)
-            slot = key & np.uint64((1 << bits) - 1)
-            while numbers[slot] >= 0 and keys[slot] != key:
-                slot = (slot + np.uint64(1)) & np.uint64((1 << bits) - 1)
-            if numbers[slot] < 0:
-                keys[slot], numbers[slot] = key, count
-                if count == len(places):
-                    longer = np.empty(2 * len(places), np.int32)
-                    longer[:count] = places
-                    places = longer
-                places[count] = 3 * facet + corner
-                count += 1
-                faces[facet, corner] = count - 1
-                if 2 * count > (1 << bits):
-                    bits += 1
-                    keys, numbers = _larger(keys, numbers, bits)
-            else:
-                faces[facet, corner] = numbers[slot]
-    return places[:count].copy()
-
-
-@compiled
-def _larger(keys: Factors, numbers: Numbers, bits: int) -> Any:
-    """The same table with room for twice as many."""
-    mask = np.uint64((1 << bits) - 1)
-    more_keys, more_numbers = np.empty(1 << bits, np.uint64), np.full(1 << bits, -1, np.int32)
-    for old in range(len(keys)):
-        if numbers[old] >= 0:
-            slot = keys[old] & mask
-            while more_numbers[slot] >= 0:
-                slot = (slot + np.uint64(1)) & mask
-            more_keys[slot], more_numbers[slot] = keys[old], numbers[old]
-    return more_keys, more_numbers
 
 
 @compiled

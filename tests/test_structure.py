@@ -182,3 +182,28 @@ def test_every_place_that_documents_link_to_is_there() -> None:
             linked = (file.parent / link if link else file).read_text(encoding="utf-8")
             heads = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in HEAD.findall(linked)}
             assert place in heads, f"{name_of(file)} links to {link}#{place}"
+
+
+@pytest.mark.parametrize("file", [file for file in SOURCES if file.parent.name == "pricing"], ids=str)
+def test_compiled_functions_call_only_those_of_their_own_module(file: Path) -> None:
+    """What numba keeps on disk is not thrown away when another module changes."""
+    tree = tree_of(file)
+    compiled = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and {getattr(decorator, "id", "") for decorator in node.decorator_list} & {"compiled", "inlined"}
+    ]
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pricing.")
+        for alias in node.names
+    }
+    called = {
+        node.func.id
+        for function in compiled
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & ours
