@@ -21,7 +21,7 @@ import numpy as np
 import trimesh
 
 from pricing import stl
-from pricing.facts import analyse
+from pricing.analysis import analyse
 from pricing.kernel import Measures, measure
 from pricing.warm import warm
 

@@ -7,7 +7,7 @@ process that has called `warm`, and so have the code from the start.
 import numpy as np
 from numpy.typing import NDArray
 
-from pricing.facts import analyse
+from pricing.analysis import analyse
 
 Facets = NDArray[np.float32]
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from pricing import facts as facts_module
+from pricing import analysis as facts_module
 from pricing import stl
+from pricing.analysis import analyse, facts_of
 from pricing.errors import Refused
-from pricing.facts import Facts, analyse, facts_of
+from pricing.facts import Facts
 from pricing.kernel import EXACT, Grid, edge_residues, measure
 from tests import meshes
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from pricing.analysis import analyse
 from pricing.errors import Refused
-from pricing.facts import analyse
 from pricing.formats import detect
 from pricing.glb import read_glb
 from tests import meshes

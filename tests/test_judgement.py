@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pricing.analysis import analyse
 from pricing.errors import Refused
-from pricing.facts import Facts, analyse
+from pricing.facts import Facts
 from pricing.judgement import judge
 from pricing.mesh_warning import MeshWarning
 from pricing.model import model_view

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pricing import overlaps
-from pricing.facts import Facts, facts_of
+from pricing.analysis import facts_of
+from pricing.facts import Facts
 from pricing.judgement import judge
 from tests import meshes
 

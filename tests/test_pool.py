@@ -14,8 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from pricing import pool as pool_module
+from pricing.analysis import analyse
 from pricing.errors import Refused
-from pricing.facts import Facts, analyse
+from pricing.facts import Facts
 from pricing.pool import FactsPool, Limits, PoolBusy, PoolClosed
 from tests import meshes
 

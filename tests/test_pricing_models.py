@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import trimesh
 
+from pricing.analysis import analyse
 from pricing.errors import Refused
-from pricing.facts import Facts, analyse
+from pricing.facts import Facts
 from pricing.formula import Options, price
 from pricing.price_list import default_metal_fix, default_price_list
 from tests import meshes

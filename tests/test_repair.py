@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pricing.facts import Facts, facts_of
+from pricing.analysis import facts_of
+from pricing.facts import Facts
 from tests import meshes
 
 RING = meshes.torus(around=60, across=20)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pricing import stl
+from pricing.analysis import analyse
 from pricing.errors import Refused
-from pricing.facts import analyse
 from tests import meshes
 
 
