@@ -126,26 +126,25 @@ def test_a_foil_encloses_something() -> None:
 @given(
     surface=st.tuples(st.booleans(), st.booleans()),
     bodies=st.sampled_from([None, 1, 2]),
-    repaired=st.booleans(),
     largest=st.floats(0.1, 1e7),
-    codes=st.sets(st.sampled_from(["bodies_not_counted", "edges_shared"])),
+    doubts=st.sets(st.sampled_from(["bodies_not_counted", "edges_shared", "flipped_facets", "stray_facets"])),
+    notes=st.sets(st.sampled_from(["several_bodies", "inverted", "cracks_closed", "degenerate_facets"])),
 )
 def test_firm_only_without_any_doubt(
-    surface: tuple[bool, bool], bodies: int | None, repaired: bool, largest: float, codes: set[str]
+    surface: tuple[bool, bool], bodies: int | None, largest: float, doubts: set[str], notes: set[str]
 ) -> None:
     closed, oriented = surface
-    seen = codes | ({"bodies_not_counted"} if bodies is None else set())
+    doubts = doubts | ({"bodies_not_counted"} if bodies is None else set())
     facts = changed(
         closed=closed,
         oriented=oriented,
         bodies=bodies,
-        repaired=repaired,
         extent=(largest, 0.05, 0.05),
-        warnings=tuple(MeshWarning(code, "seen") for code in seen),
+        warnings=tuple(MeshWarning(code, "seen") for code in doubts | notes),
     )
     judgement = judge(facts, "mm")
     plausible = 5 <= largest < 150
-    firm = closed and oriented and bodies == 1 and not repaired and not seen and plausible
+    firm = closed and oriented and not doubts and plausible
     assert (judgement.priceable == "auto") == firm
     assert (judgement.priceable == "manual") == (not closed or not oriented or largest > 1e6)
     assert firm or judgement.warnings or repaired

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from pricing import pool as pool_module
@@ -78,7 +79,8 @@ def workers(server_pid: int) -> list[Process]:
 
 
 # An ASCII STL that keeps a worker busy for a second or two.
-SLOW = (meshes.ascii_solid(meshes.cube()) * 100_000).encode()
+SLOW = meshes.binary_stl(np.concatenate([meshes.torus(around=700, across=350)] * 2))
+"""A million facets, half of them copies: more than a second of work."""
 
 
 async def refused(answer: Awaitable[Facts]) -> str:
