@@ -79,8 +79,11 @@ def workers(server_pid: int) -> list[Process]:
 
 
 # An ASCII STL that keeps a worker busy for a second or two.
-SLOW = meshes.binary_stl(np.concatenate([meshes.torus(around=700, across=350)] * 2))
-"""A million facets, half of them copies: more than a second of work."""
+TANGLED = meshes.torus(around=300, across=160)
+SLOW = meshes.binary_stl(
+    np.concatenate([TANGLED + at for pair in range(0, 240, 40) for at in (pair, pair + 1)])
+)
+"""Six pairs of rings that overlap and have to be united: seconds of work."""
 
 
 async def refused(answer: Awaitable[Facts]) -> str:
