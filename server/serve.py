@@ -24,6 +24,7 @@ from server.config import ConfigError, Settings
 from server.keys import READINESS, STORAGE
 from server.problems import HttpError, problem_response
 from server.readiness import Phase
+from server.uploads import READ_AHEAD_BYTES
 from storage.data_directory import DataDirectory, Holder
 from storage.errors import DataDirectoryInUse
 from storage.orders import Role
@@ -131,6 +132,7 @@ def runner_of(app: web.Application, settings: Settings) -> Runner:
         keepalive_timeout=settings.keepalive_s,
         shutdown_timeout=SHUTDOWN_S,
         auto_decompress=False,
+        read_bufsize=READ_AHEAD_BYTES,
     )
 
 

@@ -56,6 +56,17 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     model_queue_entries: int = 2_000
     """Facts and counters waiting for the database. They can be recomputed: the oldest is dropped."""
 
+    model_refusals: int = 1_000
+    """Files refused lately; the same bytes are refused again without a look."""
+    model_refusal_age_s: float = 60.0
+    model_turn_s: float = 3.0
+    """How long a process that computes facts may be silent before another takes over."""
+    model_wait_s: float = 120.0
+    """How long a process waits for facts that another computes before it does so as well."""
+    model_look_s: float = 0.02
+    """First pause before it looks again for what the other found; doubles up to `model_look_max_s`."""
+    model_look_max_s: float = 0.2
+
     take_deadline_s: float = 5.0
     """How long taking an order waits for the database before 503."""
     durability_deadline_s: float = 5.0
@@ -138,6 +149,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
             "warm_orders <= view_rows": self.warm_orders <= self.view_rows,
             "warm_orders <= local_entries": self.warm_orders <= self.local_entries,
             "warm_models <= models_entries": self.warm_models <= self.models_entries,
+            "model_look_max_s < model_turn_s < model_wait_s": self.model_look_max_s
+            < self.model_turn_s
+            < self.model_wait_s,
             "busy_timeout_s < take_deadline_s": self.busy_timeout_s < self.take_deadline_s,
             "follow_block_s + visible_s < freshness_s": self.follow_block_s + self.visible_s
             < self.freshness_s,

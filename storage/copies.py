@@ -16,6 +16,15 @@ class Copies(Protocol):
         """Leave a copy for others, some time soon."""
         ...
 
+    async def keep(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Leave a copy that others find on return, if there is a place for it. Never waits long, never
+        fails."""
+        ...
+
+    async def drop(self, key: str) -> None:
+        """Leave no copy. Never waits long, never fails."""
+        ...
+
 
 class NoCopies:
     """There are no others."""
@@ -24,4 +33,10 @@ class NoCopies:
         return None
 
     def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        pass
+
+    async def keep(self, key: str, value: bytes, ttl_s: float) -> None:
+        pass
+
+    async def drop(self, key: str) -> None:
         pass

@@ -50,6 +50,7 @@ class DataDirectory:
         self.database = path / "facet.db"
         self.log = path / "log.db"
         self.models = path / "models"
+        self.previews = path / "previews"
         self.admin_token = path / "admin-token"
         self.link_key = path / "link-key"
         self.instance = 1
@@ -76,7 +77,7 @@ class DataDirectory:
 
     def create(self) -> None:
         """Raises OSError when it cannot be made or written to."""
-        for directory in (self.path, self.models, self.uploads):
+        for directory in (self.path, self.models, self.previews, self.uploads):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def __enter__(self) -> Self:

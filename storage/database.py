@@ -54,7 +54,7 @@ class StoredToken(msgspec.Struct, frozen=True):
 
 
 class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's facts as they were computed, and how much it is asked for."""
+    """A model's facts as they were computed, and how much it is asked for. `score`: as of `requested_at`."""
 
     sha256: str
     analyser: str
@@ -130,7 +130,9 @@ class Database(Protocol):
 
     async def load_model(self, sha256: str) -> StoredModel | None: ...
 
-    async def load_popular_models(self, limit: int) -> list[StoredModel]: ...
+    async def load_popular_models(self, limit: int, half_life_s: float) -> list[StoredModel]:
+        """Those asked for most, by counts that halve in that time, the first of them first."""
+        ...
 
     async def load_price_lists(self) -> list[StoredVersion]: ...
 
@@ -179,7 +181,10 @@ class Database(Protocol):
         database's words when one is still refused; then nothing is changed."""
         ...
 
-    async def store_models(self, models: Sequence[StoredModel]) -> None: ...
+    async def store_models(self, models: Sequence[StoredModel], half_life_s: float) -> None:
+        """Tenants join those that are known. Scores are added to what the database has by now: other
+        processes count as well."""
+        ...
 
     async def lease_numbers(self, count: int) -> range: ...
 

@@ -17,6 +17,7 @@ from storage.log import Log, Position
 from storage.orders import Order
 from storage.shared import Follower, Freshness, InShared, Reload, Standing
 from storage.tail import Followed, Tail
+from storage.turns import NoTurns, Turns
 
 logger = logging.getLogger("facet.log")
 
@@ -46,6 +47,7 @@ class EmbeddedTier:
         self._reloads: list[Reload] = []
         self.freshness = Freshness()
         self.copies: Copies = NoCopies()
+        self.turns: Turns = NoTurns()
         self._queue: deque[tuple[AnyEntry, asyncio.Future[int]]] = deque()
         self._under_way: dict[str, int] = {}
         self._remembered: Lru[str, tuple[Position, AnyEntry]] = Lru(REMEMBERED_ENTRIES, 32 * 2**20)

@@ -1,42 +1,41 @@
-"""Model facts by the hash of the model: held here, then in the database, else computed, once for all callers.
+"""Model facts by the hash of the model: held here, else copied from another process, else in the database,
+else computed, once for all callers.
 
 Facts never change, so they need no coherence. What they need is that a flood of models asked for once does
 not push out the ones asked for every day: a model enters the main part of the cache only if it is asked for
 at least as much as the one it would replace.
-"""
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from typing import Literal
+Who may see a model is another matter: who has uploaded it. What a process has heard of that may be old, and
+is asked for again before somebody is told that a model is not known.
+"""
 
 import msgspec
 
 from storage.bounds import Bounds
+from storage.brief import Brief
 from storage.clock import Clock
+from storage.computing import Computing, Known, Source, Work
+from storage.copies import Copies
 from storage.database import Database, StoredModel
-from storage.errors import DatabaseUnavailable
-from storage.local import ABSENT, MISS, Sentinel
+from storage.local import MISS, Sentinel
+from storage.model_copies import Model, ModelCopies, Refusal
+from storage.model_records import ModelRecords
 from storage.popularity import Popularity
 from storage.single_flight import SingleFlight
-
-logger = logging.getLogger("facet.models")
+from storage.turns import Turns
 
 WINDOW_SHARE = 10
 """One part in ten of the cache belongs to the newest models, however little they are asked for."""
-STORE_INTERVAL_S = 0.2
-STORE_BATCH = 200
 
-Compute = Callable[[], Awaitable[bytes]]
+Found = tuple[Model, Source]
 
 
-class Model(msgspec.Struct, frozen=True):
-    """A model's encoded facts and who has uploaded it."""
+class ModelRefused(Exception):
+    """The file was understood well enough to say that there are no facts, and why."""
 
-    sha256: str
-    byte_count: int
-    facts: bytes
-    tenants: frozenset[str]
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.code)
+        self.refusal = refusal
 
 
 class PopularModels:
@@ -67,6 +66,10 @@ class PopularModels:
         self.misses += 1
         return MISS
 
+    def peek(self, sha256: str) -> Model | None:
+        """As `get`, without counting or touching."""
+        return self._main.get(sha256) or self._window.get(sha256)
+
     def put(self, model: Model) -> None:
         if model.sha256 in self._main:
             self._main[model.sha256] = model
@@ -93,143 +96,190 @@ class PopularModels:
 
 
 class Models:
-    def __init__(self, database: Database, analyser: str, bounds: Bounds, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, copies: Copies, turns: Turns, analyser: str, bounds: Bounds, clock: Clock
+    ) -> None:
         self._database = database
         self._analyser = analyser
-        self._bounds = bounds
         self._clock = clock
-        self.popularity = Popularity(bounds.popularity_entries, bounds.popularity_half_life_s, clock.now())
+        self._half_life_s = bounds.popularity_half_life_s
+        self.popularity = Popularity(bounds.popularity_entries, self._half_life_s, clock.now())
         self.cache = PopularModels(bounds.models_entries, self.popularity)
-        self._flights: SingleFlight[str, Model | Sentinel] = SingleFlight()
-        self._computing: SingleFlight[str, bytes] = SingleFlight()
-        self._waiting: dict[str, StoredModel] = {}
-        self._more = asyncio.Event()
-        self._stopping = False
-        self.loads = self.computations = self.dropped = 0
+        self.copies = ModelCopies(copies, analyser, bounds.shared_ttl_s, bounds.model_refusal_age_s)
+        self.computing = Computing(self.copies, turns, bounds, self._known, self._take_in)
+        self.records = ModelRecords(database, analyser, bounds.model_queue_entries, self._half_life_s)
+        self.refusals: Brief[str, Refusal] = Brief(bounds.model_refusals, bounds.model_refusal_age_s, clock)
+        self.absences: Brief[str, bool] = Brief(bounds.absent_entries, bounds.absent_age_s, clock)
+        """Hashes, and hashes with a tenant, that the database did not have."""
+        self._lookups: SingleFlight[str, Found | None] = SingleFlight()
+        self._loads: SingleFlight[str, Model | None] = SingleFlight()
+        self._invalidations = 0
+        self.loads = self.shared_hits = 0
 
     def peek(self, sha256: str) -> Model | Sentinel:
         """What is held here; never waits."""
         return self.cache.get(sha256)
 
-    async def find(self, sha256: str) -> tuple[Model, Literal["local", "database"]] | None:
-        """A known model, from here or from the database."""
-        held = self.cache.get(sha256)
-        if isinstance(held, Model):
+    async def find(self, sha256: str) -> Found | None:
+        """A known model, whoever has uploaded it."""
+        held = self._held_model(sha256)
+        if held is not None:
             return held, "local"
-        waiting = self._waiting.get(sha256)
-        if waiting is not None:
-            return self._keep(waiting), "local"
-        loaded = await self._flights.do(sha256, lambda: self._load(sha256))
-        return (loaded, "database") if isinstance(loaded, Model) else None
+        return await self._lookups.do(sha256, lambda: self._look_up(sha256))
 
-    async def facts(self, sha256: str, byte_count: int, tenant: str, compute: Compute) -> tuple[Model, str]:
+    async def find_for(self, sha256: str, tenant: str) -> Found | None:
+        """A known model that this tenant has uploaded, here or elsewhere."""
+        found = await self.find(sha256)
+        if found is None or tenant in found[0].tenants:
+            return found
+        if await self.copies.is_admitted(sha256, tenant):
+            return self._hold(_admitted(found[0], tenant)), "shared"
+        stranger = _stranger(sha256, tenant)
+        if found[1] == "database" or self.absences.get(stranger):
+            return None
+        loaded = await self._load(sha256)
+        if loaded is None or tenant not in loaded.tenants:
+            self.absences.put(stranger, True)
+            return None
+        return loaded, "database"
+
+    async def facts(self, sha256: str, byte_count: int, tenant: str, work: Work) -> Found:
         """The facts of a model that was just uploaded: known, or computed once for all who ask now.
 
-        Returns the model and where its facts came from: local, database or computed.
+        Raises ModelRefused, and what `work` raises.
         """
-        found = await self.find(sha256)
-        held = self.cache.get(sha256) if found is None else found[0]
-        if isinstance(held, Model):  # perhaps computed for somebody else while the database was asked
-            return self._requested(held, tenant), "local" if found is None else found[1]
-        facts = await self._computing.do(sha256, lambda: self._compute(sha256, byte_count, compute))
-        known = self.cache.get(sha256)
-        if not isinstance(known, Model):
-            known = Model(sha256, byte_count, facts, frozenset())
-        return self._requested(known, tenant), "computed"
+        held = self._held(sha256)
+        known = held or await self.computing.facts(sha256, byte_count, work)
+        if isinstance(known.found, Refusal):
+            raise ModelRefused(known.found)
+        return await self._admit(known.found, tenant), known.source
 
     def count(self, model: Model) -> None:
         """One more request for a known model."""
-        self._requested(model, None)
+        self.popularity.count(model.sha256, self._clock.now())
+        self.records.add(self._hold(model), self._clock.now())
+
+    async def drop_copy(self, sha256: str) -> None:
+        await self.copies.drop(sha256)
 
     async def invalidate(self, sha256: str) -> bool:
         """Forget what is held of a model and read it again."""
         self.forget(sha256)
+        await self.drop_copy(sha256)
         return await self.find(sha256) is not None
 
     def forget(self, sha256: str) -> None:
-        self._flights.forget(sha256)
+        """What is being read is not kept: it may be older."""
+        self._invalidations += 1
+        self._lookups.forget(sha256)
+        self._loads.forget(sha256)
         self.cache.discard(sha256)
+        self.refusals.discard(sha256)
+        self.absences.discard(sha256)
 
     async def warm(self, limit: int) -> int:
         """Hold the most popular models of the database."""
-        stored = await self._database.load_popular_models(limit)
+        stored = await self._database.load_popular_models(limit, self._half_life_s)
         for model in reversed(stored):
             self.popularity.restore(model.sha256, model.score, model.requested_at)
             if model.analyser == self._analyser:
-                self._keep(model)
+                self._hold(_model_of(model))
         return len(stored)
 
     async def run(self) -> None:
         """Carry new facts and counts to the database until stopped."""
-        while not (self._stopping and not self._waiting):
-            if not self._waiting:
-                self._more.clear()
-                await self._more.wait()
-                continue
-            if not self._stopping:
-                await asyncio.sleep(STORE_INTERVAL_S)
-            if not await self._store() and self._stopping:
-                return
+        await self.records.run()
 
     def stop(self) -> None:
-        self._stopping = True
-        self._more.set()
+        self.records.stop()
 
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
+    def _held_model(self, sha256: str) -> Model | None:
+        held = self.cache.get(sha256)
+        if isinstance(held, Model):
+            return held
+        record = self.records.get(sha256)
+        return None if record is None else self._hold(_model_of(record))
 
-    async def _store(self) -> bool:
-        batch = [self._waiting[sha256] for sha256 in list(self._waiting)[:STORE_BATCH]]
-        try:
-            await self._database.store_models(batch)
-        except DatabaseUnavailable as error:
-            logger.warning("facts of %d models wait for the database: %s", len(self._waiting), error.detail)
-            return False
-        for model in batch:
-            if self._waiting.get(model.sha256) is model:
-                del self._waiting[model.sha256]
-        return True
+    def _held(self, sha256: str) -> Known | None:
+        """What is known here of a file, its refusal as well."""
+        held = self._held_model(sha256) or self.refusals.get(sha256)
+        return None if held is None else Known(held, "local")
 
-    async def _compute(self, sha256: str, byte_count: int, compute: Compute) -> bytes:
-        self.computations += 1
-        facts = await compute()
-        # Held before the flight ends: who comes between the two would compute once more.
-        self.cache.put(Model(sha256, byte_count, facts, frozenset()))
-        return facts
+    async def _known(self, sha256: str) -> Known | None:
+        """What is known anywhere of a file, its refusal as well."""
+        found = await self.find(sha256)
+        if found is not None:
+            return Known(*found)
+        refusal = self.refusals.get(sha256)
+        return None if refusal is None else Known(refusal, "shared")
 
-    async def _load(self, sha256: str) -> Model | Sentinel:
+    async def _look_up(self, sha256: str) -> Found | None:
+        """With the others, then in the database."""
+        copy = await self.copies.find(sha256)
+        if isinstance(copy, Refusal):
+            self.refusals.put(sha256, copy)
+            return None
+        if copy is not None:
+            self.shared_hits += 1
+            return self._hold(copy), "shared"
+        if self.absences.get(sha256):
+            return None
+        loaded = await self._load(sha256)
+        if loaded is None:
+            self.absences.put(sha256, True)
+            return None
+        return loaded, "database"
+
+    async def _load(self, sha256: str) -> Model | None:
+        return await self._loads.do(sha256, lambda: self._loaded(sha256))
+
+    async def _loaded(self, sha256: str) -> Model | None:
         self.loads += 1
+        ticket = self._invalidations
         stored = await self._database.load_model(sha256)
         if stored is None or stored.analyser != self._analyser:
-            return ABSENT
+            return None
+        if ticket != self._invalidations:
+            return _model_of(stored)
         self.popularity.restore(sha256, stored.score, stored.requested_at)
-        return self._keep(stored)
+        model = self._hold(_model_of(stored))
+        self.copies.offer(model)
+        return model
 
-    def _keep(self, stored: StoredModel) -> Model:
-        model = Model(stored.sha256, stored.byte_count, stored.facts, stored.tenants)
+    def _take_in(self, sha256: str, found: Model | Refusal) -> None:
+        if isinstance(found, Refusal):
+            self.refusals.put(sha256, found)
+        else:
+            self.absences.discard(sha256)
+            self._hold(found)
+
+    def _hold(self, model: Model) -> Model:
+        """With all that is known of who may see it: a copy, or what was read a moment ago, knows less."""
+        held = self.cache.peek(model.sha256)
+        if held is not None and not held.tenants <= model.tenants:
+            model = msgspec.structs.replace(model, tenants=model.tenants | held.tenants)
         self.cache.put(model)
         return model
 
-    def _requested(self, model: Model, tenant: str | None) -> Model:
-        now = self._clock.now()
-        score = self.popularity.count(model.sha256, now)
-        if tenant is not None and tenant not in model.tenants:
-            model = msgspec.structs.replace(model, tenants=model.tenants | {tenant})
-        self.cache.put(model)
-        known = self._waiting.pop(model.sha256, None)
-        if known is None and len(self._waiting) >= self._bounds.model_queue_entries:
-            del self._waiting[next(iter(self._waiting))]
-            self.dropped += 1
-        self._waiting[model.sha256] = StoredModel(
-            sha256=model.sha256,
-            analyser=self._analyser,
-            byte_count=model.byte_count,
-            facts=model.facts,
-            first_seen_at=known.first_seen_at if known is not None else now,
-            score=score,
-            requested_at=now,
-            tenants=model.tenants,
-        )
-        self._more.set()
+    async def _admit(self, model: Model, tenant: str) -> Model:
+        """One more request, of somebody who has the bytes."""
+        held = self.cache.peek(model.sha256)
+        known = tenant in model.tenants or (held is not None and tenant in held.tenants)
+        model = self._hold(_admitted(model, tenant))
+        self.count(model)
+        if not known:
+            self.absences.discard(_stranger(model.sha256, tenant))
+            await self.copies.admit(model.sha256, tenant)
         return model
+
+
+def _model_of(stored: StoredModel) -> Model:
+    return Model(stored.sha256, stored.byte_count, stored.facts, stored.tenants)
+
+
+def _stranger(sha256: str, tenant: str) -> str:
+    return f"{sha256} {tenant}"
+
+
+def _admitted(model: Model, tenant: str) -> Model:
+    return msgspec.structs.replace(model, tenants=model.tenants | {tenant})

@@ -5,10 +5,14 @@ request is one addition, and to compare two scores needs no clock.
 """
 
 import heapq
+import math
 from datetime import datetime
 
 from storage.clock import to_micros
 
+HALVINGS_MAX = 1000
+"""Past this nothing is left of a score; PostgreSQL calls a power that small an error."""
+SCORE_MIN = 1e-300
 RESCALE_AT = 1e200
 """Scores grow by a factor of two per half life: long before floats overflow all are scaled down."""
 
@@ -60,3 +64,20 @@ class Popularity:
         """Drop the lower tenth at once, so that a flood of new keys pays for this rarely."""
         keep = self._entries_max - self._entries_max // 10
         self._scores = {key: self._scores[key] for key in self.top(keep)}
+
+
+def added(
+    one: tuple[float, datetime], other: tuple[float, datetime], half_life_s: float
+) -> tuple[float, datetime]:
+    """The sum of two scores, each as of a moment, as of the later one."""
+    at = max(one[1], other[1])
+    return sum(score * 0.5 ** _halvings(since, at, half_life_s) for score, since in (one, other)), at
+
+
+def rank(score: float, at: datetime, half_life_s: float) -> float:
+    """Compares scores of different moments: equal for a score, and twice that score a half life earlier."""
+    return math.log2(max(score, SCORE_MIN)) + to_micros(at) / 1e6 / half_life_s
+
+
+def _halvings(since: datetime, at: datetime, half_life_s: float) -> float:
+    return min((at - since).total_seconds() / half_life_s, HALVINGS_MAX)

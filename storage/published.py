@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from storage.clock import Clock
@@ -15,6 +15,7 @@ from storage.shared import SharedTier
 from storage.tail import Followed
 
 Record = TypeVar("Record")
+FOR_EVER = datetime.max.replace(tzinfo=UTC)
 VersionEntry = PriceListPublished | MetalFixed
 
 
@@ -33,6 +34,8 @@ class Published(Generic[Record]):
         self._shared = shared
         self._clock = clock
         self._known: dict[str, tuple[StoredVersion, Record]] = {}
+        self._current: tuple[datetime, datetime, Record | None] | None = None
+        """What is current, from one moment to another."""
         self._publishing = asyncio.Lock()
 
     def load(self, stored: list[StoredVersion]) -> None:
@@ -54,6 +57,21 @@ class Published(Generic[Record]):
 
     def current(self, now: datetime) -> Record | None:
         """The valid version that begins last; of several that begin together, the one published last."""
+        known = self._current
+        if known is None or not known[0] <= now < known[1]:
+            known = self._current = self._current_at(now)
+        return known[2]
+
+    def _current_at(self, now: datetime) -> tuple[datetime, datetime, Record | None]:
+        """With the moments between which it stays current."""
+        stored_versions = [stored for stored, _ in self._known.values()]
+        starts = [stored.starts_at for stored in stored_versions]
+        moments = [*starts, *(stored.ends_at for stored in stored_versions if stored.ends_at is not None)]
+        since = max((moment for moment in moments if moment <= now), default=now)
+        until = min((moment for moment in moments if moment > now), default=FOR_EVER)
+        return since, until, self._newest(now)
+
+    def _newest(self, now: datetime) -> Record | None:
         newest: tuple[StoredVersion, Record] | None = None
         for stored, record in self._known.values():
             valid = stored.starts_at <= now and (stored.ends_at is None or now < stored.ends_at)
@@ -97,6 +115,7 @@ class Published(Generic[Record]):
     def _add(self, stored: StoredVersion) -> None:
         if stored.version not in self._known:
             self._known[stored.version] = (stored, self._decode(stored.body))
+            self._current = None
 
 
 def _stored(entry: VersionEntry) -> StoredVersion:

@@ -15,6 +15,7 @@ from storage.entries import AnyEntry
 from storage.log import Position
 from storage.orders import Order
 from storage.tail import Followed
+from storage.turns import Turns
 
 Follower = Callable[[Followed], None]
 """Told of every entry, in order, as soon as it is durable. Never waits."""
@@ -65,6 +66,9 @@ class SharedTier(Protocol):
 
     @property
     def copies(self) -> Copies: ...
+
+    @property
+    def turns(self) -> Turns: ...
 
     @property
     def last_error(self) -> str | None:

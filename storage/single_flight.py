@@ -24,6 +24,9 @@ class SingleFlight(Generic[Key, Value]):
             flight.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(flight)
 
+    def under_way(self, key: Key) -> bool:
+        return key in self._flights
+
     def forget(self, key: Key) -> None:
         """Later callers start a load of their own: what is under way may be older than they need."""
         self._flights.pop(key, None)

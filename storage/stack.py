@@ -61,7 +61,7 @@ class Storage:
         self.housekeeping = Housekeeping(database, self.lease, bounds, clock)
         self.tokens = Tokens(self.shared, clock)
         self.quotes = Quotes(database, self.shared, self.tail, clock)
-        self.models = Models(database, analyser, bounds, clock)
+        self.models = Models(database, self.shared.copies, self.shared.turns, analyser, bounds, clock)
         self.book = OrderBook(
             self.shared, self.reads, self.write_behind, self.numbers, self.tail, bounds, clock
         )
@@ -130,6 +130,7 @@ class Storage:
         )
 
     async def invalidate_model(self, sha256: str) -> bool:
+        await self.models.drop_copy(sha256)  # first, or the others would find it again
         return await self._forget(Thing.MODEL, sha256, lambda: self.models.invalidate(sha256))
 
     async def invalidate_lists(self) -> None:

@@ -102,9 +102,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def served(data_dir: Path, **settings: str) -> Iterator[Service]:
+def served(data_dir: Path, *, wait_s: float = START_S, **settings: str) -> Iterator[Service]:
     service = Service(data_dir, **settings)
-    service.start()
+    service.start(wait_s=wait_s)
     try:
         yield service
     finally:

@@ -64,7 +64,7 @@ async def laptop(tmp_path: Path) -> Path:
     database = SqliteDatabase(path, 1.0, 1, 5.0, keeps_answers=True)
     await database.open()
     await apply(database, everything())
-    await database.store_models([MODEL])
+    await database.store_models([MODEL], 1e6)
     await database.lease_numbers(7)
     await database.secret("cursors", b"\x00key")
     await database.hold_lease("flusher", "laptop", 60)

@@ -493,11 +493,11 @@ class DatabaseContract:
                 tenants=frozenset(tenants),
             )
 
-        await database.store_models([model("a", 1.0, "x"), model("b", 2.0)])
-        await database.store_models([model("a", 3.0, "y")])
-        assert await database.load_model("a" * 64) == model("a", 3.0, "x", "y")
-        assert [found.sha256[0] for found in await database.load_popular_models(5)] == ["a", "b"]
-        assert len(await database.load_popular_models(1)) == 1
+        await database.store_models([model("a", 1.0, "x"), model("b", 2.0)], 1e6)
+        await database.store_models([model("a", 3.0, "y")], 1e6)
+        assert await database.load_model("a" * 64) == model("a", 4.0, "x", "y")
+        assert [found.sha256[0] for found in await database.load_popular_models(5, 1e6)] == ["a", "b"]
+        assert len(await database.load_popular_models(1, 1e6)) == 1
         assert await database.load_model("c" * 64) is None
 
     async def test_order_numbers_are_leased_once(self, database: Database) -> None:

@@ -8,31 +8,21 @@ import pytest
 
 from storage.bounds import smaller
 from storage.local import MISS
-from storage.models import Model, Models, PopularModels
+from storage.model_copies import Model
+from storage.models import Models, PopularModels
 from storage.popularity import Popularity
 from storage.stack import Storage
 from tests.changes import START
-from tests.gates import Gate, execute, locked, turns, until
+from tests.computations import FACTS, Computation
+from tests.gates import execute, locked, turns, until
 from tests.stacks import opened
 
 WEEK_S = 7 * 86_400.0
-FACTS = b'{"volume_mm3":1.0}'
 
 
 @pytest.fixture
 def models(storage: Storage) -> Models:
     return storage.models
-
-
-class Computation:
-    def __init__(self) -> None:
-        self.gate = Gate()
-        self.count = 0
-
-    async def __call__(self) -> bytes:
-        self.count += 1
-        await self.gate.enter()
-        return FACTS
 
 
 def popularity(entries_max: int = 100) -> Popularity:
@@ -147,11 +137,8 @@ async def test_a_model_is_computed_once_for_a_thousand_callers(models: Models) -
 
 
 async def test_a_failed_computation_is_not_kept(models: Models) -> None:
-    async def fails() -> bytes:
-        raise ValueError("no mesh")
-
     with pytest.raises(ValueError, match="no mesh"):
-        await models.facts("a", 1, "t", fails)
+        await models.facts("a", 1, "t", Computation(fails=ValueError("no mesh")))
     assert await models.find("a") is None
     assert (await models.facts("a", 1, "t", Computation()))[1] == "computed"
 
@@ -190,17 +177,17 @@ async def test_facts_wait_for_a_locked_database_and_the_oldest_are_dropped_beyon
         with locked(tmp_path / "data" / "facet.db"):
             for name in "abcde":
                 await storage.models.facts(name, 1, "t", Computation())
-            assert (storage.models.waiting, storage.models.dropped) == (3, 2)
+            assert (len(storage.models.records), storage.models.records.dropped) == (3, 2)
             found = await storage.models.find("e")
             assert found is not None
-        await until(lambda: storage.models.waiting == 0)
-        stored = await storage.database.load_popular_models(10)
+        await until(lambda: len(storage.models.records) == 0)
+        stored = await storage.database.load_popular_models(10, WEEK_S)
         assert {item.sha256 for item in stored} == {"c", "d", "e"}
 
 
 async def test_an_invalidated_model_is_read_again(models: Models, storage: Storage, tmp_path: Path) -> None:
     await models.facts("a", 1, "t", Computation())
-    await until(lambda: models.waiting == 0)
+    await until(lambda: len(models.records) == 0)
     execute(tmp_path / "data" / "facet.db", "UPDATE models SET facts = 'mended'")
     assert await models.invalidate("a")
     found = await models.find("a")

@@ -60,6 +60,10 @@ _MODEL_LISTED = (
     f"SELECT {MODEL_COLUMNS}, ARRAY(SELECT tenant FROM model_tenants AS t"
     " WHERE t.sha256 = models.sha256) FROM models"
 )
+_MOST_POPULAR = (  # as `storage.popularity.rank`
+    "ORDER BY ln(greatest(requests_score, 1e-300)) / ln(2::float8)"
+    " + extract(epoch FROM requested_at)::float8 / $1::float8 DESC"
+)
 # After a rebase onto an older copy there can be orders beyond what the copy has leased.
 _LEASE_NUMBERS = (
     "UPDATE sequences SET next = greatest(next, (SELECT coalesce(max(number), 0) + 1 FROM orders)) + $1"
@@ -175,8 +179,8 @@ class PostgresDatabase:
         rows = await self._readers.find(f"{_MODEL_LISTED} WHERE sha256 = $1", sha256)
         return _model_of(rows[0]) if rows else None
 
-    async def load_popular_models(self, limit: int) -> list[StoredModel]:
-        rows = await self._readers.fetch(f"{_MODEL_LISTED} ORDER BY requests_score DESC LIMIT $1", limit)
+    async def load_popular_models(self, limit: int, half_life_s: float) -> list[StoredModel]:
+        rows = await self._readers.fetch(f"{_MODEL_LISTED} {_MOST_POPULAR} LIMIT $2", half_life_s, limit)
         return [_model_of(row) for row in rows]
 
     async def load_price_lists(self) -> list[StoredVersion]:
@@ -283,14 +287,15 @@ class PostgresDatabase:
 
         await self._writer.run(job)
 
-    async def store_models(self, models: Sequence[StoredModel]) -> None:
+    async def store_models(self, models: Sequence[StoredModel], half_life_s: float) -> None:
         # In one order, so that two processes never wait for each other.
         latest = sorted({model.sha256: model for model in models}.values(), key=lambda model: model.sha256)
         tenants = sorted({(model.sha256, tenant) for model in models for tenant in model.tenants})
 
         async def job(connection: Connection) -> None:
             if latest:
-                await connection.execute(STORE_MODELS, *columns_of([ROWS.model_row(item) for item in latest]))
+                columns = columns_of([ROWS.model_row(item) for item in latest])
+                await connection.execute(STORE_MODELS, *columns, half_life_s)
             if tenants:
                 await connection.execute(STORE_TENANTS, *columns_of(tenants))
 

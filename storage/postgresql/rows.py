@@ -121,9 +121,20 @@ STORE_OTHER: dict[type[Entry], str] = {
     ),
     TokenRevoked: "UPDATE tokens SET revoked_at = coalesce(revoked_at, $1) WHERE id = $2",
 }
+
+
+def _score_of(row: str) -> str:
+    """Of one of two rows, as of the later moment of both; as `storage.popularity.added`."""
+    waited = f"greatest(models.requested_at, excluded.requested_at) - {row}.requested_at"
+    return (
+        f"{row}.requests_score * power(0.5, least(extract(epoch FROM {waited})::float8 / $8::float8, 1000))"
+    )
+
+
 STORE_MODELS = (
     f"{insert_many(models, MODEL_COLUMNS)} ON CONFLICT (sha256) DO UPDATE SET"
-    " analyser = excluded.analyser, facts = excluded.facts, requests_score = excluded.requests_score,"
-    " requested_at = excluded.requested_at"
+    " analyser = excluded.analyser, facts = excluded.facts,"
+    f" requests_score = {_score_of('models')} + {_score_of('excluded')},"
+    " requested_at = greatest(models.requested_at, excluded.requested_at)"
 )
 STORE_TENANTS = f"{insert_many(model_tenants, 'sha256, tenant')} ON CONFLICT DO NOTHING"

@@ -1,15 +1,17 @@
 """Copies in Redis, through aiocache's `RedisCache`: plain values with a time to live, nothing else.
 
-Of aiocache only get and set are used, with keys and bytes of our own: what must be coherent goes through the
-log and its scripts instead.
+Of aiocache only get, set and delete are used, with keys and bytes of our own: what must be coherent goes
+through the log and its scripts instead.
 """
 
 import asyncio
 import logging
+from collections.abc import Awaitable
+from typing import Any
 
 from aiocache import RedisCache
 from aiocache.serializers import BaseSerializer
-from redis.asyncio import ConnectionPool
+from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import RedisError
 
 from storage.redis.endpoint import Endpoint
@@ -31,24 +33,33 @@ class BytesSerializer(BaseSerializer):  # type: ignore[misc]
         return value
 
 
+class BytesCache(RedisCache):  # type: ignore[misc]
+    """aiocache sets with SETEX, which redis-py warns of."""
+
+    async def _set(
+        self, key: str, value: bytes, ttl: int | None = None, _cas_token: object = None, _conn: object = None
+    ) -> Any:
+        return await self.client.set(key, value, ex=ttl)
+
+
 class RedisCopies:
     """Usable between `open` and `close`; otherwise there are no copies."""
 
     def __init__(self, prefix: str, deadline_s: float) -> None:
         self._space = f"{{{prefix}}}:copy:"
         self._deadline_s = deadline_s
-        self._cache: RedisCache | None = None
+        self._cache: BytesCache | None = None
         self._puts: set[asyncio.Task[None]] = set()
         self.hits = self.misses = 0
 
     async def open(self, endpoint: Endpoint) -> None:
         """To the server that the links lead to. Raises LogUnavailable."""
         options = await endpoint.options()
-        options.setdefault("max_connections", CONNECTIONS)
-        self._cache = RedisCache(
+        options |= {"max_connections": CONNECTIONS, "timeout": self._deadline_s}
+        self._cache = BytesCache(
             serializer=BytesSerializer(),
             timeout=self._deadline_s,
-            connection_pool_class=lambda **_: ConnectionPool(**options),
+            connection_pool_class=lambda **_: BlockingConnectionPool(**options),
         )
 
     async def close(self) -> None:
@@ -59,11 +70,7 @@ class RedisCopies:
     async def get(self, key: str) -> bytes | None:
         if self._cache is None:
             return None
-        try:
-            value: bytes | None = await self._cache.get(self._space + key)
-        except (RedisError, OSError, TimeoutError) as error:
-            logger.debug("no copy of %s: %s", key, error)
-            value = None
+        value: bytes | None = await _or_none(self._cache.get(self._space + key), key)
         if value is None:
             self.misses += 1
         else:
@@ -73,12 +80,23 @@ class RedisCopies:
     def put(self, key: str, value: bytes, ttl_s: float) -> None:
         if self._cache is None or len(self._puts) >= PUTS:
             return
-        task = asyncio.create_task(self._put(self._cache, key, value, ttl_s), name=f"copy {key}")
+        task = asyncio.create_task(self.keep(key, value, ttl_s), name=f"copy {key}")
         self._puts.add(task)
         task.add_done_callback(self._puts.discard)
 
-    async def _put(self, cache: RedisCache, key: str, value: bytes, ttl_s: float) -> None:
-        try:
-            await cache.set(self._space + key, value, ttl=int(ttl_s))
-        except (RedisError, OSError, TimeoutError) as error:
-            logger.debug("no copy of %s is kept: %s", key, error)
+    async def keep(self, key: str, value: bytes, ttl_s: float) -> None:
+        if self._cache is not None:
+            await _or_none(self._cache.set(self._space + key, value, ttl=int(ttl_s)), key)
+
+    async def drop(self, key: str) -> None:
+        if self._cache is not None:
+            await _or_none(self._cache.delete(self._space + key), key)
+
+
+async def _or_none(asked: Awaitable[Any], key: str) -> Any:
+    """The answer; None when Redis gives none in time."""
+    try:
+        return await asked
+    except (RedisError, OSError, TimeoutError) as error:
+        logger.debug("no copy of %s: %s", key, error)
+        return None

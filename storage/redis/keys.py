@@ -1,8 +1,8 @@
 """What Redis holds, and under which names.
 
 All names share one hash tag, so that a cluster keeps them on one node and a script may touch all of them.
-Everything but `meta` and the copies belongs to one epoch, one life of the log, and carries its number: what
-an earlier life left behind can never be taken for something of this one.
+Everything but `meta`, copies and turns belongs to one epoch, one life of the log, and carries its number:
+what an earlier life left behind can never be taken for something of this one.
 
 | key | type | what |
 |---|---|---|
@@ -16,6 +16,7 @@ an earlier life left behind can never be taken for something of this one.
 | `{facet}:E:key:SCOPE` | string | position and entry that answered a keyed request |
 | `{facet}:E:known` | set | scopes answered in earlier lives; the database has their answers |
 | `{facet}:copy:KEY` | string | a copy that may be missing: see `storage.copies` |
+| `{facet}:turn:NAME` | string | who does what all want done once: see `storage.turns` |
 """
 
 VALUE_FORMAT = b"1"

@@ -37,6 +37,7 @@ from storage.redis.link import Link, Refused, opened
 from storage.redis.lives import Lives
 from storage.redis.reader import Reader
 from storage.redis.server import RedisServer, examine
+from storage.redis.turns import RedisTurns
 from storage.shared import Follower, InShared, Reload, Standing
 from storage.tail import Followed, Tail
 
@@ -78,6 +79,7 @@ class RedisTier:
         self._on_notice: Callable[[Position, dict[int, str]], None] = lambda upto, rejected: None
         self._remembered: Lru[str, tuple[Position, AnyEntry]] = Lru(REMEMBERED_ENTRIES, REMEMBERED_BYTES)
         self.copies = RedisCopies(prefix, bounds.shared_deadline_s)
+        self.turns = RedisTurns(prefix, self._reader, lambda: self.joined)
         self._keeper: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._began = asyncio.Event()

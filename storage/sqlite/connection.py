@@ -10,6 +10,7 @@ from typing import Any
 import aiosqlite
 
 from storage.errors import DatabaseUnavailable
+from storage.sqlite.models import add_functions
 
 Parameters = Iterable[Any] | Mapping[str, Any]
 
@@ -36,6 +37,7 @@ async def open_reader(path: Path) -> aiosqlite.Connection:
     )
     await connection.execute("PRAGMA query_only=ON")
     await connection.execute("PRAGMA cache_size=-16000")
+    await add_functions(connection)
     return connection
 
 

@@ -42,14 +42,8 @@ from storage.sqlite.apply import (
     store_answers,
 )
 from storage.sqlite.connection import Readers
-from storage.sqlite.rows import (
-    INSERT_MODEL_TENANT,
-    KEEP_ANSWER,
-    REPLACE_ANSWER,
-    ROWS,
-    SELECT_ORDER,
-    UPSERT_MODEL,
-)
+from storage.sqlite.models import MOST_POPULAR, store_models
+from storage.sqlite.rows import KEEP_ANSWER, REPLACE_ANSWER, ROWS, SELECT_ORDER
 from storage.sqlite.writer import Writer
 
 _DIALECT = dialects.dialect(paramstyle="named")
@@ -144,8 +138,8 @@ class SqliteDatabase:
         rows = await self._readers.fetch(f"{_MODEL_LISTED} WHERE sha256 = ?", (sha256,))
         return _model_of(rows[0]) if rows else None
 
-    async def load_popular_models(self, limit: int) -> list[StoredModel]:
-        rows = await self._readers.fetch(f"{_MODEL_LISTED} ORDER BY requests_score DESC LIMIT ?", (limit,))
+    async def load_popular_models(self, limit: int, half_life_s: float) -> list[StoredModel]:
+        rows = await self._readers.fetch(f"{_MODEL_LISTED} {MOST_POPULAR} LIMIT ?", (half_life_s, limit))
         return [_model_of(row) for row in rows]
 
     async def load_price_lists(self) -> list[StoredVersion]:
@@ -248,14 +242,8 @@ class SqliteDatabase:
 
         await self._writer.run(job)
 
-    async def store_models(self, models: Sequence[StoredModel]) -> None:
-        async def job(connection: aiosqlite.Connection) -> None:
-            await connection.executemany(UPSERT_MODEL, [ROWS.model_row(model) for model in models])
-            tenants = [(model.sha256, tenant) for model in models for tenant in sorted(model.tenants)]
-            if tenants:
-                await connection.executemany(INSERT_MODEL_TENANT, tenants)
-
-        await self._writer.run(job)
+    async def store_models(self, models: Sequence[StoredModel], half_life_s: float) -> None:
+        await self._writer.run(partial(store_models, models=models, half_life_s=half_life_s))
 
     async def lease_numbers(self, count: int) -> range:
         async def job(connection: aiosqlite.Connection) -> range:
