@@ -4,6 +4,7 @@
     metal   = mass * (1 + loss) * price per gram * fineness * (1 + premium)
     pattern = base + volume / 1000 * rate               casting = base + mass * rate
     finish, plating = area in cm2 * rate                bodies = (bodies - 1) * handling
+    stones  = count * price each                        setting = count * rate each, by kind of stone
     order   = unit lines * quantity + setup - quantity break on labour, at least the minimum
               -> markup -> rush = net -> VAT = gross
 
@@ -19,9 +20,11 @@ from typing import Literal, TypeVar
 import msgspec
 
 from pricing.errors import Refused
-from pricing.facts import Facts, MeshWarning
+from pricing.facts import Facts
 from pricing.judgement import Judgement, Priceable, effective_unit, judge
-from pricing.price_list import Material, MetalFix, PriceList, QuantityBreak, Surface
+from pricing.mesh_warning import MeshWarning
+from pricing.price_list import Material, MetalFix, PriceList, QuantityBreak, Stone, Surface
+from pricing.stones import StoneCount, check_counts
 from pricing.units import MILLIMETRES_PER_UNIT, check_declared_unit
 
 GRAMS_PER_OZ = Decimal("31.1034768")
@@ -48,6 +51,8 @@ LineCode = Literal[
     "finish",
     "plating",
     "bodies",
+    "stones",
+    "setting",
     "setup",
     "quantity_break",
     "minimum",
@@ -57,7 +62,8 @@ LineCode = Literal[
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What the customer chose; finish and plating None mean the price list's own defaults."""
+    """What the customer chose; finish and plating None mean the price list's own defaults; `stones` are those
+    of one piece."""
 
     material: str
     units: str = "mm"
@@ -65,6 +71,7 @@ class Options(msgspec.Struct, frozen=True):
     plating: str | None = None
     quantity: int = 1
     rush: bool = False
+    stones: tuple[StoneCount, ...] = ()
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -89,6 +96,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     quantity: int
     units: str
     rush: bool
+    stones: tuple[StoneCount, ...]
     currency: str
     lines: tuple[Line, ...]
     unit_price: Decimal | None
@@ -128,6 +136,7 @@ class _Choice(msgspec.Struct, frozen=True):
     quantity: int
     rush: bool
     units: str
+    stones: tuple[tuple[Stone, int], ...]
 
 
 class _Piece(msgspec.Struct, frozen=True):
@@ -142,8 +151,8 @@ class _Piece(msgspec.Struct, frozen=True):
 def price(facts: Facts, options: Options, price_list: PriceList, metal_fix: MetalFix) -> Price:
     """Price `options.quantity` pieces of a model.
 
-    Refused `unknown_material`, `unknown_finish`, `unknown_plating`, `unknown_unit`,
-    `quantity_out_of_range`, `zero_volume`.
+    Refused `unknown_material`, `unknown_finish`, `unknown_plating`, `unknown_stone`, `unknown_unit`,
+    `quantity_out_of_range`, `stones_out_of_range`, `zero_volume`.
     """
     choice = _resolve(effective_unit(facts, options.units), options, price_list)
     judgement = judge(facts, options.units)
@@ -167,21 +176,19 @@ def explain(
         return tuple(Explanation(step.code, step.variables, step.exact) for step in steps)
 
 
-_Row = TypeVar("_Row", Material, Surface)
+_Row = TypeVar("_Row", Material, Surface, Stone)
 
 
 def _find(kind: str, rows: tuple[_Row, ...], code: str) -> _Row:
     for row in rows:
         if row.code == code:
             return row
-    known = ", ".join(row.code for row in rows)
-    raise Refused(f"unknown_{kind}", f"The price list has no {kind} {code!r}.", f"Use one of: {known}.")
+    known = f"Use one of: {', '.join(row.code for row in rows)}." if rows else f"It has no {kind}s at all."
+    raise Refused(f"unknown_{kind}", f"The price list has no {kind} {code!r}.", known)
 
 
 def check_options(options: Options, price_list: PriceList) -> None:
-    """Refused `unknown_material`, `unknown_finish`, `unknown_plating`, `unknown_unit` or
-    `quantity_out_of_range`.
-    """
+    """Refused as by `price`, for all that the model has no say in."""
     _resolve(check_declared_unit(options.units), options, price_list)
 
 
@@ -199,12 +206,19 @@ def _resolve(unit: str, options: Options, price_list: PriceList) -> _Choice:
         options.quantity,
         options.rush,
         unit,
+        _stones(options.stones, price_list),
     )
 
 
+def _stones(asked: tuple[StoneCount, ...], price_list: PriceList) -> tuple[tuple[Stone, int], ...]:
+    check_counts(asked)
+    return tuple((_find("stone", price_list.stones, stone.code), stone.count) for stone in asked)
+
+
 def _exact(value: float) -> Decimal:
-    # The shortest text that reads back as this float: the one place where a float becomes a Decimal.
-    return Decimal(repr(value))
+    # The shortest text that reads back as this float: the one place where a float becomes a Decimal. `str`,
+    # for numpy's own floats have a `repr` that is no number.
+    return Decimal(str(value))
 
 
 def _piece(facts: Facts, choice: _Choice) -> _Piece:
@@ -284,6 +298,28 @@ def _piece_steps(
         further, rate = Decimal(piece.bodies - 1), rates.handling_per_body
         variables = (("bodies_after_first", further), ("rate_per_body", rate))
         yield _Step("bodies", f"{further} further bodies x {_text(rate)}", variables, further * rate)
+    yield from _stone_steps(choice.stones)
+
+
+def _stone_steps(stones: tuple[tuple[Stone, int], ...]) -> Iterator[_Step]:
+    """The stones themselves, free when they are the customer's own, and the work of setting them."""
+    prices = tuple((stone.code, Decimal(count), stone.price_each) for stone, count in stones)
+    rates = tuple((stone.code, Decimal(count), stone.setting_each) for stone, count in stones)
+    for line in (_counted("stones", prices), _counted("setting", rates)):
+        if line.exact:
+            yield line
+
+
+def _counted(code: LineCode, kinds: tuple[tuple[str, Decimal, Decimal], ...]) -> _Step:
+    """A number of things of each kind at the rate of the kind; kinds that cost nothing are left out."""
+    charged = tuple(kind for kind in kinds if kind[2])
+    basis = " + ".join(f"{count} {kind} x {_text(each)}" for kind, count, each in charged)
+    variables = tuple(
+        variable
+        for kind, count, each in charged
+        for variable in ((f"{kind}_count", count), (f"{kind}_each", each))
+    )
+    return _Step(code, basis, variables, sum((count * each for _, count, each in charged), _ZERO))
 
 
 def _unit_steps(
@@ -390,6 +426,7 @@ def _unpriced(choice: _Choice, judgement: Judgement, versions: _Versions) -> Pri
         quantity=choice.quantity,
         units=choice.units,
         rush=choice.rush,
+        stones=tuple(StoneCount(stone.code, count) for stone, count in choice.stones),
         currency=price_list.currency,
         lines=(),
         unit_price=None,

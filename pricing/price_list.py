@@ -47,6 +47,15 @@ class Surface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate_per_cm2: Decimal
 
 
+class Stone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A kind of stone and how it is set; `price_each` is 0 for stones that the customer brings."""
+
+    code: str
+    name: str
+    price_each: Decimal
+    setting_each: Decimal
+
+
 class QuantityBreak(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """From `from_quantity` pieces the labour lines are cheaper by `rate`."""
 
@@ -88,6 +97,7 @@ class PriceList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     materials: tuple[Material, ...]
     finishes: tuple[Surface, ...]
     platings: tuple[Surface, ...]
+    stones: tuple[Stone, ...] = ()
 
 
 class MetalFix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,6 +125,9 @@ class MetalFix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 DATA_BYTES_MAX = 1 << 20
 """A price list is some 6 KB; a longer document than this is refused unread."""
+
+CODE_LENGTH_MAX = 40
+"""Requests name codes no longer than this."""
 
 _DIGITS_MAX = 18
 _Record = TypeVar("_Record", bound=msgspec.Struct)
@@ -242,7 +255,10 @@ def _price_list_problems(price_list: PriceList) -> list[Problem]:
     for index, material in enumerate(price_list.materials):
         problems += _material_problems(f"/materials/{index}", material)
     for field in ("materials", "finishes", "platings"):
-        problems += _code_problems(field, [row.code for row in getattr(price_list, field)])
+        rows = getattr(price_list, field)
+        problems += [] if rows else [(f"/{field}", "must not be empty")]
+        problems += _code_problems(field, [row.code for row in rows])
+    problems += _code_problems("stones", [stone.code for stone in price_list.stones])
     for default, rows in (("default_finish", price_list.finishes), ("default_plating", price_list.platings)):
         if getattr(price_list, default) not in {row.code for row in rows}:
             problems.append((f"/{default}", "is not a code of this list"))
@@ -290,12 +306,20 @@ def _break_problems(price_list: PriceList) -> list[Problem]:
             problems.append(
                 (f"/quantity_breaks/{index}", "must rise in quantity and rate, with a rate below 1")
             )
-        elif step.from_quantity * (1 - step.rate) < (step.from_quantity - 1) * (1 - rate_before):
+        elif _is_cheaper(step, rate_before, price_list.rounding):
             problems.append(
                 (f"/quantity_breaks/{index}/rate", "makes more pieces cheaper in total than fewer")
             )
         before, rate_before = step.from_quantity, step.rate
     return problems
+
+
+def _is_cheaper(step: QuantityBreak, rate_before: Decimal, rounding: str) -> bool:
+    """Whether the labour of the first order with this break costs less than that of one piece fewer."""
+    charged = step.from_quantity * (1 - step.rate)
+    charged_before = (step.from_quantity - 1) * (1 - rate_before)
+    # Of two equal amounts half_even may round one down and the other up: 2 x 0.75 of a cent and 3 x 0.5.
+    return charged < charged_before or (charged == charged_before and rounding == "half_even")
 
 
 def _material_problems(pointer: str, material: Material) -> list[Problem]:
@@ -315,10 +339,12 @@ def _material_problems(pointer: str, material: Material) -> list[Problem]:
 
 
 def _code_problems(field: str, codes: list[str]) -> list[Problem]:
-    problems = [] if codes else [(f"/{field}", "must not be empty")]
+    problems = []
     for index, code in enumerate(codes):
         if not code or not code.replace("-", "").replace("_", "").isalnum() or code != code.lower():
             problems.append((f"/{field}/{index}/code", "must be lower-case letters, digits, - and _"))
+        if len(code) > CODE_LENGTH_MAX:
+            problems.append((f"/{field}/{index}/code", f"has more than {CODE_LENGTH_MAX} characters"))
         if code in codes[:index]:
             problems.append((f"/{field}/{index}/code", f"occurs twice: {code}"))
     return problems

@@ -8,9 +8,9 @@ import runpy
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from server import price_files
+from server import price_arguments
 from server.config import SETTINGS, ConfigError, Settings, load
 from server.documents import VERSION
 from server.logs import configure
@@ -42,10 +42,15 @@ def main(arguments: list[str]) -> int:
         return 141
 
 
+class _Parser(argparse.ArgumentParser):
+    """Without the usage, which is several lines, in front of what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="facet", description="Order statuses and prices of a made-to-order jewelry maker."
-    )
+    top = _Parser(prog="facet", description="Order statuses and prices of a made-to-order jewelry maker.")
     top.add_argument("--version", action="version", version=f"facet {VERSION}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, meaning, run, add in _COMMANDS:
@@ -133,6 +138,8 @@ def _add_tour(command: argparse.ArgumentParser) -> None:
 
 
 def _price(settings: Settings, parsed: argparse.Namespace) -> int:
+    from server import price_files
+
     return price_files.run(parsed)
 
 
@@ -299,7 +306,7 @@ _COMMANDS: tuple[tuple[str, str, Command, Callable[[argparse.ArgumentParser], No
     ("serve", "migrate, replay, warm, serve", _serve, _serving),
     ("reload", "replace the workers of the running server one by one (FACET_WORKERS)", _reload, _data),
     ("tour", "every promise of the system, shown on the running demo", _tour, _add_tour),
-    ("price", "price model files without a server", _price, price_files.add_arguments),
+    ("price", "price model files without a server", _price, price_arguments.add_arguments),
     ("token", "issue, list and revoke access tokens", _token, _add_token),
     ("migrate", "bring the database to this release's schema", _migrate, _data),
     ("warm", "make the running server load again what it is asked for first", _warm, _data),

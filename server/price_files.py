@@ -1,30 +1,29 @@
 """`./facet price FILE...`: prices model files without a server.
 
-A table for people, `--json` and `--csv` for programs. Several files are read by worker processes side by
-side. The exit code is 0 when all files have an answer, 1 when some were refused (the others are priced all
-the same), 2 when an argument is bad.
+Several files are read by worker processes side by side, a bounded number ahead of the one whose answer is
+written next; files of equal content are read once. The exit code is 0 when all files have an answer, 1 when
+some were refused (the others are priced all the same), 2 when an argument is bad.
 """
 
 import argparse
 import asyncio
-import csv
-import hashlib
-import json
+import contextlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from decimal import Decimal
+import tempfile
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
-
-import msgspec
+from typing import NamedTuple
 
 from pricing.errors import Refused
-from pricing.facts import Facts, analyse
-from pricing.formula import Explanation, Options, Price, check_options, explain, price
+from pricing.facts import Facts
+from pricing.formula import Options, check_options, explain, price
+from pricing.given import GIVEN_BYTES_MAX, given_facts
 from pricing.model import ModelView, model_view
 from pricing.pool import FactsPool, Limits
 from pricing.price_list import (
+    DATA_BYTES_MAX,
     InvalidData,
     MetalFix,
     PriceList,
@@ -33,62 +32,63 @@ from pricing.price_list import (
     parse_metal_fix,
     parse_price_list,
 )
+from pricing.stones import parse_stones
+from server.price_progress import Progress
+from server.price_rows import CsvWriter, JsonWriter, Row, TableWriter, Writer
+from server.price_sources import (
+    FACTS_SUFFIXES,
+    MODEL_SUFFIXES,
+    BadArgument,
+    Content,
+    Source,
+    content_of,
+    expand,
+    unchanged,
+)
 
 _REFUSED, _BAD_ARGUMENT = 1, 2
 
+AHEAD = 64
+"""Files under way or waiting to be written: what is held does not grow with the number of files."""
 
-class _Rates(NamedTuple):
-    """The versioned data prices are made from."""
+CONTENTS_KNOWN = 10_000
+"""Files whose facts are kept, so that one that comes again is not read again: some 1 KB each."""
 
+_Known = tuple[ModelView, Facts]
+_Answer = Callable[[Source], Awaitable[_Known]]
+"""The model and the facts of a file; raises Refused."""
+
+
+class _Question(NamedTuple):
+    """What is asked of every file."""
+
+    options: Options
     price_list: PriceList
     metal_fix: MetalFix
+    explained: bool
 
-
-class _Row(NamedTuple):
-    """The answer for one file: a model and its price, or a refusal."""
-
-    file: str
-    model: ModelView | None = None
-    price: Price | None = None
-    explanation: tuple[Explanation, ...] = ()
-    refusal: Refused | None = None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `./facet price`."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="STL, OBJ, PLY, OFF, GLB or 3MF")
-    parser.add_argument("--material", required=True, help="alloy, e.g. gold-585-yellow")
-    parser.add_argument(
-        "--units", default="mm", help="unit of files that state none: mm, cm, m, in (default mm)"
-    )
-    parser.add_argument("--finish", help="default: the price list's own")
-    parser.add_argument("--plating", help="default: the price list's own")
-    parser.add_argument(
-        "--quantity", type=int, default=1, metavar="N", help="pieces of each file (default 1)"
-    )
-    parser.add_argument("--rush", action="store_true", help="with the surcharge for rush orders")
-    parser.add_argument("--price-list", type=Path, metavar="FILE", help="JSON, instead of the delivered one")
-    parser.add_argument("--metal-fix", type=Path, metavar="FILE", help="JSON, instead of the delivered one")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON")
-    form.add_argument("--csv", action="store_true", help="print CSV, one row per file")
-    parser.add_argument("--explain", action="store_true", help="show how each line of a price comes about")
+    def row(self, name: str, known: _Known) -> Row:
+        model, facts = known
+        asked = (facts, self.options, self.price_list, self.metal_fix)
+        try:
+            return Row(name, model, price(*asked), explain(*asked) if self.explained else ())
+        except Refused as refused:
+            return Row(name, model, refusal=refused)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Price the files and print the answers; returns the exit code."""
-    try:
-        rates = _rates(arguments)
-        options = _options(arguments)
-        check_options(options, rates.price_list)
-        paths = [_readable(name) for name in arguments.files]
-    except Refused as refused:
-        return _complain(f"{refused.detail} {refused.remedy}")
-    except (OSError, InvalidData) as error:
-        return _complain(str(error))
-    rows = [_row(path, answer, options, rates) for path, answer in zip(paths, _answers(paths), strict=True)]
-    _print(rows, arguments, sys.stdout)
-    return _REFUSED if any(row.refusal for row in rows) else 0
+    with tempfile.TemporaryDirectory(prefix="facet-price-") as spool:
+        try:
+            question = _question(arguments)
+            check_options(question.options, question.price_list)
+            suffixes = FACTS_SUFFIXES if arguments.facts else MODEL_SUFFIXES
+            sources = expand(arguments.files, suffixes, Path(spool))
+        except Refused as refused:
+            return _complain(f"{refused.detail} {refused.remedy}")
+        except (OSError, InvalidData, BadArgument) as error:
+            return _complain(str(error))
+        return asyncio.run(_price(sources, question, arguments))
 
 
 def _complain(message: str) -> int:
@@ -96,233 +96,158 @@ def _complain(message: str) -> int:
     return _BAD_ARGUMENT
 
 
-def _rates(arguments: argparse.Namespace) -> _Rates:
+def _question(arguments: argparse.Namespace) -> _Question:
     price_list, metal_fix = arguments.price_list, arguments.metal_fix
-    return _Rates(
-        parse_price_list(price_list.read_bytes()) if price_list else default_price_list(),
-        parse_metal_fix(metal_fix.read_bytes()) if metal_fix else default_metal_fix(),
+    return _Question(
+        Options(
+            material=arguments.material,
+            units=arguments.units,
+            finish=arguments.finish,
+            plating=arguments.plating,
+            quantity=arguments.quantity,
+            rush=arguments.rush,
+            stones=parse_stones(arguments.stones),
+        ),
+        parse_price_list(_document(price_list)) if price_list else default_price_list(),
+        parse_metal_fix(_document(metal_fix)) if metal_fix else default_metal_fix(),
+        arguments.explain,
     )
 
 
-def _options(arguments: argparse.Namespace) -> Options:
-    return Options(
-        material=arguments.material,
-        units=arguments.units,
-        finish=arguments.finish,
-        plating=arguments.plating,
-        quantity=arguments.quantity,
-        rush=arguments.rush,
-    )
-
-
-def _readable(name: str) -> Path:
-    """The path of a file that can be opened; OSError otherwise."""
-    with open(name, "rb"):
-        return Path(name)
-
-
-def _answers(paths: Sequence[Path]) -> list[Facts | Refused]:
-    """Facts or refusals, in the order of the files."""
-    if len(paths) == 1:
-        return [_facts_here(paths[0])]
-    return asyncio.run(_facts_in_workers(paths))
-
-
-def _facts_here(path: Path) -> Facts | Refused:
-    # One file: starting workers would take longer than reading it.
-    try:
-        return analyse(path.read_bytes())
-    except Refused as refused:
-        return refused
-
-
-async def _facts_in_workers(paths: Sequence[Path]) -> list[Facts | Refused]:
-    workers = min(os.cpu_count() or 1, len(paths))
-    pool = FactsPool(Limits(workers=workers, waiting=len(paths)))
-    progress = _Progress(len(paths), sys.stderr)
-
-    async def one(path: Path) -> Facts | Refused:
-        try:
-            return await pool.analyse(path)
-        except Refused as refused:
-            return refused
-        finally:
-            progress.step(path.name)
-
-    await pool.start()
-    try:
-        return await asyncio.gather(*(one(path) for path in paths))
-    finally:
-        progress.clear()
-        await pool.close()
-
-
-class _Progress:
-    """One line on a terminal that counts files; silent elsewhere."""
-
-    def __init__(self, total: int, stream: TextIO) -> None:
-        self._total, self._done, self._stream = total, 0, stream
-        self._shown = stream.isatty()
-
-    def step(self, name: str) -> None:
-        self._done += 1
-        self._write(f"\r\x1b[K{self._done}/{self._total} {name[:60]}")
-
-    def clear(self) -> None:
-        self._write("\r\x1b[K")
-
-    def _write(self, text: str) -> None:
-        if self._shown:
-            self._stream.write(text)
-            self._stream.flush()
-
-
-def _row(path: Path, answer: Facts | Refused, options: Options, rates: _Rates) -> _Row:
-    if isinstance(answer, Refused):
-        return _Row(str(path), refusal=answer)
-    model = model_view(_sha256(path), path.stat().st_size, answer, options.units)
-    try:
-        priced = price(answer, options, *rates)
-        return _Row(str(path), model, priced, explain(answer, options, *rates))
-    except Refused as refused:
-        return _Row(str(path), model, refusal=refused)
-
-
-def _sha256(path: Path) -> str:
+def _document(path: Path) -> bytes:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return file.read(DATA_BYTES_MAX + 1)
 
 
-def _print(rows: Sequence[_Row], arguments: argparse.Namespace, out: TextIO) -> None:
+async def _price(sources: Sequence[Source], question: _Question, arguments: argparse.Namespace) -> int:
+    progress = Progress(len(sources), sys.stderr)
+    writer = _writer(arguments)
+    refused = 0
+    async with _answerer(sources, arguments) as answer:
+
+        async def row_of(source: Source) -> Row:
+            try:
+                row = question.row(source.name, await answer(source))
+            except Refused as refusal:
+                row = Row(source.name, refusal=refusal)
+            progress.step(source.name)
+            return row
+
+        async with contextlib.aclosing(_in_order(sources, row_of)) as rows:
+            try:
+                async for row in rows:
+                    refused += row.refusal is not None
+                    progress.wipe()
+                    writer.row(row)
+            finally:
+                progress.wipe()
+        writer.close()
+    return _REFUSED if refused else 0
+
+
+def _writer(arguments: argparse.Namespace) -> Writer:
     if arguments.json:
-        items = [_json_row(row, arguments.explain) for row in rows]
-        print(json.dumps({"items": items}, indent=2, ensure_ascii=False), file=out)
-    elif arguments.csv:
-        _print_csv(rows, out)
+        return JsonWriter(sys.stdout)
+    return CsvWriter(sys.stdout) if arguments.csv else TableWriter(sys.stdout)
+
+
+async def _in_order(
+    sources: Sequence[Source], row_of: Callable[[Source], Awaitable[Row]]
+) -> AsyncGenerator[Row, None]:
+    """The rows in the order of the files, at most AHEAD of them begun and not yet taken."""
+    begun: deque[asyncio.Future[Row]] = deque()
+    try:
+        for source in sources:
+            if len(begun) == AHEAD:
+                yield await begun.popleft()
+            begun.append(asyncio.ensure_future(row_of(source)))
+        while begun:
+            yield await begun.popleft()
+    finally:
+        for future in begun:
+            future.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _answerer(sources: Sequence[Source], arguments: argparse.Namespace) -> AsyncIterator[_Answer]:
+    """How files are read: given facts as they are, one mesh here, several by workers."""
+    if arguments.facts:
+        yield _given
+    elif len(sources) == 1:  # starting workers would take longer than reading it
+        yield _Meshes(_analysed_here, arguments.units).answer
     else:
-        _print_table(rows, out)
-        if arguments.explain:
-            _print_explanations(rows, out)
+        workers = min(_processors(), len(sources))
+        pool = FactsPool(Limits(workers=workers, waiting=AHEAD))
+        await pool.start()
+        try:
+            yield _Meshes(pool.analyse, arguments.units).answer
+        finally:
+            await pool.close()
 
 
-def _json_row(row: _Row, explained: bool) -> dict[str, Any]:
-    shown: dict[str, Any] = {"file": row.file}
-    if row.model:
-        shown["model"] = msgspec.to_builtins(row.model)
-    if row.price:
-        shown["price"] = _json_price(row.price)
-    if row.explanation and explained:
-        shown["explanation"] = msgspec.to_builtins(row.explanation)
-    if row.refusal:
-        refusal = row.refusal
-        shown["error"] = {"code": refusal.code, "detail": refusal.detail, "remedy": refusal.remedy}
-    return shown
+def _processors() -> int:
+    """Those this process may use; a container often has fewer than the machine."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
 
 
-def _json_price(priced: Price) -> dict[str, Any]:
-    """The price as the service shows it: money is an amount and its currency."""
-
-    def money(amount: Decimal | None) -> dict[str, str] | None:
-        return None if amount is None else {"amount": str(amount), "currency": priced.currency}
-
-    shown: dict[str, Any] = msgspec.to_builtins(priced)
-    for name in ("unit_price", "net", "vat", "gross"):
-        shown[name] = money(getattr(priced, name))
-    for line, record in zip(shown["lines"], priced.lines, strict=True):
-        line["amount"] = money(record.amount)
-    del shown["currency"]
-    return shown
+async def _given(source: Source) -> _Known:
+    with _openable(source):
+        data = await asyncio.to_thread(_head_of, source.path)
+    return given_facts(data)
 
 
-_CSV_COLUMNS = (
-    "file",
-    "sha256",
-    "format",
-    "facets",
-    "volume_mm3",
-    "area_mm2",
-    "bodies",
-    "priceable",
-    "mass_g",
-    "unit_price",
-    "net",
-    "vat",
-    "gross",
-    "currency",
-    "warnings",
-    "code",
-    "remedy",
-)
+def _head_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(GIVEN_BYTES_MAX + 1)
 
 
-def _print_csv(rows: Iterable[_Row], out: TextIO) -> None:
-    writer = csv.DictWriter(out, _CSV_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        fields: dict[str, Any] = {"file": row.file}
-        for record in (row.model, row.price):
-            fields |= msgspec.structs.asdict(record) if record else {}
-        warnings = row.price.warnings if row.price else ()
-        fields["warnings"] = " ".join(warning.code for warning in warnings)
-        if row.refusal:
-            fields |= {"code": row.refusal.code, "remedy": row.refusal.remedy}
-        writer.writerow(fields)
+async def _analysed_here(path: Path) -> Facts:
+    from pricing.analysis import analyse  # a second, which other commands and other ways here do not need
+
+    return analyse(await asyncio.to_thread(path.read_bytes))
 
 
-def _print_table(rows: Sequence[_Row], out: TextIO) -> None:
-    head = ("file", "volume mm3", "size mm", "bodies", "mass g", "each", "net", "gross", "price", "remarks")
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
-    for line in cells:
-        padded = [
-            cell.ljust(width) if column in (0, 8, 9) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        print("  ".join(padded).rstrip(), file=out)
-    if priced := next((row.price for row in rows if row.price), None):
-        print(f"\n{_heading(priced)}", file=out)
+class _Meshes:
+    """Facts of mesh files, read once for each content."""
+
+    def __init__(self, analysed: Callable[[Path], Awaitable[Facts]], units: str) -> None:
+        self._analysed = analysed
+        self._units = units
+        self._known: OrderedDict[str, asyncio.Future[Facts]] = OrderedDict()
+
+    async def answer(self, source: Source) -> _Known:
+        with _openable(source):
+            content = await asyncio.to_thread(content_of, source.path)
+            facts = await self._facts(source.path, content)
+        return model_view(content.sha256, content.byte_count, facts, self._units), facts
+
+    async def _facts(self, path: Path, content: Content) -> Facts:
+        known = self._known.get(content.sha256)
+        if known is None:
+            known = self._known[content.sha256] = asyncio.ensure_future(self._read(path, content))
+            if len(self._known) > CONTENTS_KNOWN:
+                self._known.popitem(last=False)
+        return await known
+
+    async def _read(self, path: Path, content: Content) -> Facts:
+        facts = await self._analysed(path)
+        if not unchanged(path, content):
+            raise Refused(
+                "file_changed", "The file was written to while it was read.", "Price it when it is finished."
+            )
+        return facts
 
 
-def _heading(priced: Price) -> str:
-    return (
-        f"{priced.quantity} x {priced.material}, {priced.finish}, plating {priced.plating}; "
-        f"{priced.currency}, net without and gross with VAT; "
-        f"price list {priced.price_list}, metal fix {priced.metal_fix}"
-    )
-
-
-def _cells(row: _Row) -> tuple[str, ...]:
-    name = Path(row.file).name
-    if row.refusal:
-        said = f"{row.refusal.code}: {row.refusal.detail} {row.refusal.remedy}"
-        return (name, *[""] * 7, "refused", said)
-    assert row.model is not None
-    assert row.price is not None
-    amounts = (row.price.mass_g, row.price.unit_price, row.price.net, row.price.gross)
-    return (
-        name,
-        f"{row.model.volume_mm3:.3f}",
-        " x ".join(f"{length:.4g}" for length in row.model.bbox_mm),
-        "?" if row.model.bodies is None else str(row.model.bodies),
-        *("-" if amount is None else str(amount) for amount in amounts),
-        row.price.priceable,
-        ", ".join(warning.code for warning in row.price.warnings),
-    )
-
-
-def _print_explanations(rows: Iterable[_Row], out: TextIO) -> None:
-    for row in rows:
-        if row.price and row.price.lines:
-            print(f"\n{row.file}", file=out)
-            _print_explanation(row.price, row.explanation, out)
-
-
-def _print_explanation(priced: Price, steps: Sequence[Explanation], out: TextIO) -> None:
-    for line, step in zip(priced.lines, steps, strict=True):
-        print(f"  {line.code:<15}{line.amount:>14}  {line.basis}", file=out)
-        named = ", ".join(f"{name} = {value}" for name, value in step.variables)
-        print(f"  {'':<29}  {named}", file=out)
-    for name, amount in (("net", priced.net), ("VAT", priced.vat), ("gross", priced.gross)):
-        print(f"  {name:<15}{amount:>14}", file=out)
-    for warning in priced.warnings:
-        print(f"  {warning.code}: {warning.detail}", file=out)
+@contextlib.contextmanager
+def _openable(source: Source) -> Iterator[None]:
+    """A file of a directory that cannot be read is refused; the others go on."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(
+            "unreadable", f"{error.strerror or error}.", f"Look at the file {source.name}."
+        ) from error

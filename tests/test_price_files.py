@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from server.price_files import add_arguments, run
+from server.price_arguments import add_arguments
+from server.price_files import run
 from tests import meshes
 
 

@@ -63,6 +63,56 @@ def test_default_list_has_every_alloy_with_its_density_and_a_source() -> None:
     assert all(material.density_source for material in materials)
 
 
+ELEMENTS_G_CM3 = {"Au": 19.32, "Ag": 10.49, "Pt": 21.45, "Pd": 12.02, "Ru": 12.45, "Cu": 8.96, "Sn": 7.29}
+MIXTURES: dict[str, dict[str, float]] = {
+    "gold-750-white-pd": {"Au": 75, "Pd": 14, "Ag": 11},
+    "silver-925": {"Ag": 92.5, "Cu": 7.5},
+    "platinum-950-ru": {"Pt": 95, "Ru": 5},
+    "bronze": {"Cu": 90, "Sn": 10},
+}
+
+
+def ideal_g_cm3(shares: dict[str, float]) -> float:
+    """The density of metals that keep their volume when they are melted together; shares in percent."""
+    return 100 / sum(share / ELEMENTS_G_CM3[metal] for metal, share in shares.items())
+
+
+def test_densities_that_are_calculated_say_so_and_come_out() -> None:
+    calculated = {
+        row.code: row for row in default_price_list().materials if "not measured" in row.density_source
+    }
+    assert set(calculated) == {*MIXTURES, "palladium-950"}
+    for code, shares in MIXTURES.items():
+        assert float(calculated[code].density_g_cm3) == pytest.approx(ideal_g_cm3(shares), abs=0.015)
+    stated: dict[str, dict[str, float]] = {
+        "5 % ruthenium gives 12.04": {"Pd": 95, "Ru": 5},
+        "5 % copper 11.82": {"Pd": 95, "Cu": 5},
+    }
+    for said, shares in stated.items():
+        assert said.split()[-1] == f"{ideal_g_cm3(shares):.2f}"
+        assert said in calculated["palladium-950"].density_source
+
+
+def test_densities_from_a_table_name_it_and_its_row() -> None:
+    rows = [row for row in default_price_list().materials if "not measured" not in row.density_source]
+    for row in rows:
+        assert "(15 August 2012): " in row.density_source or "tables of the elements" in row.density_source
+
+
+def test_a_list_without_stones_is_a_list() -> None:
+    document = raw("price_list")
+    del document["stones"]
+    assert parse_price_list(json.dumps(document).encode()).stones == ()
+
+
+def test_more_pieces_for_the_same_labour_are_a_gift_unless_rounding_makes_them_cheaper() -> None:
+    document = changed(
+        "/quantity_breaks", [{"from_quantity": 2, "rate": "0.25"}, {"from_quantity": 3, "rate": "0.5"}]
+    )
+    assert parse_price_list(json.dumps(document).encode())
+    assert set(problems(document | {"rounding": "half_even"})) == {"/quantity_breaks/1/rate"}
+
+
 def test_default_list_and_fix_have_the_published_defaults() -> None:
     price_list = default_price_list()
     assert (price_list.default_finish, price_list.default_plating, price_list.rounding) == (
@@ -115,6 +165,14 @@ def test_default_list_and_fix_have_the_published_defaults() -> None:
         ("/materials/12/price_per_kg", "0"),
         ("/finishes/0/rate_per_cm2", "-1"),
         ("/quantity_breaks/0/from_quantity", "3"),
+        ("/stones/0/code", "Own small"),
+        ("/stones/0/code", "x" * 41),
+        ("/stones/1/code", "own-small"),
+        ("/stones/0/price_each", 0.4),
+        ("/stones/0/setting_each", "-1"),
+        ("/stones/0/setting_each", ...),
+        ("/stones/0/carat", "1"),
+        ("/materials/0/code", "x" * 41),
     ],
 )
 def test_each_rule_names_the_place_it_is_broken(pointer: str, value: object) -> None:
