@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pricing import formats, stl
+from pricing import formats
 from pricing.errors import Refused
 from pricing.facets import FACETS_MAX, Corners
 from pricing.facts import REPAIRS, Facts
 from pricing.kernel import EXACT, Grid, Measures, edge_residues, measure
 from pricing.mesh_warning import MeshWarning
 from pricing.overlaps import INVERTED, Size, size_of
+from pricing.reading import read
 from pricing.repair import Repair, repair
 from pricing.solids import Mesh, mesh_of, parts_of
 from pricing.weld import (
@@ -64,20 +65,8 @@ def analyse(source: bytes | memoryview, content_type: str | None = None) -> Fact
     body = memoryview(source).cast("B").toreadonly()
     found = formats.detect(bytes(body[: formats.HEAD_BYTES]), len(body))
     formats.check_content_type(content_type, found)
-    facets, unit = _read(found, body)
+    facets, unit = read(found, body)
     return facts_of(facets, found, unit)
-
-
-def _read(found: str, body: memoryview) -> tuple[Corners, str | None]:
-    """The facets of `body` and the unit it states."""
-    if found == "stl-binary":
-        return stl.read_binary(body), None
-    if found == "stl-ascii":
-        return stl.read_ascii(body), None
-    # The other readers need trimesh and lxml, which take a second to import.
-    from pricing import meshes
-
-    return meshes.read(found, body)
 
 
 def facts_of(corners: Corners, found: str, unit: str | None) -> Facts:

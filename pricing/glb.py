@@ -21,6 +21,7 @@ from pricing.loading import (
     Points,
     check_indices,
     check_shown,
+    in_double_precision,
     malformed,
     no_facets,
     placed,
@@ -273,7 +274,7 @@ class _Geometry:
             raise unsupported("A mesh is made of points or lines.")
         if part.targets or _strange(part.extensions):
             raise unsupported("A mesh has morph targets or is compressed.")
-        points = self._rows(part.attributes.POSITION, "VEC3", {_FLOAT: "<f4"}, 3).astype(np.float64)
+        points = in_double_precision(self._rows(part.attributes.POSITION, "VEC3", {_FLOAT: "<f4"}, 3))
         if part.indices is None:
             corners = np.arange(len(points))
         else:

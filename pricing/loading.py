@@ -132,6 +132,12 @@ def check_indices(indices: Indices, vertex_count: int, file_type: FileType) -> N
         )
 
 
+def in_double_precision(values: NDArray[np.generic]) -> Points:
+    """A copy; what is no number, in whichever of its forms, stays so and is refused with the facts."""
+    with np.errstate(invalid="ignore"):
+        return values.astype(np.float64)
+
+
 def placed(points: Points, faces: Indices, rotation: Points, offset: Points) -> Points:
     """Corners of `faces` (n, 3) with every point p moved to p @ rotation + offset.
 

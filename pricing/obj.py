@@ -1,8 +1,8 @@
 """Wavefront OBJ: positions and faces only.
 
 Normals, texture coordinates, groups and materials split vertices without changing the solid, and `mtllib`
-names other files, which are never opened; all of them are passed over. A word that is no statement of the format ends the reading:
-whatever follows is not the model that began.
+names other files, which are never opened; all of them are passed over. A word that is no statement of the
+format ends the reading: whatever follows is not the model that began.
 """
 
 import re

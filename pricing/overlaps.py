@@ -41,6 +41,7 @@ def size_of(mesh: Mesh, parts: Parts) -> Size:
     area = _by_part(areas(mesh), parts)
     if (signed <= 0).all():
         signed = -signed
+        mesh = mesh._replace(faces=mesh.faces[:, ::-1])
         warnings = [MeshWarning("inverted", INVERTED)]
     else:
         warnings = []
@@ -169,4 +170,5 @@ def _union(mesh: Mesh, parts: Parts, signed: NDArray[np.float64], group: NDArray
     whole = manifold3d.Manifold.batch_boolean(solids, manifold3d.OpType.Add)
     if cavities:
         whole -= manifold3d.Manifold.batch_boolean(cavities, manifold3d.OpType.Add)
-    return _Union(whole.volume(), whole.surface_area(), len(whole.decompose()))
+    # What is flat may come to less than nothing, by rounding.
+    return _Union(max(whole.volume(), 0.0), whole.surface_area(), len(whole.decompose()))

@@ -19,6 +19,7 @@ from pricing.loading import (
     check_indices,
     check_shown,
     coordinate,
+    in_double_precision,
     malformed,
     no_facets,
     text_lines,
@@ -94,9 +95,9 @@ def read_ply(body: memoryview) -> tuple[Points, None]:
 
 
 def _header(head: bytes) -> _Header:
-    # The line end of the first line holds for all: behind a CR alone, a binary row may begin with an LF.
-    first = re.match(rb"ply[ \t]*(\r\n|\n|\r)", head)
-    line_end = first[1] if first else b"\n"
+    # Where lines end with CR alone, a first row may begin with an LF; elsewhere LF and CRLF may be mixed.
+    first = re.match(rb"ply[ \t]*(\r?\n|\r)", head)
+    line_end = rb"\r" if first and first[1] == b"\r" else rb"\r?\n"
     end = re.search(rb"[\r\n]end_header[ \t]*" + line_end, head)
     if end is None:
         raise malformed("ply", "The header has no end.")
@@ -214,7 +215,7 @@ def _binary(header: _Header, content: memoryview) -> tuple[Points, _Faces]:
             found = _equal_faces(element, rows) if element.name == "face" else None
             if element.name == "vertex":
                 names = [f"value {[c.name for c in element.properties].index(axis)}" for axis in "xyz"]
-                points = np.stack([rows[name].astype(np.float64) for name in names], axis=1)
+                points = np.stack([in_double_precision(rows[name]) for name in names], axis=1)
         faces = found if found is not None and element.name == "face" else faces
     if offset != len(content):
         raise malformed("ply", f"There are {len(content) - offset} bytes after the last element.")

@@ -8,11 +8,18 @@ of the polygon twice into the area, which is what plating is charged by.
 import numpy as np
 from numpy.typing import NDArray
 
-from pricing.loading import Indices, Points
+from pricing.loading import Indices, Points, unsupported
 
 _PLANE_AXES = ((1, 2), (2, 0), (0, 1))
 _CUT_COORDINATE_MAX = 1e12
 """Beyond, products overflow; such coordinates are refused as they are, after reading."""
+
+CUT_CORNERS_MAX = 4_000
+"""A face with more corners must be convex: cutting takes the square of their number, 0.1 s at this many."""
+
+AREA_NOISE = 1e-7
+"""A triangle that turns against the others by less than this share of the polygon does so by rounding, as
+between corners on one straight edge."""
 
 Flags = NDArray[np.bool_]
 
@@ -74,14 +81,20 @@ def _agree(points: Points, fans: Indices) -> Flags:
     """For each polygon, whether no triangle turns against the sum of all (whichever the triangulation)."""
     with np.errstate(all="ignore"):
         normals = _normals(points, fans)
-        along = np.einsum("ijk,ik->ij", normals, normals.sum(axis=1))
+        whole = normals.sum(axis=1)
+        along = np.einsum("ijk,ik->ij", normals, whole)
+        noise = AREA_NOISE * np.einsum("ik,ik->i", whole, whole)
     # Not a number where the coordinates are beyond all bounds: those are refused later, as they are.
-    agree: Flags = ~(along < 0).any(axis=1)
+    agree: Flags = ~(along < -noise[:, None]).any(axis=1)
     return agree
 
 
 def _cut(points: Points, polygon: Indices, fan: Indices) -> Indices:
     """The triangles of one polygon that is not convex; the fan when it cuts itself."""
+    if len(polygon) > CUT_CORNERS_MAX:
+        raise unsupported(
+            f"A face has {len(polygon)} corners and is not convex; at most {CUT_CORNERS_MAX} are cut."
+        )
     if not np.abs(points[polygon]).max() < _CUT_COORDINATE_MAX:
         return fan
     # Few files have such faces, and the import costs every worker.

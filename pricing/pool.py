@@ -25,14 +25,16 @@ import msgspec
 from pebble import ProcessExpired, ProcessPool
 
 from pricing.errors import Refused
-from pricing.facts import Facts, analyse
-from pricing.preview import preview
+from pricing.facts import Facts
 
 _Kind = Literal["facts", "preview"]
 _Job = tuple[_Kind, str, str | None, int]
 _Answer = tuple[Literal["done"], bytes] | tuple[Literal["refused"], str, str, str]
 
 _ATTEMPTS = 2
+_NICENESS = 10
+"""Workers give way to the server, which has a thousand times less to do for each of its answers. Next to it
+on a busy core they get about a tenth of the time, and all of what it leaves."""
 _SMALLER = "Export the model with a coarser tolerance, or as binary STL."
 
 
@@ -106,7 +108,7 @@ class FactsPool:
         """Facts of a file in memory or on disk. A path is mapped by the worker, so nothing is copied; bytes
         are written to a temporary file first.
 
-        Raises Refused as `pricing.facts.analyse` does, and with `time_limit`, `out_of_memory` or
+        Raises Refused as `pricing.analysis.analyse` does, and with `time_limit`, `out_of_memory` or
         `worker_died`; PoolBusy when `Limits.waiting` files wait already; PoolClosed. Cancelling the task
         stops its worker.
         """
@@ -202,6 +204,7 @@ def _context() -> BaseContext:
 
 def _prepare_worker(memory_bytes: int) -> None:
     """Run once in every worker, before its first file."""
+    os.nice(_NICENESS)
     # Ctrl-C in the terminal goes to the whole group; the server ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A killed server cannot do that. The fork server is the parent of this process, and lives as long as it
@@ -256,10 +259,15 @@ def _mapped(path: str) -> bytes | memoryview:
 
 
 def _facts(body: bytes | memoryview, content_type: str | None) -> bytes:
+    # Only workers need the analyser, which takes a second to import; they are forked with it.
+    from pricing.analysis import analyse
+
     return msgspec.msgpack.encode(analyse(body, content_type))
 
 
 def _preview(body: bytes | memoryview, content_type: str | None) -> bytes:
+    from pricing.preview import preview
+
     return preview(body)
 
 

@@ -1,7 +1,7 @@
 """The composition root: everything concrete meets here, once."""
 
+import asyncio
 import contextlib
-import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -11,15 +11,44 @@ from aiohttp import web
 
 from pricing.pool import FactsPool, Limits
 from pricing.price_list import default_metal_fix, default_price_list, parse_metal_fix, parse_price_list
-from server import cache, health, lists, maintenance, models, orders, prices, tokens
+from server import (
+    cache,
+    health,
+    job_answers,
+    job_routes,
+    lists,
+    maintenance,
+    models,
+    orders,
+    price_batches,
+    prices,
+    tokens,
+)
 from server.cache import warm
 from server.config import Settings
 from server.documents import Documents, document_routes
 from server.engines import engines_of
-from server.keys import DIRECTORY, LINKS, METRICS, PRICER, READINESS, SETTINGS, SIBLINGS, STORAGE, UPLOADS
+from server.jobs import Jobs
+from server.keys import (
+    DIRECTORY,
+    JOBS,
+    LINKS,
+    LOOP_MONITOR,
+    METRICS,
+    PREVIEWS,
+    PRICER,
+    READINESS,
+    SETTINGS,
+    SIBLINGS,
+    STORAGE,
+    UPLOADS,
+)
 from server.links import Links
+from server.loop_monitor import LoopMonitor
+from server.memory import settle
 from server.metrics import Metrics
 from server.pages import Pages, page_routes
+from server.previews import KEPT_BYTES_MAX, Previews
 from server.pricer import Pricer
 from server.readiness import Phase, Readiness
 from server.routes import Route, add_routes
@@ -37,7 +66,7 @@ from storage.stack import Storage
 
 logger = logging.getLogger("facet")
 
-MODEL_FILES_BYTES_MAX = 10 * 2**30
+DAY_S = 86_400.0
 
 Failed = Callable[[str, BaseException], None]
 
@@ -48,6 +77,8 @@ def all_routes() -> list[Route]:
         *lists.ROUTES,
         *orders.ROUTES,
         *prices.ROUTES,
+        *price_batches.ROUTES,
+        *job_routes.ROUTES,
         *models.ROUTES,
         *tokens.ROUTES,
         *cache.ROUTES,
@@ -62,20 +93,18 @@ def build(
     """The application; it opens and closes with its runner. `failed` is told when a background task dies."""
     clock = clock or SystemClock()
     storage, open_engines = engines_of(settings, directory, clock)
-    database = storage.database
-    price_lists = Published(PriceListPublished, parse_price_list, storage.shared, clock)
-    metal_fixes = Published(MetalFixed, parse_metal_fix, storage.shared, clock)
     pool = FactsPool(Limits(workers=settings.model_workers))
-    files = ModelFiles(directory.models, MODEL_FILES_BYTES_MAX)
 
     app = web.Application()
     app[SETTINGS] = settings
     app[DIRECTORY] = directory
     app[STORAGE] = storage
-    app[PRICER] = Pricer(storage, pool, files, price_lists, metal_fixes, clock)
+    app[PRICER], app[PREVIEWS] = pricing_of(settings, directory, storage, pool, clock)
     app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
+    app[JOBS] = Jobs(storage.shared.copies, job_answers.gone, clock)
     app[READINESS] = Readiness(storage, settings)
-    app[METRICS] = Metrics(storage)
+    app[LOOP_MONITOR] = LoopMonitor()
+    app[METRICS] = Metrics(storage, app[LOOP_MONITOR])
     app[SIBLINGS] = Siblings(directory)
     app[LINKS] = Links(directory.link_key)
 
@@ -83,35 +112,55 @@ def build(
     routes = [*all_routes(), *page_routes(Pages(environment))]
     add_routes(app, [*routes, *document_routes(Documents(routes, environment))])
 
-    storage.follow(price_lists.apply, reload_of(price_lists, database.load_price_lists))
-    storage.follow(metal_fixes.apply, reload_of(metal_fixes, database.load_metal_fixes))
-
     async def open_everything(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
+            # Its interpreters import and load compiled code for about as long as all the rest takes.
+            pool_starts = asyncio.create_task(pool.start())
+            stack.push_async_callback(abandon, pool, pool_starts)
             await open_engines()
             stack.push_async_callback(storage.close)
-            await app[LINKS].open(database)
+            await app[LINKS].open(storage.database)
             if settings.admin_token:
                 storage.tokens.add_configured(settings.admin_token)
             await storage.open(failed)
             stack.push_async_callback(drain, app)
-            await publish_defaults(storage, price_lists, metal_fixes)
-            await pool.start()
+            await publish_defaults(storage, app[PRICER].price_lists, app[PRICER].metal_fixes)
+            await pool_starts
             stack.push_async_callback(pool.close)
+            stack.push_async_callback(app[JOBS].close)
             app[READINESS].phase = Phase.WARMING
             warmed = await warm(storage)
             logger.info("warm: %d orders, %d lists, %d models", warmed.orders, warmed.lists, warmed.models)
-            _settle_memory()
+            settle()
+            app[LOOP_MONITOR].start()  # what a start does all at once held nobody up
+            stack.callback(app[LOOP_MONITOR].stop)
             app[READINESS].phase = Phase.READY
             yield
 
     async def before_connections_close(app: web.Application) -> None:
         app[READINESS].phase = Phase.DRAINING
         storage.reads.stop_waiting()
+        app[JOBS].stop()
 
     app.cleanup_ctx.append(open_everything)
     app.on_shutdown.append(before_connections_close)
     return app
+
+
+def pricing_of(
+    settings: Settings, directory: DataDirectory, storage: Storage, pool: FactsPool, clock: Clock
+) -> tuple[Pricer, Previews]:
+    """Before `storage.open`: price lists and metal fixes follow the log."""
+    database = storage.database
+    price_lists = Published(PriceListPublished, parse_price_list, storage.shared, clock)
+    metal_fixes = Published(MetalFixed, parse_metal_fix, storage.shared, clock)
+    storage.follow(price_lists.apply, reload_of(price_lists, database.load_price_lists))
+    storage.follow(metal_fixes.apply, reload_of(metal_fixes, database.load_metal_fixes))
+    age_s_max = settings.model_files_days * DAY_S
+    files = ModelFiles(directory.models, settings.model_files_bytes, age_s_max)
+    previews = ModelFiles(directory.previews, KEPT_BYTES_MAX, age_s_max)
+    pricer = Pricer(storage, pool, files, price_lists, metal_fixes, clock)
+    return pricer, Previews(pool, files, previews)
 
 
 def reload_of(published: Published[Any], load: Callable[[], Awaitable[list[StoredVersion]]]) -> Reload:
@@ -120,6 +169,12 @@ def reload_of(published: Published[Any], load: Callable[[], Awaitable[list[Store
         return lambda: published.load(stored)
 
     return reload
+
+
+async def abandon(pool: FactsPool, pool_starts: "asyncio.Task[None]") -> None:
+    """Whatever became of the start, no worker is left."""
+    await asyncio.gather(pool_starts, return_exceptions=True)
+    await pool.close()
 
 
 async def drain(app: web.Application) -> None:
@@ -145,10 +200,3 @@ async def publish_defaults(
             await metal_fixes.publish(
                 StoredVersion(fix.version, fix.fixed_at, None, msgspec.json.encode(fix))
             )
-
-
-def _settle_memory() -> None:
-    """What start-up made stays: the collector need not look at it again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)

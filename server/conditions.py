@@ -65,6 +65,7 @@ class Preferences(NamedTuple):
 
     wait_for_database: bool = False
     wait_s: int | None = None
+    respond_async: bool = False
 
 
 NO_PREFERENCES = Preferences()
@@ -82,6 +83,7 @@ def preferences(request: web.Request) -> Preferences:
     return Preferences(
         wait_for_database=given.get("durability", "").lower() == "database",
         wait_s=min(int(wait), WAIT_S_MAX) if wait.isascii() and wait.isdigit() and len(wait) < 9 else None,
+        respond_async="respond-async" in given,
     )
 
 

@@ -32,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_protected: bool
     model_workers: int
     upload_bytes_max: int
+    model_files_bytes: int
+    model_files_days: float
     backlog_entries: int
     backlog_bytes: int
     local_bytes: int
@@ -94,14 +96,18 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def _seconds(low: float, high: float) -> Callable[[str], float]:
+    return _number("seconds", low, high)
+
+
+def _number(unit: str, low: float, high: float) -> Callable[[str], float]:
     def parse(value: str) -> float:
         try:
-            seconds = float(value)
+            number = float(value)
         except ValueError:
-            seconds = -1.0
-        if not low <= seconds <= high:
-            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
-        return seconds
+            number = -1.0
+        if not low <= number <= high:
+            raise ValueError(f"must be a number of {unit} from {low:g} to {high:g}")
+        return number
 
     return parse
 
@@ -226,6 +232,22 @@ SETTINGS = (
         "bytes",
         "The largest model accepted.",
         _whole(1024, 2**33),
+    ),
+    Setting(
+        "model_files_bytes",
+        "FACET_MODEL_FILES_BYTES",
+        "10737418240",
+        "bytes",
+        "Kept model files, all together; those nobody has asked for the longest go first.",
+        _whole(2**20, 2**46),
+    ),
+    Setting(
+        "model_files_days",
+        "FACET_MODEL_FILES_DAYS",
+        "730",
+        "days",
+        "A model file that nobody asks for is kept for so long. Its facts and prices stay.",
+        _number("days", 1 / 24, 36_500),
     ),
     Setting(
         "backlog_entries",

@@ -23,7 +23,11 @@ _HEADERS: dict[str, tuple[str, str]] = {
         "Repeat the request with the same key and its effect happens once.",
         r"^[\x21-\x7e]{1,255}$",
     ),
-    "Prefer": ("durability=database waits for the commit; wait=N for a change, N seconds.", r"."),
+    "Prefer": (
+        "durability=database waits for the commit; wait=N for a change, N seconds; respond-async answers 202"
+        " at once, with a job to ask after. What is not understood is ignored.",
+        r"^",
+    ),
     "Facet-Position": ("As received: the answer is not older than this.", r"."),
 }
 """What each means, and the pattern of its values."""
@@ -152,6 +156,8 @@ def _header_names(route: Route) -> list[str]:
         names += ["Idempotency-Key"]
         if route.path.startswith("/v1/orders"):
             names += ["If-Match", "Prefer"]
+    if route.prefers:
+        names += ["Prefer"]
     return names
 
 

@@ -2,7 +2,7 @@
 
 import json
 import types
-from typing import Any, Final, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -49,11 +49,14 @@ def _errors(value: Any, kind: Any, pointer: str) -> list[tuple[str, str]]:
     record = _record_in(kind)
     if record is not None and isinstance(value, dict):
         return _record_errors(value, record, pointer)
-    if get_origin(kind) is list and isinstance(value, list):
-        inner = get_args(kind)[0]
-        return [
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(plain) is list and isinstance(value, list):
+        inner = get_args(plain)[0]
+        errors = [
             error for index, item in enumerate(value) for error in _errors(item, inner, f"{pointer}/{index}")
         ]
+        if errors:
+            return errors
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

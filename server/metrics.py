@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
 
@@ -15,6 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from server.loop_monitor import BOUNDS_S, Held, LoopMonitor
 from server.readiness import backlog_share, database_error
 from storage.filters import ListQuery, OrderFilter, Sort, SortField
 from storage.orders import ACTIVE, Status, decode_order
@@ -61,7 +62,7 @@ GAUGES: dict[str, tuple[str, Sample]] = {
     "facet_views": ("Maintained lists and counts.", lambda s: len(s.reads.views.lru)),
     "facet_views_bytes": ("Bytes of maintained lists.", lambda s: s.reads.views.lru.byte_count),
     "facet_models": ("Models in the local tier.", lambda s: len(s.models.cache)),
-    "facet_models_waiting": ("Model facts on their way to the database.", lambda s: s.models.waiting),
+    "facet_models_waiting": ("Model facts on their way to the database.", lambda s: len(s.models.records)),
 }
 
 COUNTERS: dict[str, tuple[str, Sample]] = {
@@ -98,10 +99,30 @@ COUNTERS: dict[str, tuple[str, Sample]] = {
     "facet_view_misses": ("List reads that had to load one.", lambda s: s.reads.views.lru.misses),
     "facet_model_hits": ("Model reads answered by the local tier.", lambda s: s.models.cache.hits),
     "facet_model_misses": ("Model reads the local tier could not answer.", lambda s: s.models.cache.misses),
-    "facet_model_computations": ("Models whose facts were computed.", lambda s: s.models.computations),
+    "facet_model_shared_hits": ("Model reads answered by a copy in Redis.", lambda s: s.models.shared_hits),
+    "facet_model_computations": (
+        "Models whose facts were computed.",
+        lambda s: s.models.computing.computations,
+    ),
+    "facet_model_awaited": (
+        "Models whose facts another process computed meanwhile.",
+        lambda s: s.models.computing.awaited,
+    ),
+    "facet_model_takeovers": (
+        "Computations taken over from another process that ended or failed.",
+        lambda s: s.models.computing.takeovers,
+    ),
+    "facet_model_refusals_remembered": (
+        "Uploads refused like the same bytes a moment ago, without a look at them.",
+        lambda s: s.models.refusals.hits,
+    ),
+    "facet_model_absences_remembered": (
+        "Unknown hashes answered without asking the database again.",
+        lambda s: s.models.absences.hits,
+    ),
     "facet_model_records_dropped": (
         "Model records dropped because too many waited.",
-        lambda s: s.models.dropped,
+        lambda s: s.models.records.dropped,
     ),
 }
 
@@ -111,6 +132,9 @@ LABELLED = {
     "facet_orders_oldest_age_seconds": "Time the longest waiting order has been in its status.",
     "facet_http_requests": "Requests, by route, method and status.",
     "facet_http_request_duration_seconds": "Time to answer, by route and method.",
+    "facet_event_loop_held_seconds": (
+        "How long the event loop was held, by the clock and by its own processor time."
+    ),
     "facet_worker_up": "1 when the worker answered the scrape, by process (with `FACET_WORKERS` only).",
 }
 
@@ -123,9 +147,10 @@ def age_s_of(storage: Storage) -> float:
 class Metrics:
     """Counts requests and renders everything."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, monitor: LoopMonitor) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_StorageCollector(storage))
+        self._registry.register(_LoopCollector(monitor))
         self._registry.register(_RequestCollector(self))
         self.durations: dict[tuple[str, str], Durations] = {}
         self.requests: dict[tuple[str, str, int], int] = {}
@@ -156,9 +181,12 @@ class Durations:
         self.sum_s = 0.0
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """As Prometheus wants them: how many took at most so long."""
-        bounds = [*map(str, BUCKETS_S), "+Inf"]
-        return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
+        return cumulative(BUCKETS_S, self.counts)
+
+
+def cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """As Prometheus wants them: how many were at most so long."""
+    return list(zip([*map(str, bounds), "+Inf"], map(float, accumulate(counts)), strict=True))
 
 
 class _RequestCollector(Collector):
@@ -179,6 +207,21 @@ class _RequestCollector(Collector):
         for labels, durations in self._metrics.durations.items():
             family.add_metric(labels, durations.cumulative(), durations.sum_s)
         return family
+
+
+class _LoopCollector(Collector):
+    def __init__(self, monitor: LoopMonitor) -> None:
+        self._monitor = monitor
+
+    def collect(self) -> Iterator[Metric]:
+        name = "facet_event_loop_held_seconds"
+        family = HistogramMetricFamily(name, LABELLED[name], labels=("by",))
+        for by, held in self._held().items():
+            family.add_metric((by,), cumulative(BOUNDS_S, held.counts), held.sum_s)
+        yield family
+
+    def _held(self) -> dict[str, Held]:
+        return {"clock": self._monitor.by_clock, "processor": self._monitor.by_processor}
 
 
 class _StorageCollector(Collector):

@@ -22,10 +22,10 @@ async def received(call: Call) -> AsyncIterator[tuple[Upload, str | None]]:
     if request.content_type == "multipart/form-data":
         part = await _model_part(request)
         content_type = part.headers.get("Content-Type")
-        async with uploads.receive(PartBody(part)) as upload:
+        async with uploads.receive(PartBody(part), request.content_length) as upload:
             yield upload, content_type
     else:
-        async with uploads.receive(RawBody(request)) as upload:
+        async with uploads.receive(RawBody(request), request.content_length) as upload:
             yield upload, request.headers.get("Content-Type")
 
 

@@ -1,23 +1,44 @@
-"""Models over HTTP: upload, facts, price by hash, the file itself."""
+"""Models over HTTP: upload, facts, price by hash, the file itself, a preview for screens."""
 
-from typing import Any
+import re
 
 import msgspec
 from aiohttp import web
 
+from pricing.facts import ANALYSER_VERSION
 from pricing.model import ModelView
+from pricing.preview import PREVIEW_MEDIA_TYPE
 from pricing.units import check_declared_unit
+from server.answers import ReadyResponse
 from server.calls import Call, json_response
-from server.keys import PRICER
+from server.conditions import if_none_match
+from server.file_answers import send_file
+from server.keys import PREVIEWS, PRICER
 from server.model_upload import received
-from server.orders import Code
-from server.prices import Choices, Priced, cache_status
+from server.orders import Code, read_answer
+from server.prices import Priced, PriceQuery, cache_status, quote_tag
 from server.problems import HttpError
 from server.routes import Route
 from storage.entries import Answer
 from storage.orders import PRICING_ROLES, Role
 
+OCTETS = "application/octet-stream"
 FILE_ROLES = frozenset({Role.OPERATOR, Role.MES, Role.PARTNER, Role.ADMIN})
+
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+CACHEABLE = "private, max-age=3600"
+"""The content under a hash never changes; who may see it may, so that nobody keeps it for ever."""
+SUFFIXES = {
+    "stl-binary": "stl",
+    "stl-ascii": "stl",
+    "obj": "obj",
+    "ply": "ply",
+    "off": "off",
+    "glb": "glb",
+    "3mf": "3mf",
+}
+"""What a downloaded model is called, by format."""
 
 
 class Units(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,38 +67,63 @@ async def post_model(call: Call) -> web.StreamResponse:
 
 async def get_model(call: Call) -> web.StreamResponse:
     units = check_declared_unit(call.query(Units).units)
+    await call.require_position()
     pricer = call.request.app[PRICER]
     model, source = await pricer.known_model(_sha256(call), call.actor)
-    return json_response(ModelBody(pricer.view(model, units)), headers={"Cache-Status": cache_status(source)})
+    etag = f'"{ANALYSER_VERSION}-{model.sha256[:32]}-{units}"'
+    body = msgspec.json.encode(ModelBody(pricer.view(model, units)))
+    return read_answer(call, body, etag, cache_status(source))
 
 
 async def get_model_price(call: Call) -> web.StreamResponse:
     """The price of a known model, without sending it again."""
-    options = call.query(Choices).options()
-    pricer = call.request.app[PRICER]
+    await call.require_position()
+    pricer, request = call.request.app[PRICER], call.request
     model, source = await pricer.known_model(_sha256(call), call.actor)
     call.storage.models.count(model)
-    stored, _ = await pricer.quote(model, options, call.actor)
-    view = msgspec.json.encode(pricer.view(model, options.units))
-    body = b'{"model":%b,"price":%b}' % (view, stored.body)
-    return json_response(body, headers={"Cache-Status": cache_status(source)})
+    question = (call.actor.tenant, model.sha256, request.rel_url.raw_query_string)
+    answer = pricer.answered(question, model)
+    if answer is None:
+        query = call.query(PriceQuery)
+        options = query.options()
+        stored, _ = await pricer.quote(model, options, call.actor)
+        body = pricer.priced(model, options.units, stored, query.explain)
+        answer = pricer.keep_answer(question, model, stored, body, quote_tag(stored.id, query.explain))
+    return read_answer(call, answer.body, answer.etag, cache_status(source))
 
 
 async def get_model_file(call: Call) -> web.StreamResponse:
+    """The bytes as they were uploaded, as a download: strangers' files are not for a browser to open."""
     pricer = call.request.app[PRICER]
     model, _ = await pricer.known_model(_sha256(call), call.actor)
-    path: Any = await pricer.file_of(model)
+    suffix = SUFFIXES[pricer.facts(model).format]
     headers = {
-        "Content-Type": "application/octet-stream",
-        "Content-Disposition": f'attachment; filename="{model.sha256[:12]}"',
+        "Content-Type": OCTETS,
+        "Content-Disposition": f'attachment; filename="{model.sha256[:12]}.{suffix}"',
+        "Cache-Control": CACHEABLE,
         "X-Content-Type-Options": "nosniff",
     }
-    return web.FileResponse(path, headers=headers)
+    return await send_file(call, await pricer.file_of(model), f'"{model.sha256}"', headers)
+
+
+async def get_model_preview(call: Call) -> web.StreamResponse:
+    """A mesh for screens: few facets, in metres, the model's z axis up."""
+    model, _ = await call.request.app[PRICER].known_model(_sha256(call), call.actor)
+    preview = await call.request.app[PREVIEWS].get(model.sha256)
+    headers = {"ETag": preview.etag, "Cache-Control": CACHEABLE}
+    if if_none_match(call.request, preview.etag):
+        return ReadyResponse(status=304, headers=headers)
+    headers |= {
+        "Content-Type": PREVIEW_MEDIA_TYPE,
+        "Content-Disposition": f'inline; filename="{model.sha256[:12]}-preview.glb"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return ReadyResponse(body=preview.body, headers=headers)
 
 
 def _sha256(call: Call) -> str:
     text = call.request.match_info["sha256"]
-    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+    if not _HEX.fullmatch(text):
         raise HttpError(404, "unknown_model", "This is not the SHA-256 of a model, in lower-case hex.")
     return text
 
@@ -106,6 +152,7 @@ ROUTES = [
         query=Units,
         answers={200: ModelBody},
         errors=(404, 503),
+        conditional=True,
     ),
     Route(
         method="GET",
@@ -114,9 +161,10 @@ ROUTES = [
         summary="The price of a known model, without sending it",
         tag="models",
         roles=PRICING_ROLES,
-        query=Choices,
+        query=PriceQuery,
         answers={200: Priced},
-        errors=(404, 503),
+        errors=(404, 409, 503),
+        conditional=True,
     ),
     Route(
         method="GET",
@@ -125,7 +173,19 @@ ROUTES = [
         summary="The model itself",
         tag="models",
         roles=FILE_ROLES,
-        answers={200: "application/octet-stream"},
-        errors=(404, 503),
+        answers={200: OCTETS, 206: OCTETS},
+        errors=(404, 416, 503),
+        conditional=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/models/{sha256}/preview",
+        handler=get_model_preview,
+        summary="The model for screens: a GLB of few facets",
+        tag="models",
+        roles=FILE_ROLES,
+        answers={200: PREVIEW_MEDIA_TYPE},
+        errors=(404, 422, 503),
+        conditional=True,
     ),
 ]

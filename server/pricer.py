@@ -2,28 +2,41 @@
 
 import asyncio
 import hashlib
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from pricing.errors import Refused
-from pricing.facts import ANALYSER_VERSION, Facts, MeshWarning
+from pricing.facts import ANALYSER_VERSION, Facts
 from pricing.formats import check_content_type
-from pricing.formula import Options, Price, check_options, price
+from pricing.formula import Options, check_options, price
 from pricing.model import ModelView, model_view
 from pricing.pool import FactsPool
 from pricing.price_list import MetalFix, PriceList
 from pricing.units import DECLARABLE_UNITS
+from server.price_answers import PriceAnswer, PriceAnswers, Question
 from server.problems import HttpError
+from server.quotes import (
+    NotExplainable,
+    Quote,
+    decode_quote,
+    decode_view,
+    explained,
+    made_from,
+    quote_of,
+)
 from server.uploads import Upload
 from storage.book import Draft
 from storage.clock import Clock
 from storage.database import StoredQuote
 from storage.errors import Invalid, NotFound, NotPriceable
-from storage.model_files import ModelFiles
-from storage.models import Model
+from storage.model_copies import Model, Refusal
+from storage.model_files import KeptFiles
+from storage.models import ModelRefused
 from storage.orders import Actor, Money, Order, OrderPrice, PriceSource, Role
 from storage.published import Published
 from storage.stack import Storage
@@ -36,39 +49,35 @@ HOUSE = ""
 _decode_facts = msgspec.json.Decoder(Facts).decode
 
 
-class PriceLine(msgspec.Struct, frozen=True):
-    code: str
-    basis: str
-    amount: Money
+PASSING = frozenset({"worker_died", "time_limit", "out_of_memory"})
+"""Refusals that say nothing of the file for certain: the next time may go better."""
 
 
-class Quote(msgspec.Struct, frozen=True, kw_only=True):
-    """A price as it is promised. `manual`: no lines and no amounts, a person prices it."""
+class Analysis:
+    """What is to be done once about an uploaded file whose facts nobody knows."""
 
-    id: str
-    model: str
-    priceable: str
-    material: str
-    finish: str
-    plating: str
-    quantity: int
-    units: str
-    rush: bool
-    lines: list[PriceLine]
-    unit_price: Money | None
-    net: Money | None
-    vat: Money | None
-    gross: Money | None
-    mass_g: float | None
-    mass_tolerance_pct: float
-    price_list: str
-    metal_fix: str
-    warnings: list[MeshWarning]
-    issued_at: datetime
-    valid_until: datetime
+    def __init__(self, pool: FactsPool, files: KeptFiles, upload: Upload) -> None:
+        self._pool = pool
+        self._files = files
+        self._upload = upload
 
+    def hold(self) -> AbstractContextManager[None]:
+        return self._upload.held()
 
-_decode_quote = msgspec.json.Decoder(Quote).decode
+    def drop(self) -> None:
+        self._upload.drop()
+
+    async def compute(self) -> bytes | Refusal:
+        """Raises PoolBusy, and Refused for what passes."""
+        body = await self._upload.stored()
+        try:
+            facts = await self._pool.analyse(body)
+        except Refused as refused:
+            if refused.code in PASSING:
+                raise
+            return Refusal(refused.code, refused.detail, refused.remedy)
+        await asyncio.to_thread(self._files.keep, self._upload.sha256, body)
+        return msgspec.json.encode(facts)
 
 
 class Pricer:
@@ -76,7 +85,7 @@ class Pricer:
         self,
         storage: Storage,
         pool: FactsPool,
-        files: ModelFiles,
+        files: KeptFiles,
         price_lists: Published[PriceList],
         metal_fixes: Published[MetalFix],
         clock: Clock,
@@ -87,6 +96,7 @@ class Pricer:
         self.price_lists = price_lists
         self.metal_fixes = metal_fixes
         self._clock = clock
+        self._answers = PriceAnswers()
 
     async def receive(self, upload: Upload, content_type: str | None, actor: Actor) -> tuple[Model, str]:
         """The model of an upload, its facts known or computed once, and where they came from.
@@ -94,27 +104,35 @@ class Pricer:
         Raises Refused, PoolBusy.
         """
 
-        async def compute() -> bytes:
-            facts = await self._pool.analyse(upload.body)
-            await asyncio.to_thread(self._files.keep, upload.sha256, upload.body)
-            return msgspec.json.encode(facts)
-
         if upload.byte_count == 0:
             raise Refused("empty_file", "The file has no bytes.", "Send the model as the body.")
         models = self._storage.models
         tenant = actor.tenant or HOUSE
-        found, source = await models.facts(upload.sha256, upload.byte_count, tenant, compute)
+        work = Analysis(self._pool, self._files, upload)
+        try:
+            found, source = await models.facts(upload.sha256, upload.byte_count, tenant, work)
+        except ModelRefused as refused:
+            raise Refused(*msgspec.structs.astuple(refused.refusal)) from None
         check_content_type(content_type, self.facts(found).format)
+        if source != "computed":
+            await self._keep_again(upload)
         return found, source
+
+    async def _keep_again(self, upload: Upload) -> None:
+        """The facts may be known when the file is no longer kept: now it is here."""
+        if upload.dropped or await asyncio.to_thread(self._files.path, upload.sha256) is not None:
+            return
+        await asyncio.to_thread(self._files.keep, upload.sha256, await upload.stored())
 
     async def known_model(self, sha256: str, actor: Actor) -> tuple[Model, str]:
         """A model this actor has uploaded (the workshop's own systems see all). Raises HttpError 404."""
-        found = await self._storage.models.find(sha256)
-        if found is None or (actor.tenant is not None and actor.tenant not in found[0].tenants):
+        models, tenant = self._storage.models, actor.tenant
+        found = await (models.find(sha256) if tenant is None else models.find_for(sha256, tenant))
+        if found is None:
             raise HttpError(404, "unknown_model", "This model is not known here: upload it.")
         return found
 
-    async def file_of(self, model: Model) -> Any:
+    async def file_of(self, model: Model) -> Path:
         """The path of a kept model. Raises HttpError 404."""
         path = await asyncio.to_thread(self._files.path, model.sha256)
         if path is None:
@@ -149,9 +167,10 @@ class Pricer:
         known = self._storage.quotes.peek(quote_id)
         if isinstance(known, StoredQuote):
             return known, True
-        priced = price(self.facts(model), options, price_list, metal_fix)
+        facts = self.facts(model)
+        priced = price(facts, options, price_list, metal_fix)
         valid_until = _midnight(now) + timedelta(days=1 + price_list.quote_validity_days)
-        quote = _quote(quote_id, model.sha256, options, priced, now, valid_until)
+        quote = quote_of(quote_id, model.sha256, made_from(options, facts), priced, now, valid_until)
         stored = StoredQuote(quote_id, actor.tenant, valid_until, msgspec.json.encode(quote))
         return await self._storage.quotes.issue(stored, model.sha256), False
 
@@ -161,6 +180,32 @@ class Pricer:
         if actor.tenant is not None and stored.tenant != actor.tenant:
             raise NotFound("There is no such quote.")
         return stored
+
+    def answered(self, question: Question, model: Model) -> PriceAnswer | None:
+        """What this question was answered before, while it still is the answer."""
+        return self._answers.get(question, model, self.current(), self._clock.now())
+
+    def keep_answer(
+        self, question: Question, model: Model, stored: StoredQuote, body: bytes, etag: str
+    ) -> PriceAnswer:
+        until = _midnight(self._clock.now()) + timedelta(days=1)
+        answer = PriceAnswer(*self.current(), until, model.facts, body, etag)
+        self._answers.put(question, answer)
+        return answer
+
+    def priced(self, model: Model, units: str, stored: StoredQuote, explain: bool) -> bytes:
+        """Model and quote, as they are answered. Raises NotExplainable."""
+        view = msgspec.json.encode(self.view(model, units))
+        return b'{"model":%b,"price":%b}' % (view, self.explain(stored) if explain else stored.body)
+
+    def explain(self, stored: StoredQuote) -> bytes:
+        """The quote as it was issued, with the workings of every line. Raises NotExplainable."""
+        quote = decode_view(stored.body)
+        price_list = self.price_lists.get(quote.price_list)
+        metal_fix = self.metal_fixes.get(quote.metal_fix)
+        if price_list is None or metal_fix is None:
+            raise NotExplainable
+        return msgspec.json.encode(explained(quote, price_list[1], metal_fix[1]))
 
     async def complete_draft(self, draft: Draft, actor: Actor) -> Draft:
         """A new order's choices, checked, and taken from its quote where it names one. Raises Invalid."""
@@ -199,8 +244,8 @@ class Pricer:
             return self._price_of_person(*person)
         if actor.role is Role.SELLER:
             raise Invalid(("/price", "a seller sets the price: net and reason"), code="price_required")
-        quote = await self._valid_quote(order)
-        if quote is not None:
+        quote = await self._own_quote(order)
+        if quote is not None and quote.valid_until > self._clock.now():
             return _order_price(quote, PriceSource.QUOTE)
         found = await self._storage.models.find(order.model) if order.model is not None else None
         if found is None:
@@ -213,6 +258,9 @@ class Pricer:
             finish=order.finish,
             plating=order.plating,
             quantity=order.quantity,
+            # An order has no fields for these: they come with its quote, and stay when that has expired.
+            rush=quote is not None and quote.rush,
+            stones=tuple(quote.stones) if quote is not None else (),
         )
         self._storage.models.count(found[0])
         asker = Actor(token_id="", name="", role=Role.PARTNER, customer=order.customer)
@@ -221,18 +269,17 @@ class Pricer:
 
     def order_price(self, stored: StoredQuote, source: PriceSource) -> OrderPrice:
         """What a quote puts on an order. Raises NotPriceable when it is not firm."""
-        return _order_price(_decode_quote(stored.body), source)
+        return _order_price(decode_quote(stored.body), source)
 
-    async def _valid_quote(self, order: Order) -> Quote | None:
+    async def _own_quote(self, order: Order) -> Quote | None:
+        """The quote the order names, valid or not, while it is for what the order is for."""
         if order.quote is None:
             return None
         try:
             stored = await self._storage.quotes.get(order.quote)
         except NotFound:
             return None
-        if stored.valid_until <= self._clock.now():
-            return None
-        quote = _decode_quote(stored.body)
+        quote = decode_quote(stored.body)
         return quote if _answers(quote, {name: getattr(order, name) for name in _ASKED}) else None
 
     async def _quote_for(self, quote_id: str, actor: Actor) -> Quote:
@@ -242,7 +289,7 @@ class Pricer:
             raise Invalid(("/quote", "no such quote"), code="unknown_quote") from None
         if stored.valid_until <= self._clock.now():
             raise Invalid(("/quote", "has expired"), code="quote_expired")
-        return _decode_quote(stored.body)
+        return decode_quote(stored.body)
 
     def _check_choices(self, fields: dict[str, Any]) -> None:
         price_list, _ = self.current()
@@ -304,37 +351,6 @@ def _order_price(quote: Quote, source: PriceSource) -> OrderPrice:
             priceable=quote.priceable,
         )
     return OrderPrice(source=source, net=quote.net, vat=quote.vat, gross=quote.gross, quote=quote.id)
-
-
-def _quote(
-    quote_id: str, sha256: str, options: Options, priced: Price, now: datetime, valid_until: datetime
-) -> Quote:
-    def money(amount: Decimal | None) -> Money | None:
-        return None if amount is None else Money(amount, "EUR")
-
-    return Quote(
-        id=quote_id,
-        model=sha256,
-        priceable=priced.priceable,
-        material=priced.material,
-        finish=priced.finish,
-        plating=priced.plating,
-        quantity=priced.quantity,
-        units=priced.units,
-        rush=options.rush,
-        lines=[PriceLine(line.code, line.basis, Money(line.amount, "EUR")) for line in priced.lines],
-        unit_price=money(priced.unit_price),
-        net=money(priced.net),
-        vat=money(priced.vat),
-        gross=money(priced.gross),
-        mass_g=None if priced.mass_g is None else float(priced.mass_g),
-        mass_tolerance_pct=float(priced.mass_tolerance_pct),
-        price_list=priced.price_list,
-        metal_fix=priced.metal_fix,
-        warnings=list(priced.warnings),
-        issued_at=now,
-        valid_until=valid_until,
-    )
 
 
 def _quote_id(

@@ -1,5 +1,6 @@
 """Prices over HTTP: upload a model and get its price; quotes, materials, price lists, metal fixes."""
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any
@@ -11,23 +12,29 @@ from msgspec import Meta
 from pricing.formula import Options, check_options
 from pricing.model import ModelView
 from pricing.price_list import MetalFix, PriceList, parse_metal_fix, parse_price_list
+from pricing.stones import parse_stones
 from pricing.units import DECLARABLE_UNITS
 from server.calls import Call, json_response
 from server.conditions import announced_sha256
+from server.job_answers import respond
+from server.jobs import Job, Progress
 from server.keys import PRICER
 from server.model_upload import received
-from server.orders import Code
-from server.pricer import Quote
+from server.orders import Code, read_answer
 from server.problems import HttpError
+from server.quotes import QuoteView
+from server.repeats import Reply, as_kept, once
 from server.routes import ADMIN, EVERYBODY, Route
 from storage.database import StoredVersion
-from storage.entries import Answer, Remembered
+from storage.entries import Answer, AnyEntry, Remembered
 from storage.log import Position
-from storage.models import Model
+from storage.model_copies import Model
 from storage.orders import PRICING_ROLES
 from storage.published import Published
 
 QUANTITY_MAX = 1_000_000
+STONES_TEXT_MAX = 2_600
+"""Characters: 50 kinds, with the longest codes and counts."""
 
 Receive = Callable[[], Awaitable[tuple[Model, str]]]
 """The model to price, and where its facts came from."""
@@ -42,6 +49,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     plating: Code | None = None
     quantity: Annotated[int, Meta(ge=1, le=QUANTITY_MAX)] = 1
     rush: bool = False
+    stones: Annotated[str, Meta(max_length=STONES_TEXT_MAX)] = ""
 
     def options(self) -> Options:
         return Options(
@@ -51,12 +59,23 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             plating=self.plating,
             quantity=self.quantity,
             rush=self.rush,
+            stones=parse_stones(self.stones),
         )
+
+
+class PriceQuery(Choices, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`explain`: every line with the numbers it was made from."""
+
+    explain: bool = False
+
+
+class Explain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    explain: bool = False
 
 
 class Priced(msgspec.Struct, frozen=True):
     model: ModelView
-    price: Quote
+    price: QuoteView
 
 
 class MaterialView(msgspec.Struct, frozen=True):
@@ -71,6 +90,13 @@ class SurfaceView(msgspec.Struct, frozen=True):
     name: str
 
 
+class StoneView(msgspec.Struct, frozen=True):
+    code: str
+    name: str
+    price_each: str
+    setting_each: str
+
+
 class Materials(msgspec.Struct, frozen=True, kw_only=True):
     price_list: str
     metal_fix: str
@@ -78,6 +104,7 @@ class Materials(msgspec.Struct, frozen=True, kw_only=True):
     materials: list[MaterialView]
     finishes: list[SurfaceView]
     platings: list[SurfaceView]
+    stones: list[StoneView]
 
 
 class PublishedVersion(msgspec.Struct, frozen=True):
@@ -93,19 +120,26 @@ class PriceLists(msgspec.Struct, frozen=True):
 
 async def post_price(call: Call) -> web.StreamResponse:
     """The model as the raw body, or as the field `model` of a multipart body."""
-    pricer, options = call.request.app[PRICER], call.query(Choices).options()
-    check_options(options, pricer.current()[0])
+    pricer, query = call.request.app[PRICER], call.query(PriceQuery)
+    check_options(query.options(), pricer.current()[0])
     sha256 = await _known_already(call)
     if sha256 is not None:
-        response = await _price_once(call, sha256, options, lambda: _known(call, sha256))
-        response.force_close()  # the body held back is not waited for
-        return response
-    async with received(call) as (upload, content_type):
+        reply = await _price_once(call, sha256, query, lambda: _known(call, sha256))
+        reply.response.force_close()  # the body held back is not waited for
+        return reply.response
+    async with contextlib.AsyncExitStack() as stack:
+        upload, content_type = await stack.enter_async_context(received(call))
 
-        def receive() -> Awaitable[tuple[Model, str]]:
-            return pricer.receive(upload, content_type, call.actor)
+        async def work(progress: Progress) -> Reply:
+            async def receive() -> tuple[Model, str]:
+                progress.stage = "measuring"
+                received = await pricer.receive(upload, content_type, call.actor)
+                progress.stage = "pricing"
+                return received
 
-        return await _price_once(call, upload.sha256, options, receive)
+            return await _price_once(call, upload.sha256, query, receive)
+
+        return await respond(call, call.keyed(upload.sha256.encode()), work, stack)
 
 
 async def _known(call: Call, sha256: str) -> tuple[Model, str]:
@@ -126,29 +160,31 @@ async def _known_already(call: Call) -> str | None:
     return sha256
 
 
-async def _price_once(call: Call, sha256: str, options: Options, receive: Receive) -> web.Response:
+async def _price_once(call: Call, sha256: str, query: PriceQuery, receive: Receive) -> Reply:
     """The price of the model that `receive` returns; a request that was answered before is not priced."""
-    keyed = call.keyed(sha256.encode())
-    if keyed is None:
-        return await _price(call, options, receive)
-    async with call.storage.book.keyed_once(keyed) as found:
-        if found is not None:
-            return _repeated(found)
-        response = await _price(call, options, receive)
-        await call.storage.remember(keyed, Answer(status=200, body=response.body))  # type: ignore[arg-type]
-        return response
+
+    async def act() -> Reply:
+        return await _price(call, query, receive)
+
+    return await once(call, call.keyed(sha256.encode()), act, as_kept)
 
 
-async def _price(call: Call, options: Options, receive: Receive) -> web.Response:
-    pricer = call.request.app[PRICER]
+async def _price(call: Call, query: PriceQuery, receive: Receive) -> Reply:
+    pricer, options = call.request.app[PRICER], query.options()
     model, source = await receive()
     stored, _ = await pricer.quote(model, options, call.actor)
-    return _priced(pricer.view(model, options.units), stored.body, source)
+    body = pricer.priced(model, options.units, stored, query.explain)
+    response = json_response(body, headers={"Cache-Status": cache_status(source)})
+    return Reply(response, Answer(status=200, body=body))
 
 
 async def get_quote(call: Call) -> web.StreamResponse:
-    stored = await call.request.app[PRICER].known_quote(call.request.match_info["id"], call.actor)
-    return json_response(stored.body)
+    explain = call.query(Explain).explain
+    await call.require_position()
+    pricer = call.request.app[PRICER]
+    stored = await pricer.known_quote(call.request.match_info["id"], call.actor)
+    body = pricer.explain(stored) if explain else stored.body
+    return read_answer(call, body, quote_tag(stored.id, explain), "facet; hit; detail=local")
 
 
 async def list_materials(call: Call) -> web.StreamResponse:
@@ -164,6 +200,10 @@ async def list_materials(call: Call) -> web.StreamResponse:
             ],
             finishes=[SurfaceView(row.code, row.name) for row in price_list.finishes],
             platings=[SurfaceView(row.code, row.name) for row in price_list.platings],
+            stones=[
+                StoneView(row.code, row.name, str(row.price_each), str(row.setting_each))
+                for row in price_list.stones
+            ],
         )
     )
 
@@ -203,7 +243,7 @@ async def _publish(call: Call, known: Published[Any], stored: StoredVersion) -> 
         return _published(await known.publish(stored), stored)
     async with call.storage.book.keyed_once(keyed) as found:
         if found is not None:
-            return _repeated(found)
+            return await _published_before(*found)
         answer = Answer(status=201, body=stored.body)
         remembered = Remembered(scope=keyed.scope, key=keyed.key, body_hash=keyed.body_hash, answer=answer)
         return _published(await known.publish(stored, remembered), stored)
@@ -214,19 +254,22 @@ def _published(position: Position, stored: StoredVersion) -> web.Response:
     return json_response(stored.body, 201, headers)
 
 
-def _priced(view: ModelView, quote: bytes, source: str) -> web.Response:
-    body = b'{"model":%b,"price":%b}' % (msgspec.json.encode(view), quote)
-    return json_response(body, headers={"Cache-Status": cache_status(source)})
+async def _published_before(position: Position, entry: AnyEntry) -> web.Response:
+    assert entry.remembered is not None
+    response = await as_kept(entry.remembered.answer)
+    response.headers["Facet-Position"] = str(position)
+    return response
+
+
+def quote_tag(quote_id: str, explain: bool) -> str:
+    """A quote never changes; its explanation says more."""
+    return f'"{quote_id}.explained"' if explain else f'"{quote_id}"'
 
 
 def cache_status(source: str) -> str:
     """`Cache-Status` of facts that were held here, loaded, or computed."""
-    return "facet; hit; detail=local" if source == "local" else f"facet; fwd=miss; stored; detail={source}"
-
-
-def _repeated(found: tuple[Position, Any]) -> web.Response:
-    answer = found[1].remembered.answer
-    return json_response(answer.body, answer.status, {"Facet-Position": str(found[0])})
+    hit = source in ("local", "shared")
+    return f"facet; hit; detail={source}" if hit else f"facet; fwd=miss; stored; detail={source}"
 
 
 _UPLOAD_ERRORS = (408, 409, 413, 415, 503)
@@ -239,11 +282,12 @@ ROUTES = [
         summary="Price a model",
         tag="prices",
         roles=PRICING_ROLES,
-        query=Choices,
+        query=PriceQuery,
         uploads=True,
-        answers={200: Priced},
-        errors=_UPLOAD_ERRORS,
+        answers={200: Priced, 202: Job},
+        errors=(*_UPLOAD_ERRORS, 429),
         changes=True,
+        prefers=True,
     ),
     Route(
         method="GET",
@@ -252,8 +296,10 @@ ROUTES = [
         summary="A quote as it was issued",
         tag="prices",
         roles=PRICING_ROLES,
-        answers={200: Quote},
-        errors=(404, 503),
+        query=Explain,
+        answers={200: QuoteView},
+        errors=(404, 409, 503),
+        conditional=True,
     ),
     Route(
         method="GET",

@@ -79,6 +79,7 @@ TITLES = {
     413: "Content too large",
     414: "Address too long",
     415: "Unsupported media type",
+    416: "Range not satisfiable",
     417: "Expectation failed",
     422: "Unprocessable content",
     429: "Too many requests",

@@ -45,18 +45,20 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[int, ...] = ()
     conditional: bool = False
     changes: bool = False
+    prefers: bool = False
+    """Can be answered later: `Prefer: respond-async`."""
 
     @property
     def name(self) -> str:
         return f"{self.method} {self.path}"
 
 
-POLLED = "/v1/orders/{id}/status"
+POLLED = ("/v1/orders/{id}/status", "/v1/models/{sha256}/price")
 
 
 def add_routes(app: web.Application, routes: list[Route]) -> None:
-    # Paths under one prefix are tried one after the other: what customers poll comes first.
-    for route in sorted(routes, key=lambda route: route.path != POLLED):
+    # Paths under one prefix are tried one after the other: what customers and shops poll comes first.
+    for route in sorted(routes, key=lambda route: route.path not in POLLED):
         handler = _endpoint(app, route)
         expected = _expected_upload if route.uploads else _expected
         if route.method == "GET":

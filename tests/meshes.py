@@ -117,6 +117,29 @@ def binary_ply(triangles: Triangles, order: str = "<") -> bytes:
     return ply_header(name, len(corners), len(triangles), extra) + rows.tobytes() + faces.tobytes()
 
 
+def mixed_ply(order: str) -> bytes:
+    """A cube of 10 out of quads and triangles, with columns around the lists; `order` is ascii, < or >."""
+    corner = cube().reshape(-1, 3)
+    quads = [[0, 1, 2, 5], [6, 7, 8, 11], [12, 13, 14, 17], [18, 19, 20, 23]]
+    faces = [*quads, [24, 25, 26], [27, 28, 29], [30, 31, 32], [33, 34, 35]]
+    name = {"ascii": "ascii", "<": "binary_little_endian", ">": "binary_big_endian"}[order]
+    header = (
+        f"ply\nformat {name} 1.0\nelement face {len(faces)}\nproperty uchar flags\n"
+        "property list uchar int vertex_index\nproperty list ushort float texcoord\nelement vertex 36\n"
+        "property double z\nproperty double y\nproperty double x\nproperty float quality\n"
+        "element edge 1\nproperty int vertex1\nend_header\n"
+    ).encode()
+    if order == "ascii":
+        rows = [f"7 {len(face)} {' '.join(map(str, face))} 2 0.5 0.5" for face in faces]
+        rows += [f"{z!r} {y!r} {x!r} nan" for x, y, z in corner.tolist()]
+        return header + "\n".join([*rows, "3", ""]).encode()
+    body = b"".join(
+        struct.pack(f"{order}BB{len(face)}iHff", 7, len(face), *face, 2, 0.5, 0.5) for face in faces
+    )
+    body += b"".join(struct.pack(f"{order}dddf", z, y, x, float("nan")) for x, y, z in corner)
+    return header + body + struct.pack(f"{order}i", 3)
+
+
 def glb_of(document: dict[str, object], binary: bytes) -> bytes:
     text = json.dumps(document).encode()
     text += b" " * (-len(text) % 4)
@@ -178,13 +201,18 @@ def three_mf_model(
     )
 
 
-def three_mf_archive(model: str | bytes, target: str = "/3D/3dmodel.model") -> bytes:
+def three_mf_archive(
+    model: str | bytes, target: str = "/3D/3dmodel.model", parts: dict[str, str] | None = None
+) -> bytes:
+    """A package of the model part and further ones by name."""
     relation = f'<Relationship Target="{target}" Id="rel0" Type="{MODEL_TYPE}"/>'
     space = "http://schemas.openxmlformats.org/package/2006/relationships"
     stream = BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("_rels/.rels", f'<Relationships xmlns="{space}">{relation}</Relationships>')
         archive.writestr("3D/3dmodel.model", model)
+        for name, part in (parts or {}).items():
+            archive.writestr(name, part)
     return stream.getvalue()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import asyncpg
 import pytest
 
-from benchmarks import coherence, flushes, shared_gets, writes_layers
+from benchmarks import coherence, flushes, shared_gets, uploads, writes_layers
 from benchmarks.engines import Engines, engines
 from benchmarks.flushes import Executemany, Log
 from benchmarks.pool_each import PoolChanges
@@ -107,3 +107,16 @@ def test_coherence_sees_every_acknowledged_change(monkeypatch: pytest.MonkeyPatc
         assert result["ratios"][f"{way}_p99_of_100_ms"] == pytest.approx(
             shown[f"{way}_p99_ms"] / 100, abs=0.001
         )
+
+
+@pytest.mark.slow
+def test_asking_goes_on_beside_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "IDLE_S", 0.3)
+    monkeypatch.setattr(uploads, "BESIDE_S", 0.3)
+    result = uploads.run(1, facets=20_000)
+    shown = result["figures"]
+    assert shown["uploads"] >= 20, "each sender has one at least"
+    for phase in ("idle", "beside_uploads"):
+        assert 0 < shown[f"{phase}_p50_ms"] <= shown[f"{phase}_p99_ms"]
+        assert 0 < shown[f"{phase}_held_by_processor_ms_at_most"] <= shown[f"{phase}_held_ms_at_most"]
+    assert result["ratios"]["p99_beside_uploads_x_idle"] > 0

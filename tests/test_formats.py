@@ -5,14 +5,18 @@ refused with its code.
 import json
 import re
 from collections.abc import Callable
+from io import BytesIO
 
 import numpy as np
 import pytest
+import trimesh
 
+from pricing import polygons
 from pricing.analysis import analyse
 from pricing.errors import Refused
 from pricing.formats import detect
 from pricing.glb import read_glb
+from pricing.off import read_off
 from tests import meshes
 
 EMPTY = np.empty((0, 3, 3))
@@ -108,7 +112,7 @@ OBJ_CUBE = meshes.obj(meshes.cube())
         (b"v 0.0", b"v", "malformed_obj"),
         (b"v 0.0", b"v zero", "malformed_obj"),
         (b"v 0.0", b"v 1_0", "malformed_obj"),
-        (b"f ", b"f 1_0 ", "malformed_obj"),
+        (b"f ", b"f 0_1 ", "malformed_obj"),
         (b"f ", b"f 9223372036854775808 ", "malformed_obj"),
         (b"f ", b"face ", "malformed_obj"),
         (b"\nf ", b"\ncsh rm -rf /\nf ", "unsupported_feature"),
@@ -183,6 +187,28 @@ def test_a_polygon_that_is_not_convex_keeps_its_area_wherever_it_begins(turn: in
     assert facts.volume == pytest.approx(40 * 4)
     assert facts.area == pytest.approx(2 * 40 + 4 * outline_mm)
     assert (facts.facets, facts.closed, facts.oriented) == (16, True, True)
+
+
+def star(corners: int, inner: float) -> bytes:
+    """A face of so many corners, every second one at the distance `inner`, in OFF."""
+    turn = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    radius = np.where(np.arange(corners) % 2, 10.0, inner)
+    rows = [f"{x} {y} 0" for x, y in zip(radius * np.cos(turn), radius * np.sin(turn), strict=True)]
+    return "\n".join(
+        ["OFF", f"{corners} 1 0", *rows, " ".join(map(str, [corners, *range(corners)]))]
+    ).encode()
+
+
+def test_faces_of_very_many_corners_must_be_convex() -> None:
+    bound = polygons.CUT_CORNERS_MAX
+    corners, _ = read_off(memoryview(star(bound, inner=4.0)))
+    area = (
+        np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum()
+        / 2
+    )
+    assert area == pytest.approx(bound / 2 * 10 * 4 * np.sin(2 * np.pi / bound))
+    assert len(read_off(memoryview(star(bound + 2, inner=10.0)))[0]) == bound
+    assert code(star(bound + 2, inner=4.0)) == "unsupported_feature"
 
 
 def test_text_is_detected_in_the_same_time_whatever_it_begins_with() -> None:
@@ -287,6 +313,11 @@ def test_ply_with_triangles_and_quads_and_other_columns_is_read(order: str) -> N
     assert facts.area == pytest.approx(600)
 
 
+@pytest.mark.parametrize("body", [PLY_CUBE, PLY_PACKED], ids=["ascii", "binary"])
+def test_ply_whose_header_ends_another_way_than_its_other_lines_is_read(body: bytes) -> None:
+    assert analyse(body.replace(b"end_header\n", b"end_header\r\n")).closed
+
+
 def test_binary_ply_whose_header_lines_end_with_cr_keeps_a_first_byte_that_is_lf() -> None:
     body = PLY_PACKED.replace(b"\n", b"\r", PLY_PACKED[: PLY_PACKED.index(b"end_header")].count(b"\n") + 1)
     start = body.index(b"end_header\r") + len(b"end_header\r")
@@ -328,6 +359,16 @@ def test_glb_counts_every_instance_and_only_the_default_scene() -> None:
     document["scene"] = 1
     facts = analyse(meshes.glb_of(document, binary))
     assert (facts.facets, facts.bodies) == (24, 2)
+
+
+def test_glb_rotations_agree_with_trimesh() -> None:
+    box = meshes.cube(1.0) * (1, 2, 3)
+    turned = analyse(meshes.glb(box, rotation=[0, 0, np.sqrt(0.5), np.sqrt(0.5)]))
+    assert turned.extent == pytest.approx((2, 1, 3))
+    body = meshes.glb(box, rotation=[0.1, -0.5, 0.7, 0.5], scale=[2, 1, 3], translation=[1, 2, 3])
+    corners, _ = read_glb(memoryview(body))
+    mesh = trimesh.load_scene(BytesIO(body), file_type="glb", process=False).to_mesh()
+    assert np.allclose(corners, mesh.vertices[mesh.faces], atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", [5, 6])

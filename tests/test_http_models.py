@@ -70,6 +70,88 @@ async def test_the_file_comes_back_byte_for_byte_to_those_who_may_have_it(worksh
         problem(await client.get(path), 403, "forbidden")
 
 
+@pytest.mark.parametrize("name", ["obj", "glb", "stl-ascii"])
+async def test_a_downloaded_file_is_named_after_its_format(workshop: Workshop, name: str) -> None:
+    body = ALL_FORMATS[name](cube(10 + np.random.default_rng().random()))
+    await upload(workshop.partner, body)
+    reply = await workshop.partner.get(f"/v1/models/{sha256_of(body)}/file")
+    suffix = {"stl-ascii": "stl"}.get(name, name)
+    assert reply.headers["Content-Disposition"] == f'attachment; filename="{sha256_of(body)[:12]}.{suffix}"'
+    assert (reply.raw, reply.headers["Content-Length"]) == (body, str(len(body)))
+
+
+RANGES: list[tuple[str, slice | None]] = [
+    ("bytes=0-99", slice(0, 100)),
+    ("bytes=84-", slice(84, None)),
+    ("bytes=-50", slice(-50, None)),
+    ("bytes=100-99999999", slice(100, None)),
+    ("bytes=0-", slice(0, None)),
+    ("bytes=-99999999", slice(0, None)),
+    ("bytes=9-8", None),
+    ("bytes=0-1,5-6", None),
+    ("lines=0-1", None),
+    ("bytes=-", None),
+    ("bytes=x", None),
+]
+
+
+@pytest.mark.parametrize(("asked", "given"), RANGES)
+async def test_a_range_of_the_file_is_sent_or_all_of_it(
+    workshop: Workshop, asked: str, given: slice | None
+) -> None:
+    body = ALL_FORMATS["stl-binary"](cube(11))
+    await upload(workshop.partner, body)
+    path = f"/v1/models/{sha256_of(body)}/file"
+    reply = await workshop.partner.get(path, headers={"Range": asked})
+    assert reply.headers["Accept-Ranges"] == "bytes"
+    if given is None:
+        assert (reply.status, reply.raw) == (200, body)
+        return
+    first, end, _ = given.indices(len(body))
+    assert (reply.status, reply.raw) == (206, body[given])
+    assert reply.headers["Content-Range"] == f"bytes {first}-{end - 1}/{len(body)}"
+
+
+async def test_a_range_past_the_end_is_refused_and_an_old_one_gives_the_whole_file(
+    workshop: Workshop,
+) -> None:
+    body = a_ring()
+    await upload(workshop.partner, body)
+    path = f"/v1/models/{sha256_of(body)}/file"
+    for asked in (f"bytes={len(body)}-", "bytes=-0"):
+        reply = await workshop.partner.get(path, headers={"Range": asked})
+        problem(reply, 416, "range_not_satisfiable")
+        assert reply.headers["Content-Range"] == f"bytes */{len(body)}"
+    tag = (await workshop.partner.get(path)).headers["ETag"]
+    for known, status in ((tag, 206), ('"another"', 200)):
+        reply = await workshop.partner.get(path, headers={"Range": "bytes=0-9", "If-Range": known})
+        assert reply.status == status
+
+
+async def test_a_file_under_its_hash_is_not_sent_again_and_says_its_size_first(workshop: Workshop) -> None:
+    body = a_ring()
+    await upload(workshop.partner, body)
+    path = f"/v1/models/{sha256_of(body)}/file"
+    head = await workshop.partner.send("HEAD", path)
+    assert (head.status, head.raw, head.headers["Content-Length"]) == (200, b"", str(len(body)))
+    assert head.headers["ETag"] == f'"{sha256_of(body)}"'
+    again = await workshop.partner.get(path, headers={"If-None-Match": head.headers["ETag"]})
+    assert (again.status, again.raw) == (304, b"")
+    assert again.headers["Cache-Control"].startswith("private, max-age=")
+
+
+async def test_a_file_that_is_gone_is_there_again_after_an_upload(
+    service: Service, workshop: Workshop
+) -> None:
+    body = a_ring()
+    path = f"/v1/models/{sha256_of(body)}/file"
+    await upload(workshop.partner, body)
+    (service.data_dir / "models" / sha256_of(body)[:2] / sha256_of(body)).unlink()
+    problem(await workshop.partner.get(path), 404, "file_gone")
+    assert (await upload(workshop.partner, body)).headers["Cache-Status"].startswith("facet; hit")
+    assert (await workshop.partner.get(path)).raw == body
+
+
 @pytest.mark.parametrize("digest", ["x", "AB" * 32, "ab" * 31, "ab" * 33, "ab" * 32, "%C3%A9" * 64])
 async def test_a_hash_that_is_none_or_unknown_is_an_unknown_model(workshop: Workshop, digest: str) -> None:
     problem(await workshop.mes.get(f"/v1/models/{digest}"), 404, "unknown_model")

@@ -11,7 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from pricing.price_list import default_metal_fix, parse_metal_fix
+import pricing.formula
+from pricing.facts import Facts
+from pricing.formula import Options
+from pricing.price_list import default_metal_fix, parse_metal_fix, parse_price_list
 from storage.database import StoredVersion
 from storage.entries import MetalFixed
 from storage.errors import Conflict
@@ -336,3 +339,90 @@ async def test_the_same_mesh_in_two_formats_has_one_price(workshop: Workshop) ->
     one, two = (await price(workshop.shop, stl)).json, (await price(workshop.shop, text)).json
     assert one["price"]["gross"] == two["price"]["gross"]
     assert one["model"]["volume_mm3"] == two["model"]["volume_mm3"] == 1000
+
+
+# --- Explained and recomputed
+
+
+async def test_every_line_is_explained_down_to_the_numbers_it_was_made_from(workshop: Workshop) -> None:
+    body = a_ring()
+    plain = (await price(workshop.partner, body, quantity="3")).json["price"]
+    explained = (await price(workshop.partner, body, quantity="3", explain="1")).json["price"]
+    assert without_workings(explained) == plain
+    for line in explained["lines"]:
+        assert line["formula"]
+        assert all(variable["source"] for variable in line["variables"])
+    totals = {working["code"]: working["result"] for working in explained["explanation"]["totals"]}
+    for name in ("unit_price", "net", "vat", "gross"):
+        assert totals[name] == plain[name]["amount"]
+
+
+def without_workings(quote: Any) -> Any:
+    lines = [{name: line[name] for name in ("code", "basis", "amount")} for line in quote["lines"]]
+    return {name: value for name, value in quote.items() if name != "explanation"} | {"lines": lines}
+
+
+async def test_the_explanation_is_the_same_wherever_it_is_asked_for(workshop: Workshop) -> None:
+    body = a_ring()
+    posted = (await price(workshop.partner, body, explain="1")).json
+    by_hash = f"/v1/models/{sha256_of(body)}/price"
+    assert (await workshop.partner.get(by_hash, params=ASK | {"explain": "1"})).json == posted
+    by_id = f"/v1/prices/{posted['price']['id']}"
+    assert (await workshop.partner.get(f"{by_id}?explain=1")).json == posted["price"]
+    tags = {(await workshop.partner.get(path)).headers["ETag"] for path in (by_id, f"{by_id}?explain=1")}
+    assert len(tags) == 2
+
+
+async def test_a_quote_is_recomputed_from_its_own_record_when_everything_else_has_changed(
+    workshop: Workshop,
+) -> None:
+    body = a_ring()
+    issued = (await price(workshop.partner, body, quantity="3", rush="true")).json["price"]
+    price_list = (await workshop.admin.get("/v1/price-lists/current")).json
+    metal_fix = (await workshop.admin.get("/v1/metal-fixes/current")).json
+    dearer = price_list["rates"] | {"markup": "0.60", "vat": "0.21"}
+    published = price_list | {"version": f"test {uuid4()}", "rates": dearer}
+    assert (await workshop.admin.post("/v1/price-lists", published)).status == 201
+    fix = metal_fix | {"version": f"test {uuid4()}", "gold_per_oz": "9000.00"}
+    assert (await workshop.admin.post("/v1/metal-fixes", fix)).status == 201
+    path = f"/v1/prices/{issued['id']}"
+    stored = (await workshop.partner.get(path)).json
+    assert stored == issued
+    source = stored["made_from"]
+    recomputed = pricing.formula.price(
+        msgspec.convert(source["facts"], Facts),
+        msgspec.convert(source["options"], Options),
+        parse_price_list(msgspec.json.encode(price_list)),
+        parse_metal_fix(msgspec.json.encode(metal_fix)),
+    )
+    assert (stored["price_list"], stored["metal_fix"]) == (price_list["version"], metal_fix["version"])
+    for name in ("unit_price", "net", "vat", "gross"):
+        assert amount(stored[name]) == getattr(recomputed, name)
+    assert [amount(line["amount"]) for line in stored["lines"]] == [line.amount for line in recomputed.lines]
+    explained = (await workshop.partner.get(f"{path}?explain=1")).json
+    assert without_workings(explained) == issued
+
+
+async def test_a_price_that_has_not_changed_is_not_sent_again(workshop: Workshop) -> None:
+    body = a_ring()
+    quote = (await price(workshop.partner, body)).json["price"]
+    by_hash = f"/v1/models/{sha256_of(body)}/price?material=gold-585-yellow"
+    for path in (f"/v1/prices/{quote['id']}", by_hash, f"/v1/models/{sha256_of(body)}"):
+        first = await workshop.partner.get(path)
+        again = await workshop.partner.get(path, headers={"If-None-Match": first.headers["ETag"]})
+        assert (again.status, again.raw, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+        assert (await workshop.partner.get(path, headers={"If-None-Match": '"x"'})).raw == first.raw
+
+
+async def test_who_has_published_sees_the_new_price_at_once(workshop: Workshop) -> None:
+    body = a_ring()
+    path = f"/v1/models/{sha256_of(body)}/price?material=gold-585-yellow"
+    before = (await price(workshop.partner, body)).json["price"]
+    tag = (await workshop.partner.get(path)).headers["ETag"]
+    fix = (await workshop.admin.get("/v1/metal-fixes/current")).json
+    dearer = fix | {"version": f"test {uuid4()}", "gold_per_oz": "5000.00"}
+    published = await workshop.admin.post("/v1/metal-fixes", dearer)
+    position = {"Facet-Position": published.headers["Facet-Position"], "If-None-Match": tag}
+    after = await workshop.partner.get(path, headers=position)
+    assert (after.status, after.json["price"]["metal_fix"]) == (200, dearer["version"])
+    assert after.json["price"]["id"] != before["id"]

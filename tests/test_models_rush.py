@@ -17,7 +17,7 @@ import redis
 from pricing.facts import ANALYSER_VERSION
 from server.uploads import CONNECTION_BYTES_MAX, MEMORY_BYTES_TOTAL, RESERVED_BYTES_TOTAL
 from tests.meshes import binary_stl, torus
-from tests.processes import START_S, Client, Reply, Service, clients_of, served
+from tests.processes import Client, Reply, Service, clients_of, served
 
 UPLOADS = 1_000
 LARGE_UPLOADS = 200
@@ -59,7 +59,7 @@ def fleet(tmp_path: Path, engines: dict[str, str]) -> Iterator[list[Service]]:
     """Four services, each with a data directory of its own."""
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as threads:
         starting = [
-            threads.submit(stack.enter_context, served(tmp_path / str(n), wait_s=4 * START_S, **engines))
+            threads.submit(stack.enter_context, served(tmp_path / str(n), **engines))
             for n in range(4)
         ]
         wait(starting)

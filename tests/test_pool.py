@@ -187,6 +187,14 @@ async def test_workers_ignore_an_interrupt_from_the_terminal() -> None:
 
 
 @pytest.mark.asyncio
+async def test_workers_give_way_to_the_server() -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    async with running(Limits(workers=2)):
+        started = [os.getpriority(os.PRIO_PROCESS, worker.pid) for worker in workers(os.getpid())]
+    assert started == [min(own + 10, 19)] * 2
+
+
+@pytest.mark.asyncio
 async def test_a_pool_that_is_not_running_says_so() -> None:
     pool = FactsPool(Limits(workers=1))
     with pytest.raises(PoolClosed):

@@ -89,7 +89,7 @@ def test_equal_positions_are_one_vertex_and_others_are_not(precision: type[np.fl
     points = random.integers(-3, 4, (500, 3)).astype(precision) / 4
     corners: NDArray[np.floating] = points[random.integers(0, 500, (900, 3))]
     corners[::7] *= -1  # some zeros become negative
-    welded = weld(corners)  # type: ignore[arg-type]
+    welded = weld(corners)
     assert len(welded.places) == len(np.unique(corners.reshape(-1, 3) + 0.0, axis=0))
     assert (corners.reshape(-1, 3)[welded.places][welded.faces] == corners).all()
 

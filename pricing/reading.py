@@ -1,0 +1,16 @@
+"""Any model file to the corners of its facets."""
+
+from pricing import stl
+from pricing.facets import Corners
+
+
+def read(found: str, body: memoryview) -> tuple[Corners, str | None]:
+    """The facets of `body`, which is of the format `found`, and the unit it states."""
+    if found == "stl-binary":
+        return stl.read_binary(body), None
+    if found == "stl-ascii":
+        return stl.read_ascii(body), None
+    # The other readers need lxml and more, which takes a while to import.
+    from pricing import meshes
+
+    return meshes.read(found, body)
