@@ -59,8 +59,7 @@ def fleet(tmp_path: Path, engines: dict[str, str]) -> Iterator[list[Service]]:
     """Four services, each with a data directory of its own."""
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as threads:
         starting = [
-            threads.submit(stack.enter_context, served(tmp_path / str(n), **engines))
-            for n in range(4)
+            threads.submit(stack.enter_context, served(tmp_path / str(n), **engines)) for n in range(4)
         ]
         wait(starting)
         yield [started.result() for started in starting]
