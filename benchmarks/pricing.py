@@ -17,9 +17,10 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import trimesh
 
+from benchmarks import pricing_http
+from benchmarks.toruses import torus_ascii_stl, torus_stl
 from pricing import stl
 from pricing.analysis import analyse
 from pricing.kernel import Measures, measure
@@ -29,36 +30,7 @@ FACETS = 1_000_000
 ASCII_FACETS = 100_000
 ROUNDS = 5
 
-_FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attributes", "<u2")])
 Variants = dict[str, Callable[[bytes], object]]
-
-
-def torus_stl(facets: int, ring_mm: float = 10.0, tube_mm: float = 2.0) -> bytes:
-    """A closed torus as binary STL, with two facets per cell of a grid round both circles."""
-    cells_round = 2 * int((facets / 4) ** 0.5)
-    cells_across = facets // 2 // cells_round
-    around = np.linspace(0, 2 * np.pi, cells_round, endpoint=False)[:, None]
-    across = np.linspace(0, 2 * np.pi, cells_across, endpoint=False)[None, :]
-    distance = ring_mm + tube_mm * np.cos(across)
-    points = np.stack(
-        [distance * np.cos(around), distance * np.sin(around), tube_mm * np.sin(across) + 0 * around], axis=-1
-    )
-    right, up = np.roll(points, -1, axis=0), np.roll(points, -1, axis=1)
-    both = np.roll(right, -1, axis=1)
-    corners = np.concatenate([np.stack([points, right, both], 2), np.stack([points, both, up], 2)])
-    records = np.zeros(corners.shape[0] * corners.shape[1], _FACET)
-    records["corners"] = corners.reshape(-1, 3, 3)
-    return b"benchmark".ljust(80) + len(records).to_bytes(4, "little") + records.tobytes()
-
-
-def torus_ascii_stl(facets: int) -> bytes:
-    """The same as text, as CAD programs write it."""
-    lines = ["solid benchmark"]
-    for facet in stl.read_binary(memoryview(torus_stl(facets))):
-        lines += ["  facet normal 0.0 0.0 0.0", "    outer loop"]
-        lines += ["      vertex {:.6e} {:.6e} {:.6e}".format(*corner) for corner in facet]
-        lines += ["    endloop", "  endfacet"]
-    return "\n".join([*lines, "endsolid benchmark", ""]).encode()
 
 
 def _facts(body: bytes) -> Measures:
@@ -166,6 +138,7 @@ def run(facets: int = FACETS, rounds: int = ROUNDS) -> dict[str, object]:
     `figures`.
     """
     warm()
+    http = pricing_http.run(rounds)
     body, text = torus_stl(facets), torus_ascii_stl(min(facets, ASCII_FACETS))
     seconds = _medians_s(_BINARY, body, rounds)
     ascii_seconds = _medians_s(_ASCII, text, rounds)
@@ -177,7 +150,7 @@ def run(facets: int = FACETS, rounds: int = ROUNDS) -> dict[str, object]:
     return {
         "name": "pricing",
         "rounds": rounds,
-        "ratios": _ratios(seconds | ascii_seconds),
+        "ratios": _ratios(seconds | ascii_seconds) | http["ratios"],
         "figures": {
             "facets": count,
             "ascii_facets": ascii_count,
@@ -186,6 +159,7 @@ def run(facets: int = FACETS, rounds: int = ROUNDS) -> dict[str, object]:
             "analyse_extra_memory_mb": _extra_memory_mb("analyse", facets),
             "trimesh_volume_extra_memory_mb": _extra_memory_mb("_trimesh_volume", facets),
             **_starts_s(),
+            **http["figures"],
         },
     }
 

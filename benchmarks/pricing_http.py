@@ -28,7 +28,7 @@ from benchmarks.harness import (
 )
 from benchmarks.load import request
 from benchmarks.orders import new_orders
-from benchmarks.pricing import torus_stl
+from benchmarks.toruses import torus_stl
 
 ROUNDS = 7
 ROUND_S = 1.2
@@ -165,7 +165,3 @@ def _more(connection: socket.socket) -> bytes:
     if not chunk:
         raise ConnectionError(f"the server closed the connection; process {os.getpid()}")
     return chunk
-
-
-if __name__ == "__main__":
-    print(json.dumps(run(), indent=1))

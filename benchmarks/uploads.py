@@ -78,7 +78,7 @@ def partner(*words: str, **settings: str) -> Iterator[Partner]:
 
 
 def run(rounds: int = ROUNDS, facets: int = FACETS) -> dict[str, Any]:
-    from benchmarks.pricing import torus_stl  # what it imports is not for the processes that are measured
+    from benchmarks.toruses import torus_stl  # what it imports is not for the processes that are measured
 
     with tempfile.TemporaryDirectory(prefix="facet-bench-") as directory, contextlib.ExitStack() as stack:
         model = Path(directory) / "model.stl"
