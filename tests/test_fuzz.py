@@ -84,6 +84,7 @@ BODIES = [fuzz.Mutants("stl-binary", SEED).body(number) for number in range(20)]
 @pytest.mark.parametrize(
     ("examine", "kind"),
     [(crashing, "crash"), (hanging, "hang"), (wrong, "unexpected")],
+    ids=["crash", "hang", "wrong"],
     ids=lambda value: str(value),
 )
 @pytest.mark.parametrize("workers", [1, 3])
