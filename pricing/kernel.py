@@ -87,7 +87,8 @@ def edge_residues(corners: Corners, grid: Grid) -> EdgeResidues:
 
 def first_vertex(corners: Corners) -> Point:
     """The first corner of the first facet, shape (3,): the point volumes are taken about."""
-    return np.array(corners[0, 0], np.float64)
+    with np.errstate(invalid="ignore"):  # what is no number is refused with the box
+        return np.array(corners[0, 0], np.float64)
 
 
 def offset_of(corners: Corners, grid: Grid = EXACT) -> Point:

@@ -10,7 +10,7 @@ def read(found: str, body: memoryview) -> tuple[Corners, str | None]:
         return stl.read_binary(body), None
     if found == "stl-ascii":
         return stl.read_ascii(body), None
-    # The other readers need lxml and more, which takes a while to import.
+    # Few files are of the other formats, and their readers take a while to import.
     from pricing import meshes
 
     return meshes.read(found, body)

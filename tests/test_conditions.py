@@ -110,7 +110,7 @@ PREFERENCES: list[tuple[tuple[str, ...], Preferences]] = [
     (("wait=1.5",), Preferences()),
     (("wait=²",), Preferences()),
     (("wait=999999999",), Preferences()),
-    (("respond-async, wait=7; x=y, durability=database",), Preferences(True, 7)),
+    (("respond-async, wait=7; x=y, durability=database",), Preferences(True, 7, True)),
     (("wait=7", "durability=database", "wait=9"), Preferences(True, 7)),
 ]
 

@@ -85,7 +85,6 @@ BODIES = [fuzz.Mutants("stl-binary", SEED).body(number) for number in range(20)]
     ("examine", "kind"),
     [(crashing, "crash"), (hanging, "hang"), (wrong, "unexpected")],
     ids=["crash", "hang", "wrong"],
-    ids=lambda value: str(value),
 )
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_mutant_that_does_harm_is_found_kept_and_passed_over(

@@ -102,6 +102,8 @@ def fault(file: File, reply: Reply) -> str | None:
         return None if judged in ("provisional", "manual") else f"open, and priced as {judged}"
     if not file.oriented and body["price"]["priceable"] == "auto":
         return "facets face both ways, and it is priced firmly"
+    if not file.oriented and body["model"]["repaired"]:
+        return None  # what the index has is the sum of the facets as they are
     return _volume_fault(file.volume_mm3, body["model"]["volume_mm3"])
 
 

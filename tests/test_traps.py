@@ -4,7 +4,7 @@ files made to hurt whoever reads them, within a worker's limits.
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -80,6 +80,16 @@ def test_a_coordinate_that_is_no_number_is_refused_and_not_dropped(value: float,
     assert code(meshes.ascii_stl(triangles)) == "not_finite"
 
 
+@pytest.mark.parametrize("write", [meshes.binary_stl, meshes.binary_ply, meshes.glb])
+def test_a_signalling_not_a_number_is_refused_without_a_warning(
+    write: Callable[[meshes.Triangles], bytes],
+) -> None:
+    triangles = RING.copy()
+    triangles[0, 0] = 1234.5
+    marked = np.float32(1234.5).tobytes()
+    assert code(write(triangles).replace(marked, b"\x01\x00\xa0\x7f")) == "not_finite"
+
+
 def test_all_facets_inverted_give_the_volume_without_its_sign() -> None:
     facts = analyse(meshes.binary_stl(meshes.flipped(RING)))
     assert facts.volume == pytest.approx(VOLUME_MM3)
@@ -122,8 +132,9 @@ def test_lines_ended_by_cr_are_read_and_decimal_commas_are_said() -> None:
 
 
 @pytest.mark.parametrize("form", [meshes.obj, meshes.binary_ply, meshes.glb])
-def test_vertices_split_by_normals_and_textures_leave_a_mesh_closed(form: object) -> None:
-    assert callable(form)
+def test_vertices_split_by_normals_and_textures_leave_a_mesh_closed(
+    form: Callable[[meshes.Triangles], bytes],
+) -> None:
     facts = analyse(form(RING))
     assert (facts.closed, facts.oriented, facts.bodies) == (True, True, 1)
 
