@@ -32,5 +32,5 @@ def configure(settings: Settings) -> None:
         else JsonLines()
     )
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    for noisy in ("asyncio", "alembic", "aiosqlite", "trimesh"):
+    for noisy in ("asyncio", "alembic", "aiosqlite", "numba"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
