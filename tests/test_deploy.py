@@ -158,11 +158,11 @@ def test_the_settings_are_accepted_with_the_secrets_that_are_made(secrets: Path)
         assert settings.uses_postgresql
 
 
-def test_each_facet_has_a_data_directory_of_its_own() -> None:
+def test_each_facet_has_volumes_of_its_own() -> None:
     volumes = [volume for name in FACETS for volume in SERVICES[name]["volumes"]]
     assert len(FACETS) >= 2
-    assert all(volume.endswith(":/data") for volume in volumes)
-    assert len(set(volumes)) == len(FACETS) == len(volumes)
+    assert [volume.split(":")[1] for volume in volumes] == ["/data", "/machine-code"] * len(FACETS)
+    assert len(set(volumes)) == len(volumes)
 
 
 def test_a_stop_is_given_the_time_it_may_take() -> None:
