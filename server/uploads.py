@@ -18,6 +18,7 @@ from typing import Protocol, Self
 import msgspec
 
 from server.problems import HttpError
+from server.rounds import Rounds
 
 MEMORY_BYTES_MAX = 1 << 20
 """A larger upload is written to disk while it arrives."""
@@ -155,6 +156,7 @@ class Uploads:
     def __init__(self, directory: Path, bytes_max: int) -> None:
         self._directory = directory
         self.bytes_max = bytes_max
+        self.rounds = Rounds()
         self.under_way = 0
         self.memory_bytes = self.disk_bytes = 0
         self.reserved_bytes = 0
@@ -232,6 +234,7 @@ class _Arriving:
         upload.byte_count += len(chunk)
         if upload.byte_count > uploads.bytes_max:
             raise uploads.too_large()
+        await uploads.rounds.turn(len(chunk))
         self._digest.update(chunk)
         self._chunks.append(chunk)
         if upload.byte_count <= self._reserved_bytes:

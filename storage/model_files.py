@@ -73,6 +73,25 @@ class ModelFiles:
         if path.exists():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._linked(body, path):
+            self._copy(body, path)
+        if self._is_time_to_tidy():
+            self.tidy()
+
+    def _linked(self, body: bytes | Path, path: Path) -> bool:
+        """A file that nobody changes any more needs no copy, only another name."""
+        if not isinstance(body, Path) or not body.is_file():
+            return False
+        try:
+            os.link(body, path)
+        except FileExistsError:  # kept by another process meanwhile
+            return True
+        except OSError:  # on another file system, or one without links
+            return False
+        self._byte_count += path.stat().st_size
+        return True
+
+    def _copy(self, body: bytes | Path, path: Path) -> None:
         descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=PARTIAL)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -87,8 +106,6 @@ class ModelFiles:
             with suppress(FileNotFoundError):
                 os.unlink(partial)
             raise
-        if self._is_time_to_tidy():
-            self.tidy()
 
     def discard(self, name: str) -> None:
         self._place(name).unlink(missing_ok=True)

@@ -127,3 +127,14 @@ async def test_a_file_that_is_still_being_written_is_not_there_yet(tmp_path: Pat
     source.write_bytes(b"x")
     keeping.join()
     assert [file.name for file in folder.iterdir()] == [name_of(1)]
+
+
+async def test_a_finished_file_is_kept_under_another_name_without_a_copy(tmp_path: Path) -> None:
+    files, source = ModelFiles(tmp_path / "kept", 1000), tmp_path / "source"
+    source.write_bytes(b"body")
+    files.keep(name_of(1), source)
+    kept = files.path(name_of(1))
+    assert kept is not None
+    assert kept.samefile(source)
+    source.unlink()
+    assert kept.read_bytes() == b"body"

@@ -1,0 +1,42 @@
+"""Who takes in bodies shares each round of the event loop."""
+
+import asyncio
+
+from server.rounds import Rounds
+
+
+async def test_so_many_bytes_are_taken_in_each_round_first_come_first_served() -> None:
+    rounds, taken, looked = Rounds(round_bytes=2), [], 0
+
+    async def upload(name: int) -> None:
+        for _ in range(3):
+            await rounds.turn(1)
+            taken.append((name, looked))
+
+    uploads = [asyncio.create_task(upload(name)) for name in range(4)]
+    while not all(task.done() for task in uploads):
+        before = len(taken)
+        await asyncio.sleep(0)
+        looked += 1
+        assert len(taken) - before <= 4
+    assert sorted(name for name, _ in taken) == sorted(list(range(4)) * 3)
+    assert looked >= 6
+    assert {name for name, _ in taken[:4]} >= {0, 1}
+
+
+async def test_who_gives_up_waiting_takes_nothing_from_others() -> None:
+    rounds = Rounds(round_bytes=1)
+    await rounds.turn(1)
+    waiting = [asyncio.create_task(rounds.turn(1)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiting[1:])
+    assert waiting[0].cancelled()
+
+
+async def test_one_alone_never_waits_long() -> None:
+    rounds = Rounds(round_bytes=10)
+    async with asyncio.timeout(5):
+        for _ in range(1_000):
+            await rounds.turn(7)
