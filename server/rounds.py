@@ -1,5 +1,5 @@
-"""Bodies are taken in by turns: so many bytes in each round of the event loop. An answer to somebody else then
-never waits for twenty uploads that all have something to be hashed."""
+"""Bodies are taken in by turns: so many bytes in each round of the event loop. An answer to somebody else
+then never waits for twenty uploads that all have something to be hashed."""
 
 import asyncio
 from collections import deque
