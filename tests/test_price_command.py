@@ -63,6 +63,11 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _heed_interrupts() -> None:
+    """A shell's background jobs are started deaf to them, and so are these tests when it runs them so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def started(*words: str, stderr: int = subprocess.PIPE) -> Iterator["subprocess.Popen[str]"]:
     """The command, running, the first of a process group of its own."""
@@ -73,6 +78,7 @@ def started(*words: str, stderr: int = subprocess.PIPE) -> Iterator["subprocess.
         stderr=stderr,
         text=True,
         start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )
     try:
         yield process
