@@ -159,21 +159,14 @@ async def _in_order(
     try:
         for source in sources:
             if len(begun) == AHEAD:
-                yield await _first(begun)
+                yield await begun.popleft()
             begun.append(asyncio.ensure_future(row_of(source)))
         while begun:
-            yield await _first(begun)
+            yield await begun.popleft()
     finally:
         for future in begun:
             future.cancel()
         await asyncio.gather(*begun, return_exceptions=True)
-
-
-async def _first(begun: "deque[asyncio.Future[Row]]") -> Row:
-    """An interruption ends the wait. Awaiting the row itself would pass it on to its task, which may have an
-    answer all the same, and the interruption would be forgotten."""
-    await asyncio.wait([begun[0]])
-    return begun.popleft().result()
 
 
 @contextlib.asynccontextmanager

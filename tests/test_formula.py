@@ -14,29 +14,13 @@ from pricing.formula import Options, Price, check_options, explain, price
 from pricing.mesh_warning import MeshWarning
 from pricing.price_list import PriceList, default_metal_fix, default_price_list
 from tests import meshes
+from tests.price_lists_drawn import facts as ring
 
 LIST, FIX = default_price_list(), default_metal_fix()
 MATERIALS = [material.code for material in LIST.materials]
 FINISHES = [finish.code for finish in LIST.finishes]
 PLATINGS = [plating.code for plating in LIST.platings]
 UNITS = ["mm", "cm", "m", "in"]
-
-
-def ring(volume: float = 241.186049, area: float = 1057.768, **fields: object) -> Facts:
-    facts = Facts(
-        format="stl-binary",
-        facets=576,
-        volume=volume,
-        area=area,
-        extent=(20.0, 20.0, 5.0),
-        bodies=1,
-        closed=True,
-        oriented=True,
-        repaired=False,
-        unit=None,
-        warnings=(),
-    )
-    return msgspec.structs.replace(facts, **fields)
 
 
 def amounts(priced: Price) -> dict[str, str]:
