@@ -24,8 +24,6 @@ from storage.orders import HistoryItem, Kind, Order, OrderPrice, Role, Status, W
 from storage.schema import ORDER_COLUMNS
 
 ORDER_NAMES = ", ".join(ORDER_COLUMNS)
-MOVED_NAMES = ("id", "version", "status", "status_since", "status_version", "updated_at")
-"""What a change of the status alone changes of an order: most changes are such, and carry so much less."""
 STEP_NAMES = (
     *("id", "version", "status", "status_since", "status_version"),
     *("operator", "quote", "price", "updated_at", "search"),
@@ -79,17 +77,6 @@ class Rows:
             order.created_by,
             stored(order.updated_at),
             search_text(order),
-        )
-
-    def moved_row(self, order: Order) -> tuple[Any, ...]:
-        """In the order of MOVED_NAMES."""
-        return (
-            order.id,
-            order.version,
-            order.status.value,
-            self._stored(order.status_since),
-            order.status_version,
-            self._stored(order.updated_at),
         )
 
     def step_row(self, order: Order) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from storage.bounds import smaller
 from storage.errors import Incompatible
 from storage.local import MISS
 from storage.orders import Order
+from storage.redis.keys import Keys
 from tests.acts import keyed
 from tests.gates import until
 from tests.proxies import Proxy, proxied
@@ -102,6 +103,17 @@ async def test_an_older_copy_of_redis_moves_nothing_back(
         assert (await process.shop.comment(order)).order.version == 3
         await process.persisted()
         assert [item.version for item in await process.database.load_history(order.id)] == [1, 2, 3]
+
+
+async def test_a_new_life_keeps_even_a_few_marks_in_a_hash_table(
+    facet: RedisFacet, valkey: ValkeyServer
+) -> None:
+    """Not in a list that is searched for every change."""
+    async with facet.open(BOUNDS) as process:
+        await process.shop.order()
+        with redis.Redis.from_url(valkey.url) as client:
+            marks = Keys("facet", process.tier.epoch).marks
+            assert client.object("encoding", marks) == b"hashtable"
 
 
 def dump_of(server: ValkeyServer) -> dict[bytes, bytes]:

@@ -151,9 +151,8 @@ async def _store(connection: Connection, rows: Changed, add: Add) -> int:
 async def _update(connection: Connection, known: dict[Carried, list[tuple[Order, int]]]) -> int:
     updated = 0
     for carried, orders in known.items():
-        columns = columns_of((*carried.row(order), version) for order, version in orders)
-        if columns:
-            done = await connection.execute(carried.statement, *columns)
+        if orders:
+            done = await connection.execute(carried.statement, *carried.arguments(orders))
             updated += int(done.rpartition(" ")[2])
     return updated
 

@@ -12,7 +12,6 @@ from storage.orders import Order
 from storage.rows import (
     HISTORY_NAMES,
     MODEL_COLUMNS,
-    MOVED_NAMES,
     ORDER_NAMES,
     STEP_NAMES,
     UPDATED_NAMES,
@@ -61,33 +60,79 @@ _STORED_NAMES = f"{ORDER_NAMES}, search"
 ORDER_LIST = _STORED_NAMES.split(", ")
 
 
-class Carried(NamedTuple):
-    """A statement that brings orders to a newer state, and the row that it takes of each (without the
-    version that the order must have before)."""
+Known = Sequence[tuple[Order, int]]
+"""Orders that the database has, with the version that each must have there before."""
 
-    row: Callable[[Order], tuple[Any, ...]]
+
+class Carried(NamedTuple):
+    """A statement that brings known orders to a newer state, and what makes its arguments."""
+
+    arguments: Callable[[Known], Sequence[Any]]
     statement: str
 
 
-def _update(carried: Sequence[str], replaced: Iterable[str]) -> str:
-    """What is not replaced is set to itself: the server would look for old versions to delete in the indexes
-    of columns that a statement does not name, at twice the cost of the whole batch. Vacuum does that."""
-    types = [*(array_type(orders.c[name]) for name in carried), "integer[]"]
-    arrays = ", ".join(f"${place}::{array}" for place, array in enumerate(types, 1))
+def _update(names: Sequence[str], arrays: Iterable[str], replaced: dict[str, str]) -> str:
+    """`arrays`: a column of the incoming rows each, the last is the version before. What is not replaced is
+    set to itself: the server would look for old versions to delete in the indexes of columns that a
+    statement does not name, at twice the cost of the whole batch. Vacuum does that."""
     settings = ", ".join(
-        f"{name} = {'incoming' if name in replaced else 'orders'}.{name}"
-        for name in ORDER_LIST
-        if name != "id"
+        f"{name} = {replaced.get(name, f'orders.{name}')}" for name in ORDER_LIST if name != "id"
     )
     return (
-        f"UPDATE orders SET {settings} FROM unnest({arrays}) AS incoming ({', '.join(carried)}, before)"
+        f"UPDATE orders SET {settings} FROM unnest({', '.join(arrays)}) AS incoming"
+        f" ({', '.join(names)}, before)"
         " WHERE orders.id = incoming.id AND orders.version = incoming.before"
     )
 
 
-MOVED = Carried(ROWS.moved_row, _update(MOVED_NAMES, MOVED_NAMES[1:]))
-STEPPED = Carried(ROWS.step_row, _update(STEP_NAMES, STEP_NAMES[1:]))
-EDITED = Carried(ROWS.order_row, _update(ORDER_LIST, UPDATED_NAMES))
+def _carried(
+    row: Callable[[Order], tuple[Any, ...]], names: Sequence[str], replaced: Iterable[str]
+) -> Carried:
+    """By an array for each column."""
+    types = [*(array_type(orders.c[name]) for name in names), "integer[]"]
+    arrays = (f"${place}::{array}" for place, array in enumerate(types, 1))
+    return Carried(
+        lambda known: columns_of((*row(order), version) for order, version in known),
+        _update(names, arrays, {name: f"incoming.{name}" for name in replaced}),
+    )
+
+
+def _moved_arguments(known: Known) -> list[str]:
+    """Each column as one text of its values: the driver looks at every element of an array several times,
+    which costs more than all the rest of a batch here."""
+    rows = []
+    for order, version in known:
+        since, updated = order.status_since, order.updated_at
+        since_us = str(round(since.timestamp() * 1e6))
+        updated_us = since_us if updated == since else str(round(updated.timestamp() * 1e6))
+        newer = (str(order.version), order.status.value, since_us, str(order.status_version), updated_us)
+        rows.append((order.id, *newer, str(version)))
+    return [",".join(column) for column in zip(*rows, strict=True)]
+
+
+_MOVED_ARRAYS = {
+    "id": "text[]",
+    "version": "integer[]",
+    "status": "text[]",
+    "status_since": "float8[]",
+    "status_version": "integer[]",
+    "updated_at": "float8[]",
+    "before": "integer[]",
+}
+_MOMENTS = ("status_since", "updated_at")
+
+MOVED = Carried(
+    _moved_arguments,
+    _update(
+        [name for name in _MOVED_ARRAYS if name != "before"],
+        (f"string_to_array(${place}, ',')::{array}" for place, array in enumerate(_MOVED_ARRAYS.values(), 1)),
+        {name: f"incoming.{name}" for name in ("version", "status", "status_version")}
+        | {name: f"to_timestamp(incoming.{name} / 1e6)" for name in _MOMENTS},
+    ),
+)
+"""What a change of the status alone changes of an order: most changes are such, and carry so much less."""
+STEPPED = _carried(ROWS.step_row, STEP_NAMES, STEP_NAMES[1:])
+EDITED = _carried(ROWS.order_row, ORDER_LIST, UPDATED_NAMES)
 INSERT_GIVEN = {
     "orders": insert_many(orders, _STORED_NAMES),
     "order_history": insert_many(order_history, HISTORY_NAMES),

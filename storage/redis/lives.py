@@ -250,7 +250,7 @@ class Lives:
         keys = Keys(self._prefix, new)
         await self._list_known(link, keys)
         try:
-            await link.run(BEGIN, (keys.meta,), self._installation, new, meta.run)
+            await link.run(BEGIN, (keys.meta, keys.marks), self._installation, new, meta.run)
         except Refused as error:
             raise LogUnavailable(f"Redis refuses a new life of the log: {error}.") from None
         self.rebases += 1

@@ -176,12 +176,14 @@ return last
 
 BEGIN = Script("""
 -- A new life of the log, unless another process has begun it.
--- KEYS: meta   ARGV: installation, epoch, run
+-- KEYS: meta marks   ARGV: installation, epoch, run
 local meta = redis.call('HMGET', KEYS[1], 'installation', 'epoch', 'run')
 if meta[1] and meta[1] ~= ARGV[1] then return redis.error_reply('FOREIGN') end
 if meta[1] and tonumber(meta[2]) > tonumber(ARGV[2]) then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'installation', ARGV[1], 'epoch', ARGV[2], 'run', ARGV[3],
     'head', 0, 'flushed', 0, 'floor', 0)
+-- A short hash is a list that is searched. A value of more than 64 bytes makes it a table from the start.
+redis.call('HSET', KEYS[2], '', string.rep(' ', 65))
 return 1
 """)
