@@ -202,8 +202,9 @@ class OrderBook:
                 await self._write_behind.wait_for(n, self._bounds.durability_deadline_s)
             except OutcomeUnknown:
                 return outcome  # a preference: the answer says that only the log has it
-        in_database = n <= self._tail.flushed and not self._refused(outcome.order)
-        return msgspec.structs.replace(outcome, in_database=in_database)
+        if n > self._tail.flushed or self._refused(outcome.order):
+            return outcome
+        return msgspec.structs.replace(outcome, in_database=True)
 
     def _refused(self, order: Order) -> bool:
         return self._tail.lacks_for_good(order.id, order.version)

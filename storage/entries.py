@@ -109,12 +109,13 @@ AnyEntry = (
     | Forgotten
 )
 
+_FORMAT_BYTE = bytes((FORMAT,))
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyEntry] = msgspec.msgpack.Decoder(AnyEntry)
 
 
 def encode_entry(entry: AnyEntry) -> bytes:
-    return bytes((FORMAT,)) + _encoder.encode(entry)
+    return _FORMAT_BYTE + _encoder.encode(entry)
 
 
 def decode_entry(payload: bytes) -> AnyEntry:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from storage.entries import AnyEntry
 from storage.errors import Invalid
 
@@ -29,7 +31,7 @@ def parse_position(text: str) -> Position:
     return Position(int(epoch), int(n))
 
 
-class Logged(NamedTuple):
+class Logged(msgspec.Struct, gc=False, frozen=True):
     """An entry that is durable, with where it stands and how long it is."""
 
     n: int

@@ -45,11 +45,15 @@ async def _run(load: Callable[[], Awaitable[Value]]) -> Value:
     return await load()
 
 
+_Locks = dict[Key, deque[asyncio.Future[None]] | None]
+"""What is held, with those who wait for it; mostly nobody."""
+
+
 class KeyedLocks(Generic[Key]):
     """A lock per key, first come, first served; forgotten when nobody holds or wants it."""
 
     def __init__(self) -> None:
-        self._locks: dict[Key, deque[asyncio.Future[None]]] = {}
+        self._locks: _Locks[Key] = {}
 
     def hold(self, key: Key) -> "_Hold[Key]":
         """Use with `async with`."""
@@ -59,15 +63,17 @@ class KeyedLocks(Generic[Key]):
 class _Hold(Generic[Key]):
     __slots__ = ("_key", "_locks")
 
-    def __init__(self, waiting: dict[Key, "deque[asyncio.Future[None]]"], key: Key) -> None:
-        self._locks = waiting
+    def __init__(self, locks: _Locks[Key], key: Key) -> None:
+        self._locks = locks
         self._key = key
 
     async def __aenter__(self) -> None:
-        waiting = self._locks.get(self._key)
-        if waiting is None:
-            self._locks[self._key] = deque()
+        if self._key not in self._locks:
+            self._locks[self._key] = None
             return
+        waiting = self._locks[self._key]
+        if waiting is None:
+            waiting = self._locks[self._key] = deque()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append(turn)
         try:

@@ -8,6 +8,8 @@ import itertools
 from collections import deque
 from collections.abc import Sequence
 
+import msgspec
+
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.entries import OrderChanged, QuoteIssued
@@ -17,20 +19,15 @@ from storage.log import Logged, Position
 from storage.orders import HistoryItem, Order, history_item
 
 
-class Followed:
+class Followed(msgspec.Struct, gc=False):
     """A log entry with what its followers need. `order` and `held` are those of an order change."""
 
-    __slots__ = ("_before", "at_s", "held", "logged", "n", "order")
-
-    def __init__(
-        self, logged: Logged, at_s: float, order: Order | None = None, held: Held | None = None
-    ) -> None:
-        self.logged = logged
-        self.n = logged.n
-        self.at_s = at_s
-        self.order = order
-        self.held = held
-        self._before: Order | None = None
+    n: int
+    logged: Logged
+    at_s: float
+    order: Order | None = None
+    held: Held | None = None
+    _before: Order | None = None
 
     @property
     def before(self) -> Order | None:
@@ -209,9 +206,9 @@ class Tail:
     def _followed(self, logged: Logged) -> Followed:
         at_s = self._clock.monotonic_s()
         if not isinstance(logged.entry, OrderChanged):
-            return Followed(logged, at_s)
+            return Followed(logged.n, logged, at_s)
         order = logged.entry.change.order
-        return Followed(logged, at_s, order, held_of(order, at_s, logged.body))
+        return Followed(logged.n, logged, at_s, order, held_of(order, at_s, logged.body))
 
     def _add_pending(self, followed: Followed) -> PendingOrder:
         assert followed.order is not None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from storage.clock import to_micros
 from storage.entries import Entry, MetalFixed, PriceListPublished, QuoteIssued, TokenIssued, TokenRevoked
 from storage.orders import Order
 from storage.rows import (
@@ -103,8 +104,8 @@ def _moved_arguments(known: Known) -> list[str]:
     rows = []
     for order, version in known:
         since, updated = order.status_since, order.updated_at
-        since_us = str(round(since.timestamp() * 1e6))
-        updated_us = since_us if updated == since else str(round(updated.timestamp() * 1e6))
+        since_us = str(to_micros(since))
+        updated_us = since_us if updated == since else str(to_micros(updated))
         newer = (str(order.version), order.status.value, since_us, str(order.status_version), updated_us)
         rows.append((order.id, *newer, str(version)))
     return [",".join(column) for column in zip(*rows, strict=True)]

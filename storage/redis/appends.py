@@ -38,7 +38,8 @@ from storage.redis.link import Argument, Link
 from storage.redis.scripts import APPEND
 from storage.tail import Tail
 
-SEPARATOR = "\x1f"
+DETAILS_SEPARATOR, CLAIMS_SEPARATOR = "\x1e", "\x1f"
+_PLAIN = dict.fromkeys(map(ord, (DETAILS_SEPARATOR, CLAIMS_SEPARATOR)), " ")
 TOGETHER_MIN = 8
 """Fewer changes than this are not worth two groups."""
 
@@ -181,10 +182,10 @@ class Appends:
             sent.append(
                 (self._clock.monotonic_s(), group)
             )  # before it is sent: whatever happens then, its outcome is unknown
-            arguments: list[Argument] = []
+            arguments: list[Argument] = [*script, *constants, max(append.seen.n for append in group)]
             for append in group:
                 arguments += _arguments(append, self._tail.flushed)
-            await link.send((*script, *constants, *arguments))
+            await link.send(arguments)
             arrived.set()
 
     def _group_size(self, under_way: int) -> int:
@@ -243,7 +244,7 @@ class Appends:
     def _refuse(self, append: Append, verdict: str) -> None:
         kind, _, rest = verdict.partition(" ")
         if kind == "claimed":
-            append.fail(Claimed(*rest.split(SEPARATOR, 1)))
+            append.fail(Claimed(*rest.split(CLAIMS_SEPARATOR, 1)))
         elif kind == "answered":
             append.fail(AlreadyAnswered())
         elif kind == "behind":
@@ -261,18 +262,24 @@ def _fail(group: list[Append], error: StorageError) -> None:
 
 
 def _arguments(append: Append, flushed: int) -> tuple[str | bytes | int, ...]:
-    """As the script wants them: order, version, seen, scope, claims, releases, forgotten, payload, value.
-    `flushed` is how far the database is: Redis may not have been told yet."""
+    """As the script wants them: order, version, seen, details, payload, value. `flushed` is how far the
+    database is: Redis may not have been told yet."""
     entry, seen = append.entry, append.seen.n
-    scope = "" if entry.remembered is None else entry.remembered.scope
     if isinstance(entry, OrderChanged):
         order = entry.change.order
-        claims, releases = _references(entry)
         assert append.body is not None
         value = encode_value(order.version, append.body)
-        return order.id, order.version, seen, scope, claims, releases, "", append.payload, value
+        return order.id, order.version, seen, _details(entry, *_references(entry)), append.payload, value
     forgotten = entry.key if isinstance(entry, Forgotten) and entry.thing is Thing.ORDER else ""
-    return "", flushed, seen, scope, _claim(entry), "", forgotten, append.payload, ""
+    return "", flushed, seen, _details(entry, _claim(entry), "", forgotten), append.payload, ""
+
+
+def _details(entry: AnyEntry, claims: str, releases: str, forgotten: str = "") -> str:
+    """What most changes do not have. The scope: of a keyed request."""
+    scope = "" if entry.remembered is None else entry.remembered.scope
+    if not (scope or claims or releases or forgotten):
+        return ""
+    return DETAILS_SEPARATOR.join((scope, claims.translate(_PLAIN), releases.translate(_PLAIN), forgotten))
 
 
 def _references(entry: OrderChanged) -> tuple[str, str]:
@@ -285,7 +292,7 @@ def _references(entry: OrderChanged) -> tuple[str, str]:
 
 
 def _reference(created_by: str, reference: str | None) -> str:
-    return "" if reference is None else f"reference {created_by} {reference}".replace(SEPARATOR, " ")
+    return "" if reference is None else f"reference {created_by} {reference}"
 
 
 def _claim(entry: AnyEntry) -> str:

@@ -2,34 +2,39 @@
 
 from storage.redis.link import Script
 
-ENTRY_ARGUMENTS = 9
-
 APPEND = Script("""
 -- Accept changes, each by itself: all of it or nothing.
 -- KEYS: meta log marks claims voids known
--- ARGV: epoch, space, seconds a key is remembered, then for each entry
--- order, version, seen, scope, claims, releases, forgotten order, payload, value
+-- ARGV: epoch, space, seconds a key is remembered, the latest position seen, then for each entry
+-- order, version, seen, details, payload, value
 -- (without an order, the version is the position that the database is known to have reached)
+-- details: nothing, or \\30 between the scope, claims (\\31 between them), releases and a forgotten order
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'head', 'floor')
 if meta[1] ~= ARGV[1] then return {'epoch'} end
 local head, floor = tonumber(meta[2]), tonumber(meta[3])
+if tonumber(ARGV[4]) > head then return {'lost', head} end
 local first = head
 local space, keep = ARGV[2], ARGV[3]
 local results, orders, marks = {}, {}, {}
-for at = 4, #ARGV, 9 do
-    if tonumber(ARGV[at + 2]) > head then return {'lost', head} end
-    if ARGV[at] ~= '' and marks[ARGV[at]] == nil then
-        orders[#orders + 1] = ARGV[at]
-        marks[ARGV[at]] = false
+for at = 5, #ARGV, 6 do
+    local order = ARGV[at]
+    if order ~= '' and marks[order] == nil then
+        orders[#orders + 1] = order
+        marks[order] = false
     end
 end
 if #orders > 0 then
     for at, mark in ipairs(redis.call('HMGET', KEYS[3], unpack(orders))) do marks[orders[at]] = mark end
 end
 local changed, values = {}, {}
-for at = 4, #ARGV, 9 do
-    local order, version, seen, scope = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), ARGV[at + 3]
-    local claims, releases, forgotten = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
+for at = 5, #ARGV, 6 do
+    local order, details = ARGV[at], ARGV[at + 3]
+    local version, seen = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+    local scope, claims, releases, forgotten = '', '', '', ''
+    if details ~= '' then
+        scope, claims, releases, forgotten =
+            string.match(details, '^([^\\30]*)\\30([^\\30]*)\\30([^\\30]*)\\30(.*)$')
+    end
     local verdict
     if seen < floor then
         verdict = 'behind ' .. floor
@@ -54,20 +59,23 @@ for at = 4, #ARGV, 9 do
         results[#results + 1] = verdict
     else
         head = head + 1
-        local also = claims .. '\\31' .. releases
-        redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. head,
-            'p', ARGV[at + 7], 'o', order, 'c', also, 'f', forgotten)
+        local payload = ARGV[at + 4]
+        if details == '' then
+            redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. head, 'p', payload, 'o', order)
+        else
+            redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. head, 'p', payload, 'o', order, 'd', details)
+        end
         if order ~= '' then
             marks[order] = version .. ' ' .. head
             changed[#changed + 1] = order
             changed[#changed + 1] = marks[order]
             values[#values + 1] = space .. 'order:' .. order
-            values[#values + 1] = ARGV[at + 8]
+            values[#values + 1] = ARGV[at + 5]
         end
         if scope ~= '' then
-            redis.call('SET', space .. 'key:' .. scope, head .. ' ' .. ARGV[at + 7], 'EX', keep)
+            redis.call('SET', space .. 'key:' .. scope, head .. ' ' .. payload, 'EX', keep)
         end
-        if also ~= '\\31' then
+        if claims ~= '' or releases ~= '' then
             local owning = order ~= '' and order or 'another'
             for claim in string.gmatch(claims, '[^\\31]+') do
                 redis.call('HSET', KEYS[4], claim, head .. ' ' .. owning)
@@ -143,20 +151,22 @@ if last > floor then
     local latest, changed = {}, {}
     for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', ARGV[1] .. '-' .. last)) do
         local fields = entry[2]
-        local order, claims, forgotten = fields[4], fields[6], fields[8]
+        local order, details = fields[4], fields[6]
         local n = string.match(entry[1], '%-(%d+)$')
         if order ~= '' then
             if not latest[order] then changed[#changed + 1] = order end
             latest[order] = n
         end
-        if claims ~= '\\31' then
-            for claim in string.gmatch(claims, '[^\\31]+') do
+        if details then
+            local claims, releases, forgotten =
+                string.match(details, '^[^\\30]*\\30([^\\30]*)\\30([^\\30]*)\\30(.*)$')
+            for claim in string.gmatch(claims .. '\\31' .. releases, '[^\\31]+') do
                 local held = redis.call('HGET', KEYS[5], claim)
                 if held and string.match(held, '^(%d+) ') == n then redis.call('HDEL', KEYS[5], claim) end
             end
-        end
-        if forgotten ~= '' and redis.call('HGET', KEYS[6], forgotten) == n then
-            redis.call('HDEL', KEYS[6], forgotten)
+            if forgotten ~= '' and redis.call('HGET', KEYS[6], forgotten) == n then
+                redis.call('HDEL', KEYS[6], forgotten)
+            end
         end
     end
     if #changed > 0 then
