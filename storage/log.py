@@ -5,7 +5,7 @@ A position is (epoch, n). An epoch is one life of the log; n only grows within i
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -13,7 +13,7 @@ from storage.entries import AnyEntry
 from storage.errors import Invalid
 
 
-class Position(NamedTuple):
+class Position(msgspec.Struct, gc=False, frozen=True, order=True):
     epoch: int
     n: int
 

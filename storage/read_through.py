@@ -40,7 +40,7 @@ class Source:
     SHARED = "facet; hit; detail=shared"
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True, gc=False):
     held: Held
     source: str
 

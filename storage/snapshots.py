@@ -52,12 +52,13 @@ class Snapshots:
 
     def keep_list(self, query: ListQuery, snapshot: ListSnapshot) -> None:
         if _is_common(query.filter) and query.after is None:
-            rows = [msgspec.Raw(_encode(order)) for order in snapshot.rows]
-            self._keep(query, _Kept(FORMAT, *snapshot.position, rows, {}))
+            position, rows = snapshot.position, [msgspec.Raw(_encode(order)) for order in snapshot.rows]
+            self._keep(query, _Kept(FORMAT, position.epoch, position.n, rows, {}))
 
     def keep_counts(self, order_filter: OrderFilter, snapshot: CountsSnapshot) -> None:
         if _is_common(order_filter):
-            self._keep(order_filter, _Kept(FORMAT, *snapshot.position, [], snapshot.counts))
+            position, counts = snapshot.position, snapshot.counts
+            self._keep(order_filter, _Kept(FORMAT, position.epoch, position.n, [], counts))
 
     async def _find(self, query: ListQuery | OrderFilter) -> _Kept | None:
         value = await self._copies.get(_key(query))

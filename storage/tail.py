@@ -45,18 +45,15 @@ class Followed(msgspec.Struct, gc=False):
         return history_item(self.logged.entry.change)
 
 
-class PendingOrder:
+class PendingOrder(msgspec.Struct, gc=False):
     """The newest state of an order that the database lacks, and the history rows it lacks."""
 
-    __slots__ = ("changes", "held", "n", "order", "parked", "references")
-
-    def __init__(self) -> None:
-        self.changes: deque[Followed] = deque()
-        self.references: tuple[tuple[str, str], ...] = ()
-        self.parked = False
-        self.order: Order
-        self.held: Held
-        self.n = 0
+    order: Order
+    held: Held
+    n: int
+    changes: deque[Followed] = msgspec.field(default_factory=deque)
+    references: tuple[tuple[str, str], ...] = ()
+    parked: bool = False
 
 
 class Tail:
@@ -216,8 +213,9 @@ class Tail:
         order = followed.order
         pending = self._pending.get(order.id)
         if pending is None:
-            pending = self._pending[order.id] = PendingOrder()
-        pending.order, pending.held, pending.n = order, followed.held, followed.n
+            pending = self._pending[order.id] = PendingOrder(order, followed.held, followed.n)
+        else:
+            pending.order, pending.held, pending.n = order, followed.held, followed.n
         pending.changes.append(followed)
         if order.reference is not None:
             key = (order.created_by, order.reference)

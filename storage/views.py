@@ -49,7 +49,7 @@ class ListView:
         rows_max: int,
     ) -> None:
         self.query = query
-        self.epoch, self.n = position
+        self.epoch, self.n = position.epoch, position.n
         self.complete = complete
         self._descending = query.sort.descending
         self._rows_max = rows_max
@@ -171,7 +171,7 @@ class CountsView:
 
     def __init__(self, query: CountsQuery, counts: dict[Status, int], position: Position) -> None:
         self.query = query
-        self.epoch, self.n = position
+        self.epoch, self.n = position.epoch, position.n
         self.counts = counts
         self._body: bytes | None = None
 

@@ -54,14 +54,14 @@ class SharedTierContract:
             storage, start = process.storage, stands(process)
             assert await listed(storage) == []
             first = await process.shop.create(note="a")
-            assert first.position == (start.epoch, start.n + 1)
+            assert first.position == Position(start.epoch, start.n + 1)
             assert await storage.reads.order(first.order.id) == first.order
             assert await listed(storage) == [first.order]
             second = await process.shop.comment(first.order)
-            assert second.position == (start.epoch, start.n + 2)
+            assert second.position == Position(start.epoch, start.n + 2)
             _, secret, position = await storage.tokens.issue(Role.SHOP, "shop", None)
             assert storage.tokens.authenticate(secret) is not None
-            assert position == (start.epoch, start.n + 3) == stands(process)
+            assert position == Position(start.epoch, start.n + 3) == stands(process)
             assert await listed(storage) == [second.order]
 
     async def test_many_at_once_are_accepted_in_one_order_without_gaps(self, facet: Facet) -> None:
@@ -341,7 +341,7 @@ class SharedTierContract:
             order = await process.shop.order()
             held = stands(process)
         async with facet.open() as process:
-            assert (await process.shop.comment(order)).position == (held.epoch, held.n + 1)
+            assert (await process.shop.comment(order)).position == Position(held.epoch, held.n + 1)
 
     async def test_who_follows_alone_is_always_at_the_head(self, facet: Facet) -> None:
         async with facet.open() as process:

@@ -10,6 +10,7 @@ import redis
 from storage.bounds import smaller
 from storage.errors import Claimed
 from storage.local import MISS, Held
+from storage.log import Position
 from tests.changes import an_order, created, entry_of
 from tests.gates import until
 from tests.proxies import proxied
@@ -166,7 +167,7 @@ async def test_who_is_overtaken_in_the_database_learns_the_position_and_confirms
                 there.tier._errands.flushed = lambda flushed: None  # type: ignore[method-assign]
                 batch = [each.logged for each in there.storage.tail.waiting]
                 old = await there.database.position()
-                await there.database.apply(batch, old, old._replace(n=batch[-1].n))
+                await there.database.apply(batch, old, Position(old.epoch, batch[-1].n))
                 gate.open()
                 await waiting
         assert here.storage.write_behind.batches == 0
