@@ -2,7 +2,6 @@
 says how rows of one order are refused."""
 
 import asyncio
-import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -132,21 +131,6 @@ class DatabaseContract:
         emptied = changed(order, operator=None, model=None, note=None, reference=None, due_at=None)
         await apply(database, [entry_of(emptied)], after=1)
         assert await database.load_order(order.id) == emptied.order
-
-    async def test_moments_come_back_to_the_microsecond(self, database: Database) -> None:
-        """Of a change of the status, of a remark after it, and of an order that waited for years."""
-        drawn = random.Random(1)
-        waits_s = [drawn.uniform(0, 10**span) for span in range(10) for _ in range(20)]
-        orders = [an_order(n) for n in range(1, len(waits_s) + 1)]
-        await apply(database, [entry_of(created(order)) for order in orders])
-        moved = [
-            changed(order, seconds=wait_s, kind=Kind.STATUS, status=Status.FILE_UPLOADED)
-            for order, wait_s in zip(orders, waits_s, strict=True)
-        ]
-        remarked = [changed(change.order, seconds=1e-6, kind=Kind.COMMENT) for change in moved[::2]]
-        last = {change.order.id: change.order for change in (*moved, *remarked)}
-        await apply(database, [entry_of(change) for change in (*moved, *remarked)], after=len(orders))
-        assert {order_id: await database.load_order(order_id) for order_id in last} == last
 
     async def test_entries_that_the_database_has_are_recognised(self, database: Database) -> None:
         """After a crash that lost the position but not the log: nothing is stored twice."""

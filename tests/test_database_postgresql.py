@@ -1,5 +1,6 @@
 """PostgreSQL keeps the contract of the database."""
 
+import random
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -11,9 +12,10 @@ from storage.database import Database
 from storage.filters import ListQuery, OrderFilter
 from storage.log import Position
 from storage.migrate import migrate_postgresql
+from storage.orders import Kind, Status
 from storage.postgresql.database import PostgresDatabase
 from storage.schema import FIRST_ORDER_NUMBER, metadata
-from tests.changes import an_order, created, entry_of, id_of
+from tests.changes import an_order, changed, created, entry_of, id_of
 from tests.engines import execute, query
 from tests.test_database import DatabaseContract, Opened, apply, life
 
@@ -111,6 +113,21 @@ class TestPostgresDatabase(DatabaseContract):
         assert await database.find_reference("a", "\0") is None
         assert await database.load_order("\0") is None
         assert await database.load_order(id_of(1)) is not None
+
+    async def test_moments_come_back_to_the_microsecond(self, database: Database) -> None:
+        """Of a change of the status, of a remark after it, and of an order that waited for years."""
+        drawn = random.Random(1)
+        waits_s = [drawn.uniform(0, 10**span) for span in range(10) for _ in range(20)]
+        orders = [an_order(n) for n in range(1, len(waits_s) + 1)]
+        await apply(database, [entry_of(created(order)) for order in orders])
+        moved = [
+            changed(order, seconds=wait_s, kind=Kind.STATUS, status=Status.FILE_UPLOADED)
+            for order, wait_s in zip(orders, waits_s, strict=True)
+        ]
+        remarked = [changed(change.order, seconds=1e-6, kind=Kind.COMMENT) for change in moved[::2]]
+        last = {change.order.id: change.order for change in (*moved, *remarked)}
+        await apply(database, [entry_of(change) for change in (*moved, *remarked)], after=len(orders))
+        assert {order_id: await database.load_order(order_id) for order_id in last} == last
 
 
 class TestPostgresDatabaseThatCopies(TestPostgresDatabase):
