@@ -111,7 +111,7 @@ class LossyLink(Link):
         return await super().run(self._planted(script), keys, *arguments)
 
     async def send(self, *commands: Sequence[Argument]) -> None:
-        appends = [command for command in commands if command[:2] == ("EVALSHA", APPEND.sha)]
+        appends = [command for command in commands if tuple(command[:2]) == ("EVALSHA", APPEND.sha)]
         if not appends:
             await super().send(*commands)
             return
