@@ -88,6 +88,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     shared_pause_s: float = 0.05
     """First pause before Redis is tried again; doubles up to `shared_pause_max_s`."""
     shared_pause_max_s: float = 0.5
+    shared_refused_s: float = 1.0
+    """After a change that Redis refused for want of room: how long until it is asked whether it has some."""
     shared_open_s: float = 5.0
     """How long a start waits for Redis before it goes on without."""
     shared_ttl_s: float = 6 * 3600.0

@@ -67,7 +67,16 @@ async def test_where_nobody_answers_is_said_at_once(address: str) -> None:
 def test_all_names_share_one_hash_tag_and_those_of_two_lives_differ() -> None:
     first, second = Keys("facet", 1), Keys("facet", 2)
     for keys in (first, second):
-        names = (keys.meta, keys.log, keys.flushed, keys.marks, keys.claims, keys.voids, keys.known)
+        names = (
+            keys.meta,
+            keys.log,
+            keys.flushed,
+            keys.marks,
+            keys.claims,
+            keys.voids,
+            keys.known,
+            keys.room,
+        )
         assert all(name.startswith("{facet}:") for name in (*names, keys.order("a"), keys.answer("b")))
         assert len(set(names)) == len(names)
     assert first.meta == second.meta

@@ -22,7 +22,7 @@ from tests.gates import turns, until
 from tests.proxies import proxied
 from tests.shared_processes import PostgresData, Process, RedisFacet
 
-BOUNDS = smaller(lease_s=0.5, rebase_patience_s=0.5)
+BOUNDS = smaller(lease_s=0.5, rebase_patience_s=0.5, shared_refused_s=0.1)
 
 
 @pytest.fixture
@@ -91,9 +91,10 @@ async def test_full_redis_refuses_changes_and_nothing_else(process: Process, val
     await until(lambda: ask(valkey.port, "HGET", "{facet}:meta", "flushed") == "1")
     assert int(ask(valkey.port, "TTL", order_key(process, order.id))) > 0
     assert process.tier.joined
+    assert process.storage.shared.last_error is not None
     ask(valkey.port, "CONFIG", "SET", "maxmemory", "0")
+    await until(lambda: process.storage.shared.last_error is None)  # without a change
     assert (await process.shop.comment(order)).order.version == 2
-    assert process.storage.shared.last_error is None
 
 
 def order_key(process: Process, order_id: str) -> str:

@@ -169,11 +169,11 @@ class Appends:
         script = ("EVALSHA", APPEND.sha, len(names), *names)
         constants = (keys.epoch, keys.space, int(self._bounds.log_retention_s))
         while True:
-            await self._wake.wait()
+            woken = await self._woken()
             await room.acquire()
             self._wake.clear()
             count = self._group_size(len(sent))
-            if count == 0:
+            if woken and count == 0:
                 room.release()
                 continue
             if len(self._queue) > count:
@@ -182,11 +182,27 @@ class Appends:
             sent.append(
                 (self._clock.monotonic_s(), group)
             )  # before it is sent: whatever happens then, its outcome is unknown
-            arguments: list[Argument] = [*script, *constants, max(append.seen.n for append in group)]
-            for append in group:
-                arguments += _arguments(append, self._tail.flushed)
-            await link.send(arguments)
+            if not group:
+                await link.send(("SET", keys.room, "", "EX", 1))
+            else:
+                arguments: list[Argument] = [*script, *constants, max(append.seen.n for append in group)]
+                for append in group:
+                    arguments += _arguments(append, self._tail.flushed)
+                await link.send(arguments)
             arrived.set()
+
+    async def _woken(self) -> bool:
+        """False when Redis refused what it was sent last and nothing has come since: then it is asked
+        whether it has room again, or nobody would know."""
+        if self.last_error is None:
+            await self._wake.wait()
+            return True
+        try:
+            async with asyncio.timeout(self._bounds.shared_refused_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _group_size(self, under_way: int) -> int:
         """With nothing under way only half of what waits goes: callers that all wait for one answer would
@@ -214,8 +230,11 @@ class Appends:
         if isinstance(reply, Exception):  # full, say: nothing was done
             self.last_error = f"Redis does not accept changes: {reply}."
             _fail(group, Unavailable(self.last_error))
+            self._wake.set()
             return
         self.last_error = None
+        if not group:
+            return
         if reply[0] != b"done":
             _fail(group, Unavailable("The log is being rebuilt."))
             raise LogUnavailable(f"Redis has lost the log ({reply[0].decode()})")

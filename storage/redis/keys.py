@@ -14,6 +14,7 @@ what an earlier life left behind can never be taken for something of this one.
 | `{facet}:E:voids` | hash | order -> position of its last invalidation, until that is trimmed |
 | `{facet}:E:order:ID` | string | the order; without expiry while the database lacks it |
 | `{facet}:E:key:SCOPE` | string | position and entry that answered a keyed request |
+| `{facet}:E:room` | string | nothing: whether it can be set tells whether Redis is full |
 | `{facet}:E:known` | set | scopes answered in earlier lives; the database has their answers |
 | `{facet}:copy:KEY` | string | a copy that may be missing: see `storage.copies` |
 | `{facet}:turn:NAME` | string | who does what all want done once: see `storage.turns` |
@@ -36,6 +37,7 @@ class Keys:
         self.claims = f"{self.space}claims"
         self.voids = f"{self.space}voids"
         self.known = f"{self.space}known"
+        self.room = f"{self.space}room"
 
     def order(self, order_id: str) -> str:
         return f"{self.space}order:{order_id}"
