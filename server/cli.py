@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from server import price_arguments
+from server import VERSION, price_arguments
 from server.config import SETTINGS, ConfigError, Settings, load
-from server.documents import VERSION
 from server.logs import configure
 from storage.errors import StorageError
 from storage.orders import Role

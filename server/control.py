@@ -9,9 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from server.app import build
 from server.config import ConfigError, Settings
-from server.serve import listen_locally, prepared_directory, runner_of
 from storage.data_directory import DataDirectory
 
 TIMEOUT_S = 3600.0
@@ -56,6 +54,9 @@ async def control(settings: Settings, *, running_only: bool = False) -> AsyncIte
 
 @contextlib.asynccontextmanager
 async def _started(settings: Settings) -> AsyncIterator[Control]:
+    from server.app import build  # a running server needs none of this
+    from server.serve import listen_locally, prepared_directory, runner_of
+
     with prepared_directory(settings) as directory:
         runner = runner_of(build(settings, directory, lambda name, error: None), settings)
         await runner.setup()

@@ -8,12 +8,12 @@ import msgspec
 from aiohttp import web
 from jinja2 import Environment
 
+from server import VERSION
 from server.calls import Call
 from server.problems import TITLES, Problem
 from server.routes import EVERYBODY, Route
 from server.screens import SAFE_PAGE
 
-VERSION = "0.1.0"
 _REF = "#/components/schemas/{name}"
 
 _HEADERS: dict[str, tuple[str, str]] = {

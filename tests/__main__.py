@@ -23,6 +23,18 @@ SERVICE = (
     "test_redis_epochs",
     "test_redis_following",
     "test_redis_trouble",
+    "test_database_away",
+    "test_database_postgresql",
+    "test_deploy",
+    "test_doctor_servers",
+    "test_loop_monitor",
+    "test_models_rush",
+    "test_models_shared",
+    "test_models_tiers",
+    "test_newest_state",
+    "test_pool",
+    "test_price_command",
+    "test_publishing_processes",
 )
 DRILLS = (
     "test_day",
@@ -38,7 +50,7 @@ DRILLS = (
     "test_benchmarks",
     "test_private_servers",
 )
-"""Names of test files by what they need: a server process, or minutes."""
+"""Names of test files by what they need: processes of their own, or minutes."""
 
 
 class Stage(NamedTuple):

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -40,6 +42,13 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     refused = facet(*arguments, **environment)
     assert (refused.returncode, one_line(refused.stderr)) == (2, True), refused.stderr
     assert said in refused.stderr
+
+
+def test_reading_the_command_line_loads_nothing_heavy() -> None:
+    """A command is not kept waiting by what others need."""
+    heavy = {"aiohttp", "alembic", "jinja2", "numba", "numpy", "redis", "sqlalchemy"}
+    program = f"import server.cli, sys; sys.exit(', '.join(sorted({heavy} & sys.modules.keys())))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stderr == "\n"
 
 
 def test_an_unknown_command_exits_with_2() -> None:
