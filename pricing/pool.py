@@ -13,6 +13,7 @@ import resource
 import signal
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as WallClockExpired
 from concurrent.futures.process import BrokenProcessPool
@@ -35,6 +36,7 @@ _ATTEMPTS = 2
 _NICENESS = 10
 """Workers give way to the server, which has a thousand times less to do for each of its answers. Next to it
 on a busy core they get about a tenth of the time, and all of what it leaves."""
+_STOPPED = frozenset({"time_limit", "out_of_memory", "worker_died"})
 _SMALLER = "Export the model with a coarser tolerance, or as binary STL."
 
 
@@ -73,6 +75,9 @@ class FactsPool:
         # stopped would block the closing of the pool for ever.
         self._free_workers = asyncio.Semaphore(self._limits.workers)
         self._outstanding = 0
+        self.ended: Counter[str] = Counter()
+        """Files by what came of them: `read`, `refused`, `stopped` at a limit of its worker, `busy` when too
+        many waited already."""
 
     async def start(self) -> None:
         """Start the workers and wait until they answer."""
@@ -120,18 +125,27 @@ class FactsPool:
 
     async def _done(self, kind: _Kind, body: bytes | Path, content_type: str | None) -> bytes:
         if self._outstanding >= self._limits.workers + self._limits.waiting:
+            self.ended["busy"] += 1
             raise PoolBusy(f"{self._outstanding} analyses are waiting or under way.")
         self._outstanding += 1
         try:
-            async with self._free_workers:
-                if isinstance(body, Path):
-                    return await self._answered((kind, str(body), content_type, self._limits.cpu_s))
-                with tempfile.NamedTemporaryFile(prefix="facet-model-") as spool:
-                    # Bytes would go through the pipe, and block it while they do.
-                    await asyncio.to_thread(_fill, spool.name, body)
-                    return await self._answered((kind, spool.name, content_type, self._limits.cpu_s))
+            answer = await self._read(kind, body, content_type)
+        except Refused as refused:
+            self.ended["stopped" if refused.code in _STOPPED else "refused"] += 1
+            raise
         finally:
             self._outstanding -= 1
+        self.ended["read"] += 1
+        return answer
+
+    async def _read(self, kind: _Kind, body: bytes | Path, content_type: str | None) -> bytes:
+        async with self._free_workers:
+            if isinstance(body, Path):
+                return await self._answered((kind, str(body), content_type, self._limits.cpu_s))
+            with tempfile.NamedTemporaryFile(prefix="facet-model-") as spool:
+                # Bytes would go through the pipe, and block it while they do.
+                await asyncio.to_thread(_fill, spool.name, body)
+                return await self._answered((kind, spool.name, content_type, self._limits.cpu_s))
 
     async def _answered(self, job: _Job) -> bytes:
         """What comes of one file, tried a second time when the pool broke down around it.

@@ -104,7 +104,7 @@ def build(
     app[JOBS] = Jobs(storage.shared.copies, job_answers.gone, clock)
     app[READINESS] = Readiness(storage, settings)
     app[LOOP_MONITOR] = LoopMonitor()
-    app[METRICS] = Metrics(storage, app[LOOP_MONITOR])
+    app[METRICS] = Metrics(storage, pool, app[JOBS], app[LOOP_MONITOR])
     app[SIBLINGS] = Siblings(directory)
     app[LINKS] = Links(directory.link_key)
 

@@ -7,6 +7,7 @@ renewed for a while is of a process that is gone, and says so. Alone, a process 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -132,6 +133,7 @@ class Jobs:
         self._ending: set[asyncio.Task[None]] = set()
         self._telling = asyncio.Lock()
         self._accepting = True
+        self.ended: Counter[JobState] = Counter()
 
     @property
     def running(self) -> int:
@@ -237,6 +239,7 @@ class Jobs:
         state = JobState.DONE if outcome.status < 400 else JobState.FAILED
         record = msgspec.structs.replace(shown, state=state, stage=state.value, outcome=outcome)
         del self._running[record.id]
+        self.ended[state] += 1
         self._ended.put(record.id, record, _size(outcome))
         telling = asyncio.create_task(self._tell(record), name=f"job {record.id}")
         self._ending.add(telling)

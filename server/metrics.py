@@ -2,9 +2,10 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -15,6 +16,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from pricing.pool import FactsPool
+from server.jobs import Jobs, JobState
 from server.loop_monitor import BOUNDS_S, Held, LoopMonitor
 from server.readiness import backlog_share, database_error
 from storage.filters import ListQuery, OrderFilter, Sort, SortField
@@ -135,6 +138,10 @@ LABELLED = {
     "facet_event_loop_held_seconds": (
         "How long the event loop was held, by the clock and by its own processor time."
     ),
+    "facet_files_outstanding": "Model files that workers read, or that wait for one.",
+    "facet_files": "Model files given to workers, by what came of them: read, refused, stopped, busy.",
+    "facet_jobs_running": "Jobs under way.",
+    "facet_jobs": "Jobs that ended, by state: done, failed.",
     "facet_worker_up": "1 when the worker answered the scrape, by process (with `FACET_WORKERS` only).",
 }
 
@@ -147,9 +154,10 @@ def age_s_of(storage: Storage) -> float:
 class Metrics:
     """Counts requests and renders everything."""
 
-    def __init__(self, storage: Storage, monitor: LoopMonitor) -> None:
+    def __init__(self, storage: Storage, pool: FactsPool, jobs: Jobs, monitor: LoopMonitor) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_StorageCollector(storage))
+        self._registry.register(_WorkCollector(pool, jobs))
         self._registry.register(_LoopCollector(monitor))
         self._registry.register(_RequestCollector(self))
         self.durations: dict[tuple[str, str], Durations] = {}
@@ -206,6 +214,29 @@ class _RequestCollector(Collector):
         family = HistogramMetricFamily(name, LABELLED[name], labels=("route", "method"))
         for labels, durations in self._metrics.durations.items():
             family.add_metric(labels, durations.cumulative(), durations.sum_s)
+        return family
+
+
+class _WorkCollector(Collector):
+    """What takes its time: files in the workers, jobs."""
+
+    def __init__(self, pool: FactsPool, jobs: Jobs) -> None:
+        self._pool = pool
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        for name, now in (
+            ("facet_files_outstanding", self._pool.outstanding),
+            ("facet_jobs_running", self._jobs.running),
+        ):
+            yield GaugeMetricFamily(name, LABELLED[name], value=now)
+        yield self._ended("facet_files", "outcome", ("read", "refused", "stopped", "busy"), self._pool.ended)
+        yield self._ended("facet_jobs", "state", (JobState.DONE, JobState.FAILED), self._jobs.ended)
+
+    def _ended(self, name: str, label: str, ways: Sequence[str], counts: Mapping[Any, int]) -> Metric:
+        family = CounterMetricFamily(name, LABELLED[name], labels=(label,))
+        for way in ways:  # from the beginning: a series that appears with its first event hides that event
+            family.add_metric((str(way),), counts.get(way, 0))
         return family
 
 

@@ -62,6 +62,28 @@ async def test_a_price_that_comes_later_is_the_one_that_would_have_come_at_once(
     assert job["result"] == (await price(workshop.partner, body, quantity="3")).json
 
 
+async def test_metrics_count_files_and_jobs_by_what_came_of_them(workshop: Workshop) -> None:
+    async def counts() -> dict[str, float]:
+        lines = (await workshop.nobody.get("/metrics")).raw.decode().splitlines()
+        named = (line.rpartition(" ") for line in lines if line.startswith(("facet_files", "facet_jobs")))
+        return {name: float(value) for name, _, value in named}
+
+    before = await counts()
+    for body in (a_ring(), a_ring(), b"no mesh at all"):
+        await ended(workshop.partner, accepted(await price(workshop.partner, body, LATER)))
+    after = await counts()
+    assert {name: value - before[name] for name, value in after.items()} == {
+        "facet_files_outstanding": 0,
+        'facet_files_total{outcome="read"}': 2,
+        'facet_files_total{outcome="refused"}': 1,
+        'facet_files_total{outcome="stopped"}': 0,
+        'facet_files_total{outcome="busy"}': 0,
+        "facet_jobs_running": 0,
+        'facet_jobs_total{state="done"}': 2,
+        'facet_jobs_total{state="failed"}': 1,
+    }
+
+
 async def test_a_large_upload_outlives_its_request(service: Service, workshop: Workshop) -> None:
     body = a_ring(around=1000)
     assert len(body) > 1 << 20

@@ -106,6 +106,7 @@ async def test_answers_are_those_of_the_analyser(tmp_path: Path) -> None:
         assert await refused(pool.analyse(b"hello")) == "not_a_mesh"
         assert await refused(pool.analyse(tmp_path / "empty")) == "empty_file"
         assert await refused(pool.analyse(RING, "model/obj")) == "content_type_mismatch"
+        assert pool.ended == {"read": 2 + len(meshes.ALL_FORMATS), "refused": 3}
 
 
 @pytest.mark.asyncio
@@ -113,6 +114,7 @@ async def test_slow_files_hit_the_clock_and_the_next_file_is_answered() -> None:
     async with running(Limits(workers=1, wall_s=0.3)) as pool:
         assert await refused(pool.analyse(SLOW)) == "time_limit"
         assert (await pool.analyse(RING)).closed
+        assert pool.ended == {"stopped": 1, "read": 1}
 
 
 @pytest.mark.asyncio
@@ -126,6 +128,7 @@ async def test_a_full_queue_says_so_and_recovers() -> None:
         assert (await second).closed
         assert pool.outstanding == 0
         assert (await pool.analyse(RING)).closed
+        assert pool.ended == {"busy": 1, "read": 3}
 
 
 @pytest.mark.asyncio
