@@ -7,7 +7,7 @@ what an earlier life left behind can never be taken for something of this one.
 | key | type | what |
 |---|---|---|
 | `{facet}:meta` | hash | `installation`, `epoch`, `run` of its Redis; `head`, `flushed`, `floor` |
-| `{facet}:E:log` | stream | the log; an entry's id is its position, `epoch-n` |
+| `{facet}:E:log` | stream | the log; an entry's id is its position, `epoch-n`; `p`ayload, `o`rder, perhaps `d`etails |
 | `{facet}:E:flushed` | stream | how far the database is, with the entries it refused |
 | `{facet}:E:marks` | hash | order -> version and position of its newest change, until that is trimmed |
 | `{facet}:E:claims` | hash | what only one may have -> its owner and the position, until that is trimmed |
@@ -18,6 +18,8 @@ what an earlier life left behind can never be taken for something of this one.
 | `{facet}:E:known` | set | scopes answered in earlier lives; the database has their answers |
 | `{facet}:copy:KEY` | string | a copy that may be missing: see `storage.copies` |
 | `{facet}:turn:NAME` | string | who does what all want done once: see `storage.turns` |
+
+The marks also hold one long value under no name: a short hash without one is kept as a list and searched.
 """
 
 VALUE_FORMAT = b"1"
