@@ -75,7 +75,7 @@ def test_all_names_share_one_hash_tag_and_those_of_two_lives_differ() -> None:
             keys.claims,
             keys.voids,
             keys.known,
-            keys.room,
+            keys.probe,
         )
         assert all(name.startswith("{facet}:") for name in (*names, keys.order("a"), keys.answer("b")))
         assert len(set(names)) == len(names)

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+import redis
 
 from server.private_servers import ValkeyServer, ask
 from storage.bounds import smaller
@@ -15,6 +16,7 @@ from storage.log import Position
 from storage.orders import Order
 from storage.read_through import Source
 from storage.redis.endpoint import endpoint_of
+from storage.redis.keys import Keys
 from storage.redis.link import opened
 from storage.redis.scripts import APPEND
 from tests.acts import keyed
@@ -196,6 +198,18 @@ async def test_a_fill_never_goes_backwards(process: Process, valkey: ValkeyServe
     assert await offered(new, after) == new
     ask(valkey.port, "HDEL", f"{{facet}}:{tier.epoch}:marks", old.id)  # as when the log is trimmed
     assert await offered(old, after) == new
+
+
+async def test_an_entry_in_redis_is_as_other_releases_read_it(process: Process, valkey: ValkeyServer) -> None:
+    """Two releases run side by side: what one writes, the scripts of the other trim."""
+    created = await process.shop.create(reference="r")
+    await process.shop.edit(created.order, reference=None)
+    with redis.Redis.from_url(valkey.url) as client:
+        entries = client.xrange(Keys("facet", process.tier.epoch).log)
+    claimed = f"reference {created.order.created_by} r".encode()
+    assert [list(fields) for _, fields in entries] == [[b"p", b"o", b"c", b"f"]] * 2
+    assert [fields[b"c"] for _, fields in entries] == [claimed + b"\x1f", b"\x1f" + claimed]
+    assert {fields[b"o"] for _, fields in entries} == {created.order.id.encode()}
 
 
 # The link

@@ -1,5 +1,5 @@
-"""The statements that carry rows. Where there may be several, one statement takes a column of each as an
-array: one round trip and one plan. New rows of a long batch come by COPY instead."""
+"""The statements that carry rows. Where there may be several, one statement takes a column of each, as an
+array or as a text: one round trip and one plan. New rows of a long batch come by COPY instead."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -86,10 +86,10 @@ def _update(names: Sequence[str], arrays: Iterable[str], replaced: dict[str, str
     )
 
 
-def _carried(
+def _by_arrays(
     row: Callable[[Order], tuple[Any, ...]], names: Sequence[str], replaced: Iterable[str]
 ) -> Carried:
-    """By an array for each column."""
+    """One array for each column."""
     types = [*(array_type(orders.c[name]) for name in names), "integer[]"]
     arrays = (f"${place}::{array}" for place, array in enumerate(types, 1))
     return Carried(
@@ -115,12 +115,12 @@ _MOVED_ARRAYS = {
     "id": "text[]",
     "version": "integer[]",
     "status": "text[]",
-    "status_since": "float8[]",
+    "status_since": "bigint[]",
     "status_version": "integer[]",
-    "updated_at": "float8[]",
+    "updated_at": "bigint[]",
     "before": "integer[]",
 }
-_MOMENTS = ("status_since", "updated_at")
+_MOMENT = "timestamptz 'epoch' + incoming.{} * interval '1 microsecond'"
 
 MOVED = Carried(
     _moved_arguments,
@@ -128,12 +128,12 @@ MOVED = Carried(
         [name for name in _MOVED_ARRAYS if name != "before"],
         (f"string_to_array(${place}, ',')::{array}" for place, array in enumerate(_MOVED_ARRAYS.values(), 1)),
         {name: f"incoming.{name}" for name in ("version", "status", "status_version")}
-        | {name: f"to_timestamp(incoming.{name} / 1e6)" for name in _MOMENTS},
+        | {name: _MOMENT.format(name) for name in ("status_since", "updated_at")},
     ),
 )
 """What a change of the status alone changes of an order: most changes are such, and carry so much less."""
-STEPPED = _carried(ROWS.step_row, STEP_NAMES, STEP_NAMES[1:])
-EDITED = _carried(ROWS.order_row, ORDER_LIST, UPDATED_NAMES)
+STEPPED = _by_arrays(ROWS.step_row, STEP_NAMES, STEP_NAMES[1:])
+EDITED = _by_arrays(ROWS.order_row, ORDER_LIST, UPDATED_NAMES)
 INSERT_GIVEN = {
     "orders": insert_many(orders, _STORED_NAMES),
     "order_history": insert_many(order_history, HISTORY_NAMES),

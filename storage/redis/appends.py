@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from storage.bounds import Bounds
 from storage.clock import Clock
@@ -91,6 +91,7 @@ class Appends:
         self._superseded: deque[tuple[int, Append]] = deque()
         self.groups = self.appended = 0
         self.last_error: str | None = None
+        self._full = False
 
     @property
     def idle(self) -> bool:
@@ -183,7 +184,7 @@ class Appends:
                 (self._clock.monotonic_s(), group)
             )  # before it is sent: whatever happens then, its outcome is unknown
             if not group:
-                await link.send(("SET", keys.room, "", "EX", 1))
+                await link.send(("SET", keys.probe, "", "EX", 1))
             else:
                 arguments: list[Argument] = [*script, *constants, max(append.seen.n for append in group)]
                 for append in group:
@@ -192,9 +193,9 @@ class Appends:
             arrived.set()
 
     async def _woken(self) -> bool:
-        """False when Redis refused what it was sent last and nothing has come since: then it is asked
-        whether it has room again, or nobody would know."""
-        if self.last_error is None:
+        """False when Redis was full and nothing has come for a while: then it is asked whether it has room
+        again, or nobody would know."""
+        if not self._full:
             await self._wake.wait()
             return True
         try:
@@ -229,10 +230,11 @@ class Appends:
             raise LogUnavailable("Redis has forgotten its scripts.")
         if isinstance(reply, Exception):  # full, say: nothing was done
             self.last_error = f"Redis does not accept changes: {reply}."
-            _fail(group, Unavailable(self.last_error))
+            self._full = _is_full(reply)
             self._wake.set()
+            _fail(group, Unavailable(self.last_error))
             return
-        self.last_error = None
+        self.last_error, self._full = None, False
         if not group:
             return
         if reply[0] != b"done":
@@ -275,6 +277,11 @@ class Appends:
             asyncio.get_running_loop().call_later(self._bounds.visible_s, append.fail, Superseded())
 
 
+def _is_full(refusal: Exception) -> bool:
+    """Of memory or of disk: any other write would have been refused as well, and will be accepted again."""
+    return isinstance(refusal, OutOfMemoryError) or str(refusal).startswith("MISCONF")
+
+
 def _fail(group: list[Append], error: StorageError) -> None:
     for append in group:
         append.fail(error)
@@ -298,7 +305,7 @@ def _details(entry: AnyEntry, claims: str, releases: str, forgotten: str = "") -
     scope = "" if entry.remembered is None else entry.remembered.scope
     if not (scope or claims or releases or forgotten):
         return ""
-    return DETAILS_SEPARATOR.join((scope, claims.translate(_PLAIN), releases.translate(_PLAIN), forgotten))
+    return DETAILS_SEPARATOR.join((scope, claims, releases, forgotten))
 
 
 def _references(entry: OrderChanged) -> tuple[str, str]:
@@ -311,15 +318,15 @@ def _references(entry: OrderChanged) -> tuple[str, str]:
 
 
 def _reference(created_by: str, reference: str | None) -> str:
-    return "" if reference is None else f"reference {created_by} {reference}"
+    return "" if reference is None else f"reference {created_by} {reference}".translate(_PLAIN)
 
 
 def _claim(entry: AnyEntry) -> str:
     match entry:
         case PriceListPublished():
-            return f"price list {entry.version}"
+            return f"price list {entry.version}".translate(_PLAIN)
         case MetalFixed():
-            return f"metal fix {entry.version}"
+            return f"metal fix {entry.version}".translate(_PLAIN)
         case QuoteIssued():
-            return f"quote {entry.quote_id}"
+            return f"quote {entry.quote_id}".translate(_PLAIN)
     return ""

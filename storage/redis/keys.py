@@ -7,19 +7,21 @@ what an earlier life left behind can never be taken for something of this one.
 | key | type | what |
 |---|---|---|
 | `{facet}:meta` | hash | `installation`, `epoch`, `run` of its Redis; `head`, `flushed`, `floor` |
-| `{facet}:E:log` | stream | the log; an entry's id is its position, `epoch-n`; `p`ayload, `o`rder, perhaps `d`etails |
+| `{facet}:E:log` | stream | the log; an entry's id is its position, `epoch-n` |
 | `{facet}:E:flushed` | stream | how far the database is, with the entries it refused |
 | `{facet}:E:marks` | hash | order -> version and position of its newest change, until that is trimmed |
 | `{facet}:E:claims` | hash | what only one may have -> its owner and the position, until that is trimmed |
 | `{facet}:E:voids` | hash | order -> position of its last invalidation, until that is trimmed |
 | `{facet}:E:order:ID` | string | the order; without expiry while the database lacks it |
 | `{facet}:E:key:SCOPE` | string | position and entry that answered a keyed request |
-| `{facet}:E:room` | string | nothing: whether it can be set tells whether Redis is full |
+| `{facet}:E:probe` | string | nothing: whether it can be set tells whether Redis is full |
 | `{facet}:E:known` | set | scopes answered in earlier lives; the database has their answers |
 | `{facet}:copy:KEY` | string | a copy that may be missing: see `storage.copies` |
 | `{facet}:turn:NAME` | string | who does what all want done once: see `storage.turns` |
 
-The marks also hold one long value under no name: a short hash without one is kept as a list and searched.
+An entry of the log has the fields `p` (payload), `o` (order), `c` (claims and releases) and `f` (forgotten
+order): other releases read them. The marks also hold one long value under no name: a short hash without one
+is kept as a list and searched.
 """
 
 VALUE_FORMAT = b"1"
@@ -39,7 +41,7 @@ class Keys:
         self.claims = f"{self.space}claims"
         self.voids = f"{self.space}voids"
         self.known = f"{self.space}known"
-        self.room = f"{self.space}room"
+        self.probe = f"{self.space}probe"
 
     def order(self, order_id: str) -> str:
         return f"{self.space}order:{order_id}"

@@ -60,11 +60,8 @@ for at = 5, #ARGV, 6 do
     else
         head = head + 1
         local payload = ARGV[at + 4]
-        if details == '' then
-            redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. head, 'p', payload, 'o', order)
-        else
-            redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. head, 'p', payload, 'o', order, 'd', details)
-        end
+        redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. head,
+            'p', payload, 'o', order, 'c', claims .. '\\31' .. releases, 'f', forgotten)
         if order ~= '' then
             marks[order] = version .. ' ' .. head
             changed[#changed + 1] = order
@@ -151,22 +148,20 @@ if last > floor then
     local latest, changed = {}, {}
     for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', ARGV[1] .. '-' .. last)) do
         local fields = entry[2]
-        local order, details = fields[4], fields[6]
+        local order, claims, forgotten = fields[4], fields[6], fields[8]
         local n = string.match(entry[1], '%-(%d+)$')
         if order ~= '' then
             if not latest[order] then changed[#changed + 1] = order end
             latest[order] = n
         end
-        if details then
-            local claims, releases, forgotten =
-                string.match(details, '^[^\\30]*\\30([^\\30]*)\\30([^\\30]*)\\30(.*)$')
-            for claim in string.gmatch(claims .. '\\31' .. releases, '[^\\31]+') do
+        if claims ~= '\\31' then
+            for claim in string.gmatch(claims, '[^\\31]+') do
                 local held = redis.call('HGET', KEYS[5], claim)
                 if held and string.match(held, '^(%d+) ') == n then redis.call('HDEL', KEYS[5], claim) end
             end
-            if forgotten ~= '' and redis.call('HGET', KEYS[6], forgotten) == n then
-                redis.call('HDEL', KEYS[6], forgotten)
-            end
+        end
+        if forgotten ~= '' and redis.call('HGET', KEYS[6], forgotten) == n then
+            redis.call('HDEL', KEYS[6], forgotten)
         end
     end
     if #changed > 0 then
