@@ -30,8 +30,8 @@ SHOWN_HEADERS = (
     "WWW-Authenticate",
 )
 TIMEOUT_S = 30.0
-CONNECTIONS_MAX = 100
-"""Tries to reach the other process."""
+BOTH_DEADLINE_S = 30.0
+"""How long a tour that comes early waits for the other process."""
 BACK_DEADLINE_S = 30.0
 RETRY_S = 0.1
 
@@ -148,9 +148,10 @@ async def _guide(url: str, tokens: dict[str, str], redis_pid: int | None) -> Asy
         try:
             session, process = await _connected(stack, url)
             beside, other = await _connected(stack, url)
-            for _ in range(CONNECTIONS_MAX if redis_pid is not None else 0):
-                if other != process:
-                    break
+            until_s = time.monotonic() + (BOTH_DEADLINE_S if redis_pid is not None else 0.0)
+            while other == process and time.monotonic() < until_s:
+                await beside.close()
+                await asyncio.sleep(RETRY_S)
                 beside, other = await _connected(stack, url)
             yield Guide(session, beside, url, tokens, redis_pid)
         except aiohttp.ClientConnectionError as error:

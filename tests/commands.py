@@ -51,7 +51,7 @@ def _wait(directory: Path, process: "subprocess.Popen[str]", processes: int, sta
     while time.monotonic() < deadline_s and process.poll() is None:
         holders = DataDirectory(directory).holders().values()
         serve = [each for each in holders if process.pid in (each.pid, each.parent) and each.url is not None]
-        if len(serve) == processes:
+        if len(serve) >= processes:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL_S)
