@@ -145,8 +145,8 @@ async def _timed(
 
 
 def _middle(taken: list[Round]) -> Round:
-    """The median batch: every seventh or so waits 13 ms for PostgreSQL to make another file of its own log,
-    whichever of the two it happens to be."""
+    """The median batch: now and then one waits for PostgreSQL to make another file of its own log, whichever
+    of the two it happens to be."""
     return Round(
         statistics.median(each.us for each in taken), statistics.median(each.cpu_us for each in taken)
     )

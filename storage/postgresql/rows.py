@@ -100,7 +100,7 @@ def _by_arrays(
 
 def _moved_arguments(known: Known) -> list[str]:
     """Each column as one text of its values: the driver looks at every element of an array several times,
-    which costs more than all the rest of a batch here."""
+    which costs this process more than anything else of a batch."""
     rows = []
     for order, version in known:
         since, updated = order.status_since, order.updated_at
