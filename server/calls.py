@@ -19,8 +19,9 @@ from server.json_body import convert, parse_json
 from server.keys import STORAGE
 from server.problems import HttpError
 from server.uploads import Pace
-from storage.book import Keyed, Request
+from storage.book import Request
 from storage.errors import Invalid
+from storage.idempotency import Keyed
 from storage.log import Position
 from storage.orders import Actor
 from storage.stack import Storage

@@ -12,7 +12,7 @@ from server.jobs import Job, JobProgress, JobState, Outcome, Progress, Record
 from server.keys import JOBS
 from server.problems import HttpError, problem_response
 from server.repeats import Reply
-from storage.book import Keyed
+from storage.idempotency import Keyed
 
 POLL_S = 1
 """What a caller that waits for a job is told to wait between two looks."""

@@ -18,6 +18,7 @@ from server.model_upload import received
 from server.orders import Code, read_answer
 from server.prices import Priced, PriceQuery, cache_status, quote_tag
 from server.problems import HttpError
+from server.repeats import Reply, once
 from server.routes import Route
 from storage.entries import Answer
 from storage.orders import PRICING_ROLES, Role
@@ -53,16 +54,21 @@ async def post_model(call: Call) -> web.StreamResponse:
     """Upload without pricing."""
     pricer, units = call.request.app[PRICER], check_declared_unit(call.query(Units).units)
     async with received(call) as (upload, content_type):
-        keyed = call.keyed(upload.sha256.encode())
-        model, source = await pricer.receive(upload, content_type, call.actor)
-    body = msgspec.json.encode(ModelBody(pricer.view(model, units)))
-    if keyed is not None:
-        # Uploading is its own repetition; the key is kept only to notice another body under it.
-        async with call.storage.book.keyed_once(keyed) as found:
-            if found is None:
-                await call.storage.remember(keyed, Answer(status=201, body=body))
-    headers = {"Cache-Status": cache_status(source), "Location": f"/v1/models/{model.sha256}"}
-    return json_response(body, 201, headers)
+
+        async def act() -> Reply:
+            model, source = await pricer.receive(upload, content_type, call.actor)
+            body = msgspec.json.encode(ModelBody(pricer.view(model, units)))
+            headers = {"Cache-Status": cache_status(source), "Location": f"/v1/models/{model.sha256}"}
+            return Reply(json_response(body, 201, headers), Answer(status=201, body=body))
+
+        async def again(answer: Answer) -> web.Response:
+            # Facts travel outside the log: those of the first upload may have been lost with its process.
+            await pricer.receive(upload, content_type, call.actor)
+            return json_response(
+                answer.body or b"", answer.status, {"Location": f"/v1/models/{upload.sha256}"}
+            )
+
+        return (await once(call, call.keyed(upload.sha256.encode()), act, again)).response
 
 
 async def get_model(call: Call) -> web.StreamResponse:

@@ -23,10 +23,10 @@ from server.model_upload import received
 from server.orders import Code, read_answer
 from server.problems import HttpError
 from server.quotes import QuoteView
-from server.repeats import Reply, as_kept, once
+from server.repeats import Reply, answer_of, as_kept, once
 from server.routes import ADMIN, EVERYBODY, Route
 from storage.database import StoredVersion
-from storage.entries import Answer, AnyEntry, Remembered
+from storage.entries import Answer, AnyEntry
 from storage.log import Position
 from storage.model_copies import Model
 from storage.orders import PRICING_ROLES
@@ -239,26 +239,19 @@ async def get_current_metal_fix(call: Call) -> web.StreamResponse:
 
 async def _publish(call: Call, known: Published[Any], stored: StoredVersion) -> web.StreamResponse:
     keyed = call.keyed(call.raw)
-    if keyed is None:
-        return _published(await known.publish(stored), stored)
-    async with call.storage.book.keyed_once(keyed) as found:
-        if found is not None:
-            return await _published_before(*found)
-        answer = Answer(status=201, body=stored.body)
-        remembered = Remembered(scope=keyed.scope, key=keyed.key, body_hash=keyed.body_hash, answer=answer)
-        return _published(await known.publish(stored, remembered), stored)
+    remembered = None if keyed is None else keyed.remembered(Answer(status=201, body=stored.body))
+
+    async def publish() -> web.Response:
+        return _published(await known.publish(stored, remembered), stored.body)
+
+    async def again(position: Position, entry: AnyEntry) -> web.Response:
+        return _published(position, answer_of(entry).body or b"")
+
+    return await call.storage.idempotency.once(keyed, publish, again)
 
 
-def _published(position: Position, stored: StoredVersion) -> web.Response:
-    headers = {"Facet-Position": str(position), "Durability": "log"}
-    return json_response(stored.body, 201, headers)
-
-
-async def _published_before(position: Position, entry: AnyEntry) -> web.Response:
-    assert entry.remembered is not None
-    response = await as_kept(entry.remembered.answer)
-    response.headers["Facet-Position"] = str(position)
-    return response
+def _published(position: Position, body: bytes) -> web.Response:
+    return json_response(body, 201, {"Facet-Position": str(position), "Durability": "log"})
 
 
 def quote_tag(quote_id: str, explain: bool) -> str:

@@ -6,13 +6,9 @@ from typing import NamedTuple
 from aiohttp import web
 
 from server.calls import Call, json_response
-from storage.book import Keyed
 from storage.entries import Answer, AnyEntry
-from storage.errors import AlreadyAnswered, OutcomeUnknown
+from storage.idempotency import Keyed
 from storage.log import Position
-
-ATTEMPTS = 2
-"""Another process may answer the same request between the look for its answer and ours."""
 
 
 class Reply(NamedTuple):
@@ -30,29 +26,27 @@ Again = Callable[[Answer], Awaitable[web.Response]]
 
 async def once(call: Call, keyed: Keyed | None, act: Act, again: Again) -> Reply:
     """Answer, and remember the answer under the request's key; or answer again from what is remembered."""
-    if keyed is None:
-        return await act()
-    for _ in range(ATTEMPTS):
-        async with call.storage.book.keyed_once(keyed) as found:
-            if found is not None:
-                return await _repeated(*found, again)
-            reply = await act()
-            if not reply.final:
-                return reply
-            try:
-                await call.storage.remember(keyed, reply.kept)
-            except AlreadyAnswered:
-                continue
-            return reply
-    raise OutcomeUnknown
+    idempotency = call.storage.idempotency
+
+    async def answer() -> Reply:
+        reply = await act()
+        if keyed is not None and reply.final:
+            await idempotency.remember(keyed, reply.kept)
+        return reply
+
+    async def repeat(position: Position, entry: AnyEntry) -> Reply:
+        kept = answer_of(entry)
+        response = await again(kept)
+        response.headers["Facet-Position"] = str(position)
+        return Reply(response, kept)
+
+    return await idempotency.once(keyed, answer, repeat)
 
 
-async def _repeated(position: Position, entry: AnyEntry, again: Again) -> Reply:
+def answer_of(entry: AnyEntry) -> Answer:
+    """What a keyed request was answered with."""
     assert entry.remembered is not None
-    answer = entry.remembered.answer
-    response = await again(answer)
-    response.headers["Facet-Position"] = str(position)
-    return Reply(response, answer)
+    return entry.remembered.answer
 
 
 async def as_kept(answer: Answer) -> web.Response:

@@ -9,7 +9,8 @@ from server.calls import Call, json_response
 from server.keys import LINKS
 from server.orders import Name
 from server.routes import ADMIN, EVERYBODY, Route
-from storage.entries import Answer, Remembered, TokenIssued
+from storage.entries import Answer, AnyEntry, TokenIssued
+from storage.log import Position
 from storage.orders import Role
 from storage.tokens import PREFIX, Token
 
@@ -49,20 +50,20 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
 async def create_token(call: Call) -> web.StreamResponse:
     new = await call.body(NewToken)
     keyed = call.keyed(call.raw)
-    tokens = call.storage.tokens
-    if keyed is None:
-        token, secret, _ = await tokens.issue(new.role, new.name, new.customer)
-        return _issued(token, secret)
-    # The secret of a keyed request can be derived again for its repetition, so it is stored nowhere.
-    derived = call.request.app[LINKS].derive(f"token {keyed.scope} {keyed.body_hash}")
-    async with call.storage.book.keyed_once(keyed) as found:
-        if found is not None and isinstance(found[1], TokenIssued):
-            return _issued(_token(found[1]), PREFIX + derived)
-        remembered = Remembered(
-            scope=keyed.scope, key=keyed.key, body_hash=keyed.body_hash, answer=Answer(status=201)
-        )
-        token, secret, _ = await tokens.issue(new.role, new.name, new.customer, derived, remembered)
-        return _issued(token, secret)
+    secret, remembered = None, None
+    if keyed is not None:
+        # The secret of a keyed request can be derived again for its repetition, so it is stored nowhere.
+        secret = call.request.app[LINKS].derive(f"token {keyed.scope} {keyed.body_hash}")
+        remembered = keyed.remembered(Answer(status=201))
+
+    async def issue() -> web.Response:
+        return _issued(*await call.storage.tokens.issue(new.role, new.name, new.customer, secret, remembered))
+
+    async def again(position: Position, entry: AnyEntry) -> web.Response:
+        assert isinstance(entry, TokenIssued)
+        return _issued(_token(entry), f"{PREFIX}{secret}", position)
+
+    return await call.storage.idempotency.once(keyed, issue, again)
 
 
 async def list_tokens(call: Call) -> web.StreamResponse:
@@ -70,8 +71,8 @@ async def list_tokens(call: Call) -> web.StreamResponse:
 
 
 async def revoke_token(call: Call) -> web.StreamResponse:
-    await call.storage.tokens.revoke(call.request.match_info["id"])
-    return web.Response(status=204)
+    position = await call.storage.tokens.revoke(call.request.match_info["id"])
+    return web.Response(status=204, headers={"Facet-Position": str(position)})
 
 
 async def get_me(call: Call) -> web.StreamResponse:
@@ -79,7 +80,7 @@ async def get_me(call: Call) -> web.StreamResponse:
     return json_response(Me(name=actor.name, role=actor.role, customer=actor.customer))
 
 
-def _issued(token: Token, secret: str) -> web.Response:
+def _issued(token: Token, secret: str, position: Position) -> web.Response:
     body = IssuedToken(
         id=token.id,
         token=secret,
@@ -88,7 +89,12 @@ def _issued(token: Token, secret: str) -> web.Response:
         customer=token.customer,
         created_at=token.created_at,
     )
-    return json_response(body, 201, {"Cache-Control": "no-store", "Location": f"/v1/tokens/{token.id}"})
+    headers = {
+        "Cache-Control": "no-store",
+        "Location": f"/v1/tokens/{token.id}",
+        "Facet-Position": str(position),
+    }
+    return json_response(body, 201, headers)
 
 
 def _token(entry: TokenIssued) -> Token:

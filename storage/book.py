@@ -4,31 +4,29 @@ A change is decided under the order's lock on its newest state, accepted by the 
 the newest, and visible once durable. Changes that give an order to somebody wait for the database.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
 from storage.bounds import Bounds
 from storage.clock import Clock
-from storage.entries import Answer, AnswerKept, AnyEntry, OrderChanged, Remembered
+from storage.database import Database
+from storage.entries import Answer, AnyEntry, OrderChanged
 from storage.errors import (
-    AlreadyAnswered,
+    AlreadyTaken,
     Behind,
     Claimed,
     Conflict,
     DuplicateReference,
-    Forbidden,
-    Invalid,
-    KeyReused,
-    NotFound,
     OrderParked,
     OutcomeUnknown,
     PreconditionFailed,
     Superseded,
     Unavailable,
 )
+from storage.idempotency import Idempotency, Keyed
 from storage.ids import new_id
 from storage.log import Position
 from storage.numbers import Numbers
@@ -43,15 +41,8 @@ from storage.write_behind import WriteBehind
 Decide = Callable[[Order], Awaitable[Change | None]]
 """From the newest state of an order to what shall change; None when nothing shall. Asked only when the
 request was not answered before."""
-Act = Callable[[], Awaitable["Outcome"]]
-
-
-class Keyed(msgspec.Struct, frozen=True, kw_only=True):
-    """A request with an Idempotency-Key. `scope` hashes token, method, path and key."""
-
-    scope: str
-    key: str
-    body_hash: str
+Decided = TypeVar("Decided")
+Act = Callable[[], Awaitable[Decided]]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +57,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a request: the order and its encoding, where that stands in the log, and the status
-    to answer with. `must_wait`: the order was given to somebody, the database must confirm it."""
+    to answer with. `must_wait`: the order was given to somebody, the database must confirm it. `unchanged`:
+    the order was so already. `repeated`: the request was answered before."""
 
     order: Order
     body: bytes
@@ -74,6 +66,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     must_wait: bool = False
     in_database: bool = False
+    unchanged: bool = False
     repeated: bool = False
 
 
@@ -93,10 +86,20 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     reference: str | None = None
 
 
+class _NothingToDo(Exception):
+    """The order is already as it was asked to be."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__(order.id)
+        self.order = order
+
+
 class OrderBook:
     def __init__(
         self,
+        database: Database,
         shared: SharedTier,
+        idempotency: Idempotency,
         reads: ReadThrough,
         write_behind: WriteBehind,
         numbers: Numbers,
@@ -104,7 +107,9 @@ class OrderBook:
         bounds: Bounds,
         clock: Clock,
     ) -> None:
+        self._database = database
         self._shared = shared
+        self._idempotency = idempotency
         self._reads = reads
         self._write_behind = write_behind
         self._numbers = numbers
@@ -120,7 +125,7 @@ class OrderBook:
         """
 
         async def once() -> Outcome:
-            draft = await make_draft()
+            draft = await self._decided(make_draft)
             if draft.reference is None:
                 return await self._decided(lambda: self._create(draft, request))
             async with self._locks.hold((request.actor.token_id, draft.reference)):
@@ -141,10 +146,11 @@ class OrderBook:
         async def once() -> Outcome:
             if reference is None:
                 return await self._change(order_id, decide, request)
-            order = await self._reads.order(order_id)
-            require_visible(order, request.actor)
+            order = await self._decided(lambda: self._visible(order_id, request))
             async with self._locks.hold((order.created_by, reference)):
-                await self._require_new_reference(order.created_by, reference, order_id)
+                await self._decided(
+                    lambda: self._require_new_reference(order.created_by, reference, order_id)
+                )
                 return await self._change(order_id, decide, request)
 
         return await self._once(request, once)
@@ -159,45 +165,18 @@ class OrderBook:
 
         return await self.change(order_id, decide, request)
 
-    @asynccontextmanager
-    async def keyed_once(self, keyed: Keyed) -> AsyncIterator[tuple[Position, AnyEntry] | None]:
-        """Of two equal requests at once, the second waits and finds the answer of the first."""
-        async with self._locks.hold(("key", keyed.scope)):
-            yield await self._find_answer(keyed)
-
-    async def _find_answer(self, keyed: Keyed) -> tuple[Position, AnyEntry] | None:
-        found = await self._shared.find_remembered(keyed.scope)
-        if found is None:
-            return None
-        remembered = found[1].remembered
-        if remembered is None or remembered.body_hash != keyed.body_hash:
-            raise KeyReused
-        return found
-
-    async def _once(self, request: Request, act: Act) -> Outcome:
-        if request.keyed is None:
-            return await self._confirmed(await act(), request)
-        async with self.keyed_once(request.keyed) as found:
-            try:
-                outcome = await act() if found is None else _repeated(*found)
-            except AlreadyAnswered:  # on another process, since it was looked for
-                found = await self._find_answer(request.keyed)
-                if found is None:
-                    raise OutcomeUnknown from None
-                outcome = _repeated(*found)
+    async def _once(self, request: Request, act: Act[Outcome]) -> Outcome:
+        outcome = await self._idempotency.once(request.keyed, act, _repeated)
         return await self._confirmed(outcome, request)
 
     async def _confirmed(self, outcome: Outcome, request: Request) -> Outcome:
         """Waits for the database where the change or the request asks for it, outside every lock."""
         # Answered in an earlier life of the log, and still known: the database has it.
         n = outcome.position.n if outcome.position.epoch == self._shared.epoch else 0
-        if outcome.must_wait and n == 0 and not outcome.repeated:
-            raise OutcomeUnknown("The log was rebuilt meanwhile.")
         if outcome.must_wait:
-            if self._refused(outcome.order):  # its position is passed, but the database does not hold it
-                raise OrderParked("The database refused the change.", retry_after_s=30)
-            await self._write_behind.wait_for(n, self._bounds.take_deadline_s)
-        elif request.wait_for_database:
+            await self._require_stored(outcome, n)
+            return msgspec.structs.replace(outcome, in_database=True)
+        if request.wait_for_database:
             try:
                 await self._write_behind.wait_for(n, self._bounds.durability_deadline_s)
             except OutcomeUnknown:
@@ -205,6 +184,37 @@ class OrderBook:
         if n > self._tail.flushed or self._refused(outcome.order):
             return outcome
         return msgspec.structs.replace(outcome, in_database=True)
+
+    async def _require_stored(self, outcome: Outcome, n: int) -> None:
+        """Somebody was given the order: that is said only when the database has it. What is repeated, under
+        whichever key, is looked up there as well: its entry may have been lost or set aside since.
+
+        Raises OutcomeUnknown, OrderParked, AlreadyTaken, Conflict, DatabaseUnavailable."""
+        new = not (outcome.repeated or outcome.unchanged)
+        if n == 0 and new:
+            raise OutcomeUnknown("The log was rebuilt meanwhile.")
+        if self._refused(outcome.order):  # its position is passed, but the database does not hold it
+            raise OrderParked("The database refused the change.", retry_after_s=30)
+        await self._write_behind.wait_for(n, self._bounds.take_deadline_s)
+        if new or await self._is_stored(outcome.order):
+            return
+        newest = await self._reads.order(outcome.order.id)
+        if newest.operator not in (None, outcome.order.operator):
+            raise AlreadyTaken(
+                f"The order was taken by {newest.operator}.",
+                operator=newest.operator,
+                since=newest.status_since,
+            )
+        raise Conflict("The log was rebuilt without this change: ask for it again, under a new key.")
+
+    async def _is_stored(self, order: Order) -> bool:
+        """Whether the database's history has the step that left the order like this."""
+        return any(
+            item.version == order.status_version
+            and item.to_status is order.status
+            and item.at == order.status_since
+            for item in await self._database.load_history(order.id)
+        )
 
     def _refused(self, order: Order) -> bool:
         return self._tail.lacks_for_good(order.id, order.version)
@@ -230,54 +240,61 @@ class OrderBook:
 
     async def _change(self, order_id: str, decide: Decide, request: Request) -> Outcome:
         async with self._locks.hold(("order", order_id)):
-            return await self._decided(lambda: self._change_newest(order_id, decide, request))
+            try:
+                return await self._decided(lambda: self._change_newest(order_id, decide, request))
+            except _NothingToDo as nothing:
+                return await self._unchanged(nothing.order, request)
 
-    async def _decided(self, act: Act) -> Outcome:
-        """Decided again for as long as something comes in between."""
+    async def _decided(self, act: Act[Decided]) -> Decided:
+        """Decided again for as long as something comes in between.
+
+        The log checks what it accepts. What is refused, or already so, is decided here, perhaps on what
+        another process has changed since: so it counts only when decided on a state that holds everything
+        which was accepted before. Raises Behind when nobody can say what that is."""
+        at_head = self._shared.alone
         for _ in range(self._bounds.decide_attempts):
+            seen = self._seen()
             try:
                 return await act()
             except Superseded:
                 continue
+            except Unavailable:
+                raise
+            except Exception:
+                if at_head:
+                    raise
+                if not await self._shared.reach_head():
+                    raise Behind("This process cannot say what the newest state is.") from None
+                if self._seen() == seen:
+                    raise
+                at_head = True
         raise Unavailable("This changes too fast: try again.")
 
-    async def _change_newest(self, order_id: str, decide: Decide, request: Request) -> Outcome:
-        seen, order = self._seen(), None
-        try:
-            order = await self._reads.order(order_id)
-            require_visible(order, request.actor)
-            if request.if_match is not None and order.version not in request.if_match:
-                raise PreconditionFailed(f"The order has version {order.version}.", current=order)
-            change = await decide(order)
-        except (Conflict, Forbidden, Invalid, NotFound, PreconditionFailed):
-            await self._require_newest(order_id, order)
-            raise
-        if change is None:
-            await self._require_newest(order_id, order)
-            return await self._unchanged(order, request)
-        return await self._accept(change, request, seen)
+    async def _visible(self, order_id: str, request: Request) -> Order:
+        order = await self._reads.order(order_id)
+        require_visible(order, request.actor)
+        return order
 
-    async def _require_newest(self, order_id: str, order: Order | None) -> None:
-        """The log checks what it accepts, but what is refused or already so is decided here, perhaps on what
-        another process has changed since. Raises Superseded when one has, Behind when nobody can say."""
-        if not await self._shared.reach_head():
-            raise Behind("This process cannot say what the order's newest state is.")
-        try:
-            newest = (await self._reads.order(order_id)).version
-        except NotFound:
-            newest = 0
-        if newest != (0 if order is None else order.version):
-            raise Superseded
+    async def _change_newest(self, order_id: str, decide: Decide, request: Request) -> Outcome:
+        seen = self._seen()
+        order = await self._visible(order_id, request)
+        if request.if_match is not None and order.version not in request.if_match:
+            raise PreconditionFailed(f"The order has version {order.version}.", current=order)
+        change = await decide(order)
+        if change is None:
+            raise _NothingToDo(order)
+        return await self._accept(change, request, seen)
 
     def _seen(self) -> Position:
         return Position(self._tail.epoch, self._tail.head)
 
     async def _accept(self, change: Change, request: Request, seen: Position) -> Outcome:
+        keyed = request.keyed
         entry = OrderChanged(
             id=new_id(change.at),
             at=change.at,
             change=change,
-            remembered=_remember(request, Answer(status=request.success)),
+            remembered=None if keyed is None else keyed.remembered(Answer(status=request.success)),
         )
         try:
             position = await self._shared.append(entry, seen)
@@ -305,16 +322,15 @@ class OrderBook:
         body = encode_order(order)
         pending = self._tail.pending(order.id)
         n = self._tail.flushed if pending is None else pending.n
-        remembered = _remember(request, Answer(status=200, body=body))
-        if remembered is not None:
-            now = self._clock.now()
-            await self._shared.append(AnswerKept(id=new_id(now), at=now, remembered=remembered))
+        if request.keyed is not None:
+            await self._idempotency.remember(request.keyed, Answer(status=200, body=body))
         return Outcome(
             order=order,
             body=body,
             position=Position(self._shared.epoch, n),
             status=200,
-            must_wait=pending is not None and order.status is Status.MANUFACTURING_STARTED,
+            must_wait=_was_given(order),
+            unchanged=True,
         )
 
     async def _require_new_reference(self, created_by: str, reference: str, order_id: str | None) -> None:
@@ -323,14 +339,13 @@ class OrderBook:
             raise DuplicateReference(f"Order {known} has this reference.", order=known)
 
 
-def _remember(request: Request, answer: Answer) -> Remembered | None:
-    keyed = request.keyed
-    if keyed is None:
-        return None
-    return Remembered(scope=keyed.scope, key=keyed.key, body_hash=keyed.body_hash, answer=answer)
+def _was_given(order: Order) -> bool:
+    """Whether an answer that shows the order like this, and changed nothing, tells somebody that it is
+    theirs: only a take asks for this status."""
+    return order.status is Status.MANUFACTURING_STARTED
 
 
-def _repeated(position: Position, entry: AnyEntry) -> Outcome:
+async def _repeated(position: Position, entry: AnyEntry) -> Outcome:
     """The first answer again."""
     assert entry.remembered is not None
     answer = entry.remembered.answer
@@ -339,8 +354,8 @@ def _repeated(position: Position, entry: AnyEntry) -> Outcome:
         body = answer.body if answer.body is not None else encode_order(order)
     else:
         assert answer.body is not None
-        body, must_wait = answer.body, False
-        order = decode_order(body)
+        body, order = answer.body, decode_order(answer.body)
+        must_wait = _was_given(order)
     return Outcome(
         order=order, body=body, position=position, status=answer.status, must_wait=must_wait, repeated=True
     )

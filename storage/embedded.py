@@ -11,7 +11,14 @@ from storage.clock import Clock
 from storage.copies import Copies, NoCopies
 from storage.database import Database
 from storage.entries import AnyEntry, OrderChanged
-from storage.errors import DuplicateReference, LogUnavailable, OrderParked, Superseded, Unavailable
+from storage.errors import (
+    AlreadyAnswered,
+    DuplicateReference,
+    LogUnavailable,
+    OrderParked,
+    Superseded,
+    Unavailable,
+)
 from storage.local import MISS, Lru, Sentinel
 from storage.log import Log, Position
 from storage.orders import Order
@@ -188,9 +195,9 @@ class EmbeddedTier:
         self._under_way[order.id] = order.version
 
     def _require_new_key(self, entry: AnyEntry) -> None:
-        """The log takes a key once: the second would fail its whole group. Asked again, it is answered."""
+        """The log takes a key once: the second would fail its whole group."""
         if entry.remembered is not None and self._remembered.peek(entry.remembered.scope) is not MISS:
-            raise LogUnavailable("An equal request has just been accepted.")
+            raise AlreadyAnswered
 
     def _require_free_reference(self, order: Order) -> None:
         """The order book has looked already; since then, what was given up may have landed."""

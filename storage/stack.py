@@ -9,17 +9,17 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
-from storage.book import Keyed, OrderBook
+from storage.book import OrderBook
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database import Database
 from storage.ending import end
-from storage.entries import Answer, AnswerKept, Forgotten, Remembered, Thing
+from storage.entries import Forgotten, Thing
 from storage.errors import Unavailable
 from storage.housekeeping import Housekeeping
+from storage.idempotency import Idempotency
 from storage.ids import new_id
 from storage.lease import Lease, SoleLease, turn
-from storage.log import Position
 from storage.models import Models
 from storage.numbers import Numbers
 from storage.pulse import Pulse
@@ -62,8 +62,17 @@ class Storage:
         self.tokens = Tokens(self.shared, clock)
         self.quotes = Quotes(database, self.shared, self.tail, clock)
         self.models = Models(database, self.shared.copies, self.shared.turns, analyser, bounds, clock)
+        self.idempotency = Idempotency(self.shared, clock)
         self.book = OrderBook(
-            self.shared, self.reads, self.write_behind, self.numbers, self.tail, bounds, clock
+            database,
+            self.shared,
+            self.idempotency,
+            self.reads,
+            self.write_behind,
+            self.numbers,
+            self.tail,
+            bounds,
+            clock,
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
         for follower in (
@@ -149,12 +158,6 @@ class Storage:
         async with turn(self.database, "setup", 2 * deadline_s):
             yield
             await self.write_behind.wait_for(self.tail.head, deadline_s)
-
-    async def remember(self, keyed: Keyed, answer: Answer) -> Position:
-        """Keep the answer to a keyed request that changed nothing in the log."""
-        now = self.clock.now()
-        remembered = Remembered(scope=keyed.scope, key=keyed.key, body_hash=keyed.body_hash, answer=answer)
-        return await self.shared.append(AnswerKept(id=new_id(now), at=now, remembered=remembered))
 
     async def _forget(
         self, thing: Thing, key: str, here: Callable[[], Awaitable[bool]], *, repaired: bool = False

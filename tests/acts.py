@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from storage.book import Decide, Draft, Keyed, Outcome, Request
+from storage.book import Decide, Draft, Outcome, Request
 from storage.errors import OrderParked
+from storage.idempotency import Keyed
 from storage.orders import Actor, Change, Order, Status
 from storage.stack import Storage
 from storage.steps import Wish, advance, comment, edit

@@ -119,7 +119,12 @@ class Client:
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
         self._session = session
         self.url = url
+        self.token = token
         self._headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+
+    def at(self, url: str) -> "Client":
+        """The same token at another server."""
+        return Client(self._session, url, self.token)
 
     async def send(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: Any
@@ -173,6 +178,10 @@ class Clients:
         reply = await self.admin.post("/v1/tokens", body)
         assert reply.status == 201, reply
         return Client(self._session, self._url, reply.json["token"])
+
+    def again(self, client: Client) -> Client:
+        """A token that is known already, over connections of this session."""
+        return Client(self._session, self._url, client.token)
 
 
 @contextlib.asynccontextmanager

@@ -15,9 +15,10 @@ from typing import Any
 
 import msgspec
 
-from storage.book import Draft, Keyed, Outcome, Request
+from storage.book import Draft, Outcome, Request
 from storage.errors import Conflict, Forbidden, NotFound, OutcomeUnknown, Unavailable
 from storage.filters import ALL, ListQuery, OrderFilter, Sort, SortField
+from storage.idempotency import Keyed
 from storage.local import Held
 from storage.log import Position
 from storage.orders import Actor, Change, Order, Role, Status

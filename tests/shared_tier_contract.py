@@ -186,7 +186,7 @@ class SharedTierContract:
             outcome = await process.shop.create(key=keyed("a"))
             position, entry = await self.found(process, "a")
             assert (position, cast(OrderChanged, entry).change.order) == (outcome.position, outcome.order)
-            kept = await process.storage.remember(keyed("b"), Answer(status=200, body=b"{}"))
+            kept = await process.storage.idempotency.remember(keyed("b"), Answer(status=200, body=b"{}"))
             position, entry = await self.found(process, "b")
             assert (position, isinstance(entry, AnswerKept)) == (kept, True)
             assert cast(AnswerKept, entry).remembered == Remembered(
