@@ -88,9 +88,10 @@ def reading_multipart() -> Iterator[None]:
 
 
 class Call:
-    """A request with its actor. `raw` is the body once it has been read."""
+    """A request with its actor. `raw`: the body once it has been read. `as_of`: how far this process had
+    followed the log when the handler began. `alone`: it cannot say whether that is the newest."""
 
-    __slots__ = ("actor", "raw", "request", "request_id", "storage")
+    __slots__ = ("actor", "alone", "as_of", "raw", "request", "request_id", "storage")
 
     def __init__(self, request: web.Request, actor: Actor, request_id: str) -> None:
         self.request = request
@@ -98,6 +99,8 @@ class Call:
         self.request_id = request_id
         self.storage: Storage = request.app[STORAGE]
         self.raw = b""
+        self.alone = False
+        self.as_of = (0, 0)
 
     async def document(self) -> Any:
         """Any JSON body. Raises HttpError 413, 415, 408 or MalformedJson."""
@@ -168,11 +171,22 @@ class Call:
     def flushed(self) -> Position:
         return Position(self.storage.shared.epoch, self.storage.tail.flushed)
 
-    async def require_position(self) -> None:
-        """Waits a moment when the caller has seen more than this process has. Raises Behind."""
-        echoed = echoed_position(self.request)
-        if echoed is not None:
-            await self.storage.reads.require_position(echoed)
+    async def begin(self) -> None:
+        """Waits a moment when the caller, or the log, is ahead of this process: nothing is decided or shown
+        on an older state than the caller has seen. Raises Behind, HttpError 400."""
+        reads = self.storage.reads
+        if "Facet-Position" in self.request.headers:
+            echoed = echoed_position(self.request)
+            if echoed is not None:
+                await reads.require_position(echoed)
+        if not reads.fresh:
+            self.alone = not await reads.in_step()
+        self.as_of = (self.storage.tail.epoch, self.storage.tail.head)
+
+    @property
+    def position(self) -> str:
+        """What `Facet-Position` says of an answer that the handler has not said it for."""
+        return f"{self.as_of[0]}-{self.as_of[1]}"
 
     async def _read(self) -> bytes:
         if (self.request.content_length or 0) > JSON_BYTES_MAX:

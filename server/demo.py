@@ -267,7 +267,7 @@ class Workshop:
             return None
         options = Options(material=order.material or "silver-925", quantity=order.quantity)
         asker = Actor(token_id="", name="", role=Role.PARTNER, customer=order.customer)
-        stored, _ = await self._pricer.quote(found[0], options, asker)
+        stored = (await self._pricer.quote(found[0], options, asker)).stored
         return self._pricer.order_price(stored, PriceSource.COMPUTED)
 
     async def _step(self, order: Order, wish: Wish, at: datetime, operator: str = "ivan") -> None:

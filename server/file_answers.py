@@ -13,6 +13,7 @@ from server.answers import ReadyResponse
 from server.calls import Call
 from server.conditions import if_none_match
 from server.problems import HttpError
+from storage.read_through import Source
 
 CHUNK_BYTES = 1 << 18
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
@@ -47,7 +48,14 @@ def span_of(text: str | None, size: int) -> Span | None:
 async def send_file(call: Call, path: Path, etag: str, headers: Mapping[str, str]) -> web.StreamResponse:
     """Raises HttpError 404 when the file has just been removed, 416."""
     request = call.request
-    headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Request-Id": call.request_id, **headers}
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "X-Request-Id": call.request_id,
+        "Facet-Position": call.position,
+        **({"Cache-Status": Source.STALE} if call.alone else {}),
+        **headers,
+    }
     if if_none_match(request, etag):
         return ReadyResponse(status=304, headers=headers)
     try:

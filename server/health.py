@@ -42,7 +42,8 @@ async def startupz(call: Call) -> web.StreamResponse:
 
 
 async def metrics(call: Call) -> web.StreamResponse:
-    if call.request.app[SETTINGS].metrics_protected and authenticate(call.request).role is not Role.ADMIN:
+    protected = call.request.app[SETTINGS].metrics_protected
+    if protected and (await authenticate(call.request)).role is not Role.ADMIN:
         raise HttpError(403, "forbidden", "The metrics are for tokens of role admin here.")
     body = call.request.app[METRICS].render()
     if call.request.app[SETTINGS].workers > 1 and not is_local(call.request):

@@ -8,9 +8,9 @@ from aiohttp import web
 from msgspec import Meta
 
 from server.calls import Call, json_response
-from server.orders import Moment, Name, Reference, in_range, log_head, read_answer
+from server.orders import Moment, Name, Reference, in_range, read_answer, read_headers
 from server.routes import EVERYBODY, Route
-from storage.errors import Invalid, NotFound
+from storage.errors import Behind, Invalid
 from storage.filters import (
     LIMIT_MAX,
     NO_OPERATOR,
@@ -21,7 +21,7 @@ from storage.filters import (
 )
 from storage.local import Lru, Sentinel
 from storage.orders import TENANT_ROLES, Actor, Order, OrderStatus, Role, Status, decode_order
-from storage.read_through import Found, Source
+from storage.read_through import Source
 
 _meanings: Lru[tuple[Actor, str], tuple[ListQuery, int]] = Lru(2_000, 4 * 2**20)
 """Screens ask for the same lists again and again: what the parameters mean is worked out once."""
@@ -92,50 +92,44 @@ class Operators(msgspec.Struct, frozen=True):
 
 
 async def list_orders(call: Call) -> web.StreamResponse:
-    await call.require_position()
     query, limit = _listed(call)
     found = await call.storage.reads.page(query, limit, call.storage.clock.now())
-    response = read_answer(call, found.page.body, found.page.etag, found.source)
+    response = read_answer(call, found.page.body, found.page.etag, found.source, as_of=found.as_of)
     if found.page.next is not None:
         response.headers["Link"] = _link(call, found.page.next)
     return response
 
 
 async def count_orders(call: Call) -> web.StreamResponse:
-    await call.require_position()
     found = await call.storage.reads.counts(order_filter(call.query(Filters), call.actor))
-    return json_response(found.body, headers={"Cache-Status": found.source, "Facet-Position": log_head(call)})
+    return json_response(found.body, headers=read_headers(call, found.source, found.as_of))
 
 
 async def get_statuses(call: Call) -> web.StreamResponse:
     """Up to 200 statuses in one answer, in the order asked for; each id once."""
-    await call.require_position()
     ids = list(dict.fromkeys(call.query(Ids).ids.split(",")))
     if len(ids) > LIMIT_MAX:
         raise Invalid(("/ids", f"at most {LIMIT_MAX}"))
-    shown: list[bytes] = []
-    missing: list[str] = []
-    source = Source.LOCAL
-    for order_id in ids:
-        found = await _found_or_none(call, order_id)
-        if found is None:
-            missing.append(order_id)
-        else:
-            shown.append(found.held.status_body)
-            source = found.source if source != Source.STALE and found.source != Source.LOCAL else source
-    body = b'{"items":[%b],"missing":%b,"next":null}' % (b",".join(shown), msgspec.json.encode(missing))
-    return json_response(body, headers={"Cache-Status": source, "Facet-Position": log_head(call)})
+    found = await call.storage.reads.get_many(ids)
+    seen = {order_id: held for order_id, held in found.held.items() if call.actor.sees(held.customer)}
+    shown = b",".join(seen[order_id].status_body for order_id in ids if order_id in seen)
+    missing = [order_id for order_id in ids if order_id not in seen]
+    if missing and found.source == Source.STALE:
+        raise Behind("This process is cut off from the others: there may be such orders.")
+    body = b'{"items":[%b],"missing":%b,"next":null}' % (shown, msgspec.json.encode(missing))
+    return json_response(body, headers=read_headers(call, found.source))
 
 
 async def list_operators(call: Call) -> web.StreamResponse:
     """Every operator's name, with the orders in work, the longest in work first."""
     started = ListQuery(filter=OrderFilter(statuses=frozenset({Status.MANUFACTURING_STARTED})))
-    bodies = await call.storage.reads.views.bodies(started, OPERATORS_ORDERS)
+    found = await call.storage.reads.rows(started, OPERATORS_ORDERS)
     in_work: dict[str, list[InWork]] = {name: [] for name in call.storage.tokens.names(Role.OPERATOR)}
-    for order in sorted(map(decode_order, bodies), key=lambda order: order.status_since):
+    for order in sorted(map(decode_order, found.bodies), key=lambda order: order.status_since):
         if order.operator is not None:
             in_work.setdefault(order.operator, []).append(InWork(order.id, order.number, order.status_since))
-    return json_response(Operators([Operator(name, in_work[name]) for name in sorted(in_work)]))
+    operators = Operators([Operator(name, in_work[name]) for name in sorted(in_work)])
+    return json_response(operators, headers=read_headers(call, found.source, found.as_of))
 
 
 def _listed(call: Call) -> tuple[ListQuery, int]:
@@ -199,14 +193,6 @@ def _statuses(text: str | None) -> frozenset[Status]:
     if unknown:
         raise Invalid(("/status", f"no such status: {', '.join(unknown)[:100]}"))
     return frozenset(Status(name) for name in names)
-
-
-async def _found_or_none(call: Call, order_id: str) -> Found | None:
-    try:
-        found = await call.storage.reads.get(order_id)
-    except NotFound:
-        return None
-    return found if call.actor.sees(found.held.customer) else None
 
 
 ROUTES = [

@@ -73,7 +73,6 @@ async def post_model(call: Call) -> web.StreamResponse:
 
 async def get_model(call: Call) -> web.StreamResponse:
     units = check_declared_unit(call.query(Units).units)
-    await call.require_position()
     pricer = call.request.app[PRICER]
     model, source = await pricer.known_model(_sha256(call), call.actor)
     etag = f'"{ANALYSER_VERSION}-{model.sha256[:32]}-{units}"'
@@ -83,19 +82,18 @@ async def get_model(call: Call) -> web.StreamResponse:
 
 async def get_model_price(call: Call) -> web.StreamResponse:
     """The price of a known model, without sending it again."""
-    await call.require_position()
     pricer, request = call.request.app[PRICER], call.request
     model, source = await pricer.known_model(_sha256(call), call.actor)
     call.storage.models.count(model)
     question = (call.actor.tenant, model.sha256, request.rel_url.raw_query_string)
-    answer = pricer.answered(question, model)
+    answer, as_of = pricer.answered(question, model), None
     if answer is None:
         query = call.query(PriceQuery)
         options = query.options()
-        stored, _ = await pricer.quote(model, options, call.actor)
+        stored, as_of = await pricer.quote(model, options, call.actor)
         body = pricer.priced(model, options.units, stored, query.explain)
         answer = pricer.keep_answer(question, model, stored, body, quote_tag(stored.id, query.explain))
-    return read_answer(call, answer.body, answer.etag, cache_status(source))
+    return read_answer(call, answer.body, answer.etag, cache_status(source), as_of=as_of)
 
 
 async def get_model_file(call: Call) -> web.StreamResponse:

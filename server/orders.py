@@ -21,6 +21,7 @@ from storage.filters import (
     LIMIT_MAX,
 )
 from storage.local import Held
+from storage.log import Position
 from storage.orders import (
     COMMENT_CHARS,
     NAME_CHARS,
@@ -141,23 +142,24 @@ class Link(msgspec.Struct, frozen=True):
 
 async def get_order(call: Call) -> web.StreamResponse:
     found, applied = await _find(call, lambda held: held.version)
-    return read_answer(call, found.held.body, f'"{found.held.version}"', found.source, applied)
+    etag = f'"{found.held.version}"'
+    return read_answer(call, found.held.body, etag, found.source, applied, found.as_of)
 
 
 async def get_status(call: Call) -> web.StreamResponse:
     found, applied = await _find(call, lambda held: held.status_version)
-    return read_answer(call, found.held.status_body, f'"{found.held.status_version}"', found.source, applied)
+    etag = f'"{found.held.status_version}"'
+    return read_answer(call, found.held.status_body, etag, found.source, applied, found.as_of)
 
 
 async def get_history(call: Call) -> web.StreamResponse:
     limits = call.query(Limits)
     await _visible(call)
     after = _history_cursor(limits.cursor)
-    items, source = await call.storage.reads.history(call.order_id)
-    page = [item for item in items if item.version > after][: limits.limit]
-    following = str(page[-1].version) if page and page[-1].version < items[-1].version else None
-    headers = {"Cache-Status": source, "Facet-Position": log_head(call)}
-    return json_response(History(page, following), headers=headers)
+    found = await call.storage.reads.history(call.order_id)
+    page = [item for item in found.items if item.version > after][: limits.limit]
+    following = str(page[-1].version) if page and page[-1].version < found.items[-1].version else None
+    return json_response(History(page, following), headers=read_headers(call, found.source, found.as_of))
 
 
 async def create_order(call: Call) -> web.StreamResponse:
@@ -295,7 +297,6 @@ async def _advance(call: Call, change: StatusChange, only_from: Status | None = 
 async def _find(call: Call, tag: Callable[[Held], int]) -> tuple[Found, Mapping[str, str]]:
     """The order of the path, when the caller may see it. With `Prefer: wait`, a caller that has it already
     is answered at its next change, with the headers that say so. Raises NotFound, Behind."""
-    await call.require_position()
     found = await _visible(call)
     if echoed_version(call.request) > tag(found.held) and not await call.storage.shared.reach_head():
         raise Behind("This process has not reached the version that the request names.")
@@ -304,13 +305,23 @@ async def _find(call: Call, tag: Callable[[Held], int]) -> tuple[Found, Mapping[
     wait_s = call.preferences.wait_s
     if wait_s is None or not if_none_match(call.request, f'"{tag(found.held)}"'):
         return found, {}
-    known, loop = tag(found.held), asyncio.get_running_loop()
+    await _changed_within(call, wait_s, tag(found.held), tag)
+    return await _visible(call), {"Preference-Applied": f"wait={wait_s}"}
+
+
+async def _changed_within(call: Call, wait_s: int, known: int, tag: Callable[[Held], int]) -> None:
+    """Returns when the order no longer is as it was known, or after the time. Whoever then asks is told the
+    newest, or that nobody can say: the log may have begun a new life meanwhile, or be out of reach."""
+    reads, loop = call.storage.reads, asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s
-    while tag(found.held) == known and (left_s := deadline_s - loop.time()) > 0:
-        if not await call.storage.reads.wait_for_change(call.order_id, left_s):
-            break
-        found = await call.storage.reads.get(call.order_id)
-    return found, {"Preference-Applied": f"wait={wait_s}"}
+    while (left_s := deadline_s - loop.time()) > 0:
+        held = reads.peek(call.order_id)  # without a pause before the wait: no change comes in between
+        if isinstance(held, Held) and tag(held) != known:
+            return
+        if not await reads.wait_for_change(call.order_id, left_s):
+            return
+        if tag((await reads.get(call.order_id)).held) != known:
+            return
 
 
 async def _visible(call: Call) -> Found:
@@ -320,14 +331,21 @@ async def _visible(call: Call) -> Found:
     return found
 
 
-def log_head(call: Call) -> str:
-    return f"{call.storage.shared.epoch}-{call.storage.tail.head}"
+def read_headers(call: Call, source: str, as_of: Position | None = None) -> dict[str, str]:
+    """`as_of` None: what is answered is complete to where this process stands now."""
+    tail = call.storage.tail
+    return {"Cache-Status": source, "Facet-Position": str(as_of) if as_of else f"{tail.epoch}-{tail.head}"}
 
 
 def read_answer(
-    call: Call, body: bytes, etag: str, source: str, applied: Mapping[str, str] = NOTHING_APPLIED
+    call: Call,
+    body: bytes,
+    etag: str,
+    source: str,
+    applied: Mapping[str, str] = NOTHING_APPLIED,
+    as_of: Position | None = None,
 ) -> web.Response:
-    headers = {"ETag": etag, "Cache-Status": source, "Facet-Position": log_head(call), **applied}
+    headers = {"ETag": etag, **read_headers(call, source, as_of), **applied}
     if if_none_match(call.request, etag):
         return ReadyResponse(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
     return json_response(body, headers=headers)

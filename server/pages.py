@@ -38,7 +38,7 @@ class Pages:
         self._templates = templates
 
     async def home(self, call: Call) -> web.StreamResponse:
-        actor = _visitor(call)
+        actor = await _visitor(call)
         if actor is None:
             return self._home(call, None)
         return await self._orders(call, actor)
@@ -46,7 +46,7 @@ class Pages:
     async def login(self, call: Call) -> web.StreamResponse:
         _require_same_origin(call.request)
         token = (await _small_form(call)).get("token", "").strip()
-        if call.storage.tokens.authenticate(token) is None:
+        if await call.storage.tokens.find(token) is None:
             lang = language_of(call.request)
             problem = _empty(TEXTS[lang]["wrong_token"])
             return render(self._templates, "home.html", lang, http_status=401, **problem)
@@ -70,7 +70,7 @@ class Pages:
 
     async def price(self, call: Call) -> web.StreamResponse:
         _require_same_origin(call.request)
-        actor = _visitor(call)
+        actor = await _visitor(call)
         if actor is None or actor.role not in PRICING_ROLES:
             return self._home(call, None)
         try:
@@ -152,11 +152,11 @@ def _empty(problem: str | None) -> dict[str, Any]:
     }
 
 
-def _visitor(call: Call) -> Actor | None:
+async def _visitor(call: Call) -> Actor | None:
     """Who is logged in."""
     token = call.request.cookies.get(COOKIE)
     if token is not None:
-        return call.storage.tokens.authenticate(token)
+        return await call.storage.tokens.find(token)
     return LOCAL_ADMIN if is_local(call.request) else None
 
 
@@ -212,7 +212,7 @@ async def _price_form(call: Call, actor: Actor) -> dict[str, Any]:
         raise HttpError(422, "no_model", "Choose a file.")
     chosen = convert_query(fields, Choices)
     options = chosen.options()
-    stored, _ = await pricer.quote(model, options, actor)
+    stored = (await pricer.quote(model, options, actor)).stored
     view = pricer.view(model, options.units)
     price = msgspec.json.decode(stored.body)
     details = [warning.detail for warning in view.warnings] + [w["detail"] for w in price["warnings"]]

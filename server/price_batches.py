@@ -13,12 +13,14 @@ from server.job_answers import refusal, respond
 from server.jobs import Job, Progress
 from server.keys import PRICER
 from server.orders import Sha256
+from server.pricer import Quoted
 from server.prices import Choices, Explain
 from server.problems import Problem
 from server.quotes import NotExplainable, QuoteView
 from server.repeats import Reply, once
 from server.routes import Route
 from storage.entries import Answer
+from storage.log import Position
 from storage.orders import PRICING_ROLES
 
 ITEMS_MAX = 200
@@ -99,30 +101,32 @@ async def _priced(call: Call, items: list[BatchItem], explain: bool, progress: P
         for item in items:
             tasks.append(group.create_task(_answered(call, item, progress)))
             await asyncio.sleep(0)  # one price at a time: whoever else waits comes in between
-    rows = [task.result() for task in tasks]
+    rows = [task.result()[0] for task in tasks]
+    as_of = max(task.result()[1] for task in tasks)  # so that every quote is found by who echoes it
     kept = msgspec.json.encode(_Kept(explain, rows))
-    response = json_response(await rendered(call, kept))
+    response = json_response(await rendered(call, kept), headers={"Facet-Position": str(as_of)})
     return Reply(response, Answer(status=200, body=kept), final=all(row.status < 500 for row in rows))
 
 
-async def _answered(call: Call, item: BatchItem, progress: Progress) -> _Row:
+async def _answered(call: Call, item: BatchItem, progress: Progress) -> tuple[_Row, Position]:
     """New quotes of a batch wait for the log together: it writes them as one group."""
+    as_of = call.storage.reads.stands
     try:
-        return _Row(200, await _quote_id(call, item), NO_PROBLEM)
+        quoted = await _quote(call, item)
+        return _Row(200, quoted.stored.id, NO_PROBLEM), quoted.as_of
     except Exception as error:
         refused = refusal(error, call.request_id)
-        return _Row(refused.status, None, refused.body)
+        return _Row(refused.status, None, refused.body), as_of
     finally:
         progress.done += 1
 
 
-async def _quote_id(call: Call, item: BatchItem) -> str:
+async def _quote(call: Call, item: BatchItem) -> Quoted:
     pricer = call.request.app[PRICER]
     options = item.options()
     model, _ = await pricer.known_model(item.model, call.actor)
     call.storage.models.count(model)
-    stored, _ = await pricer.quote(model, options, call.actor)
-    return stored.id
+    return await pricer.quote(model, options, call.actor)
 
 
 async def _shown(call: Call, row: _Row, explain: bool) -> bytes:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -34,6 +34,7 @@ from storage.book import Draft
 from storage.clock import Clock
 from storage.database import StoredQuote
 from storage.errors import Invalid, NotFound, NotPriceable
+from storage.log import Position
 from storage.model_copies import Model, Refusal
 from storage.model_files import KeptFiles
 from storage.models import ModelRefused
@@ -78,6 +79,13 @@ class Analysis:
             return Refusal(refused.code, refused.detail, refused.remedy)
         await asyncio.to_thread(self._files.keep, self._upload.sha256, body)
         return msgspec.json.encode(facts)
+
+
+class Quoted(NamedTuple):
+    """A quote, and a position of the log that has it and what it was decided on."""
+
+    stored: StoredQuote
+    as_of: Position
 
 
 class Pricer:
@@ -153,8 +161,9 @@ class Pricer:
             raise HttpError(503, "no_price_list", "No price list is valid now.", {"Retry-After": "60"})
         return price_list, metal_fix
 
-    async def quote(self, model: Model, options: Options, actor: Actor) -> tuple[StoredQuote, bool]:
-        """The quote for this question today, and whether it was known. Raises Refused."""
+    async def quote(self, model: Model, options: Options, actor: Actor) -> Quoted:
+        """The quote for this question today. Raises Refused."""
+        as_of = self._storage.reads.stands
         price_list, metal_fix = self.current()
         check_options(options, price_list)
         options = msgspec.structs.replace(
@@ -166,13 +175,14 @@ class Pricer:
         quote_id = _quote_id(model.sha256, options, price_list, metal_fix, now, actor.tenant)
         known = self._storage.quotes.peek(quote_id)
         if isinstance(known, StoredQuote):
-            return known, True
+            return Quoted(known, as_of)
         facts = self.facts(model)
         priced = price(facts, options, price_list, metal_fix)
         valid_until = _midnight(now) + timedelta(days=1 + price_list.quote_validity_days)
         quote = quote_of(quote_id, model.sha256, made_from(options, facts), priced, now, valid_until)
         stored = StoredQuote(quote_id, actor.tenant, valid_until, msgspec.json.encode(quote))
-        return await self._storage.quotes.issue(stored, model.sha256), False
+        issued, position = await self._storage.quotes.issue(stored, model.sha256)
+        return Quoted(issued, position or as_of)
 
     async def known_quote(self, quote_id: str, actor: Actor) -> StoredQuote:
         """Raises NotFound, for another tenant's quote as well."""
@@ -264,8 +274,8 @@ class Pricer:
         )
         self._storage.models.count(found[0])
         asker = Actor(token_id="", name="", role=Role.PARTNER, customer=order.customer)
-        stored, _ = await self.quote(found[0], options, asker)
-        return self.order_price(stored, PriceSource.COMPUTED)
+        quoted = await self.quote(found[0], options, asker)
+        return self.order_price(quoted.stored, PriceSource.COMPUTED)
 
     def order_price(self, stored: StoredQuote, source: PriceSource) -> OrderPrice:
         """What a quote puts on an order. Raises NotPriceable when it is not firm."""

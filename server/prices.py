@@ -172,15 +172,15 @@ async def _price_once(call: Call, sha256: str, query: PriceQuery, receive: Recei
 async def _price(call: Call, query: PriceQuery, receive: Receive) -> Reply:
     pricer, options = call.request.app[PRICER], query.options()
     model, source = await receive()
-    stored, _ = await pricer.quote(model, options, call.actor)
-    body = pricer.priced(model, options.units, stored, query.explain)
-    response = json_response(body, headers={"Cache-Status": cache_status(source)})
+    quoted = await pricer.quote(model, options, call.actor)
+    body = pricer.priced(model, options.units, quoted.stored, query.explain)
+    headers = {"Cache-Status": cache_status(source), "Facet-Position": str(quoted.as_of)}
+    response = json_response(body, headers=headers)
     return Reply(response, Answer(status=200, body=body))
 
 
 async def get_quote(call: Call) -> web.StreamResponse:
     explain = call.query(Explain).explain
-    await call.require_position()
     pricer = call.request.app[PRICER]
     stored = await pricer.known_quote(call.request.match_info["id"], call.actor)
     body = pricer.explain(stored) if explain else stored.body

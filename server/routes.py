@@ -12,7 +12,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from server.calls import Call, invite_body, request_id_of
 from server.keys import METRICS, STORAGE
 from server.problems import HttpError, problem_response
+from storage.errors import Behind, NotFound
 from storage.orders import Actor, Role
+from storage.read_through import Source
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
@@ -77,13 +79,16 @@ def _endpoint(app: web.Application, route: Route) -> Callable[[web.Request], Awa
         began_s = clock()
         request_id = request_id_of(request)
         response: web.StreamResponse
+        call = Call(request, ANYBODY, request_id)
         try:
-            actor = ANYBODY if roles is None else _authorized(request, roles)
+            if roles is not None:
+                call.actor = await _authorized(request, roles)
+                await call.begin()
             if "Content-Encoding" in request.headers:
                 raise HttpError(
                     415, "content_encoding_unsupported", "Send the body without Content-Encoding."
                 )
-            response = await handler(Call(request, actor, request_id))
+            response = await handler(call)
         except web.HTTPException as error:
             response = problem_response(HttpError(error.status, "refused", error.reason), request_id)
         except (web.RequestPayloadError, HttpProcessingError):
@@ -93,17 +98,36 @@ def _endpoint(app: web.Application, route: Route) -> Callable[[web.Request], Awa
             observe(499, clock() - began_s)
             raise
         except Exception as error:
-            response = problem_response(error, request_id)
+            response = problem_response(_as_far_as_known(error, call), request_id)
             _end_unread(request, response)
         except asyncio.CancelledError:
             observe(499, clock() - began_s)
             raise
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id
+            if roles is not None:
+                _say_how_new(call, response)
         observe(response.status, clock() - began_s)
         return response
 
     return endpoint
+
+
+def _as_far_as_known(error: Exception, call: Call) -> Exception:
+    """A process that is cut off from the others cannot say that there is no such thing."""
+    absent = isinstance(error, NotFound) or (isinstance(error, HttpError) and error.status == 404)
+    if call.alone and absent:
+        return Behind("This process is cut off from the others: there may be such a thing.")
+    return error
+
+
+def _say_how_new(call: Call, response: web.StreamResponse) -> None:
+    """Which position an answer is complete to, unless its handler has said it; and whether it may be old."""
+    headers = response.headers
+    if call.as_of[0] and "Facet-Position" not in headers:
+        headers["Facet-Position"] = call.position
+    if call.alone and response.status < 400:
+        headers["Cache-Status"] = Source.STALE
 
 
 def _malformed_body() -> HttpError:
@@ -116,8 +140,8 @@ def _end_unread(request: web.Request, response: web.StreamResponse) -> None:
         response.force_close()
 
 
-def _authorized(request: web.Request, roles: frozenset[Role]) -> Actor:
-    actor = authenticate(request)
+async def _authorized(request: web.Request, roles: frozenset[Role]) -> Actor:
+    actor = await authenticate(request)
     if actor.role not in roles:
         allowed = ", ".join(sorted(roles))
         raise HttpError(
@@ -126,8 +150,8 @@ def _authorized(request: web.Request, roles: frozenset[Role]) -> Actor:
     return actor
 
 
-def authenticate(request: web.Request) -> Actor:
-    """Raises HttpError 401."""
+async def authenticate(request: web.Request) -> Actor:
+    """Raises HttpError 401; Behind when nobody can say whether the token is valid."""
     header = request.headers.get("Authorization")
     if header is None:
         if is_local(request):
@@ -135,7 +159,8 @@ def authenticate(request: web.Request) -> Actor:
         raise HttpError(401, "unauthenticated", "Send Authorization: Bearer <token>.", _CHALLENGE)
     actor = None
     if header[:7].lower() == "bearer ":
-        actor = request.app[STORAGE].tokens.authenticate(header[7:].strip())
+        tokens, secret = request.app[STORAGE].tokens, header[7:].strip()
+        actor = tokens.authenticate(secret) or await tokens.find(secret)
     if actor is None:
         raise HttpError(401, "invalid_token", "This token is not known here, or was revoked.", _CHALLENGE)
     return actor

@@ -159,7 +159,7 @@ class OrderBook:
         """Take back the actor's own last step."""
 
         async def decide(order: Order) -> Change:
-            items, _ = await self._reads.history(order.id)
+            items = (await self._reads.history(order.id)).items
             since = [item for item in items if item.version >= order.status_version]
             return undo(order, since, request.actor, self._clock.now(), self._bounds.undo_window_s)
 

@@ -77,6 +77,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """How long a stop waits for the database to catch up. The log keeps what is left."""
     catch_up_s: float = 0.250
     """How long a read waits for a position that it must not be older than."""
+    positions_waiting: int = 1_000
+    """Requests that wait for a position at once; more are told to come back."""
+    unknown_token_pause_s: float = 0.010
+    """However many unknown tokens are sent: the log's end is asked for on their behalf this often at most."""
 
     busy_timeout_s: float = 0.200
     """How long SQLite itself waits for a lock before write-behind pauses and tries again."""

@@ -3,9 +3,10 @@
 from storage.clock import Clock
 from storage.database import Database, StoredQuote
 from storage.entries import QuoteIssued
-from storage.errors import Claimed, NotFound
+from storage.errors import Behind, Claimed, NotFound
 from storage.ids import new_id
 from storage.local import ABSENT, Lru, Sentinel
+from storage.log import Position
 from storage.shared import SharedTier
 from storage.single_flight import KeyedLocks, SingleFlight
 from storage.tail import Followed, Tail
@@ -39,30 +40,39 @@ class Quotes:
         return self.lru.get(quote_id)
 
     async def get(self, quote_id: str) -> StoredQuote:
-        """Raises NotFound."""
-        found = self.lru.get(quote_id)
-        if isinstance(found, StoredQuote):
-            return found
-        pending = self._tail.pending_quote(quote_id)
-        if pending is not None:
-            return _stored(pending)
-        loaded = await self._flights.do(quote_id, lambda: self._load(quote_id))
-        if not isinstance(loaded, StoredQuote):
+        """Raises NotFound; Behind when nobody can say whether another process has issued it."""
+        found = await self._find(quote_id)
+        if found is None:  # another process may have issued it a moment ago
+            if not await self._shared.reach_head():
+                raise Behind("This process cannot say whether there is such a quote.")
+            found = self._followed(quote_id)
+        if found is None:
             raise NotFound("There is no such quote.")
-        return loaded
+        return found
 
-    async def issue(self, quote: StoredQuote, sha256: str) -> StoredQuote:
-        """Persist a quote unless it is known; returns the one that was issued first."""
+    async def issue(self, quote: StoredQuote, sha256: str) -> tuple[StoredQuote, Position | None]:
+        """Persist a quote unless it is known: the one that was issued first, and where the log has it when
+        that was now."""
         async with self._issuing.hold(quote.id):
-            return await self._issue(quote, sha256)
+            known = await self._find(quote.id)
+            return (known, None) if known is not None else await self._issue(quote, sha256)
 
-    async def _issue(self, quote: StoredQuote, sha256: str) -> StoredQuote:
-        try:
-            known = await self.get(quote.id)
-        except NotFound:
-            known = None
+    def _followed(self, quote_id: str) -> StoredQuote | None:
+        """What this process has followed the log to, or loaded before."""
+        held = self.lru.get(quote_id)
+        if isinstance(held, StoredQuote):
+            return held
+        pending = self._tail.pending_quote(quote_id)
+        return None if pending is None else _stored(pending)
+
+    async def _find(self, quote_id: str) -> StoredQuote | None:
+        known = self._followed(quote_id)
         if known is not None:
             return known
+        loaded = await self._flights.do(quote_id, lambda: self._load(quote_id))
+        return loaded if isinstance(loaded, StoredQuote) else None
+
+    async def _issue(self, quote: StoredQuote, sha256: str) -> tuple[StoredQuote, Position | None]:
         now = self._clock.now()
         entry = QuoteIssued(
             id=new_id(now),
@@ -74,11 +84,13 @@ class Quotes:
             body=quote.body,
         )
         try:
-            await self._shared.append(entry)
+            return quote, await self._shared.append(entry)
         except Claimed:  # issued by another process meanwhile
-            await self._shared.reach_head()
-            return await self.get(quote.id)
-        return quote
+            return await self.get(quote.id), self._stands
+
+    @property
+    def _stands(self) -> Position:
+        return Position(self._tail.epoch, self._tail.head)
 
     async def _load(self, quote_id: str) -> StoredQuote | Sentinel:
         self.loads += 1

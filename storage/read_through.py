@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ from storage.tail import Followed, Tail
 from storage.view_cache import ViewCache
 from storage.views import Page
 
+MANY_ATTEMPTS = 3
+"""A read of several orders that the log overtakes by more than the tail holds is begun again this often."""
 HISTORIES = 2_000
 """Histories held at once; they share the local tier's byte bound by a tenth."""
 
@@ -41,18 +44,50 @@ class Source:
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
+    """`as_of`: the position that what was found is complete to; None: that of this moment, for a caller that
+    does not wait for anything in between. An answer must not claim a newer one than its content has, or who
+    echoes it would be shown something older than it was promised."""
+
     held: Held
+    source: str
+    as_of: Position | None = None
+
+
+class FoundMany(NamedTuple):
+    """Orders by id, all as of one moment. What does not exist is left out."""
+
+    held: dict[str, Held]
     source: str
 
 
 class FoundPage(NamedTuple):
     page: Page
     source: str
+    as_of: Position | None = None
 
 
 class FoundBody(NamedTuple):
     body: bytes
     source: str
+    as_of: Position | None = None
+
+
+class FoundRows(NamedTuple):
+    bodies: list[bytes]
+    source: str
+    as_of: Position | None = None
+
+
+class FoundHistory(NamedTuple):
+    items: list[HistoryItem]
+    source: str
+    as_of: Position | None = None
+
+
+class _Loaded(NamedTuple):
+    held: Held | Sentinel
+    source: str
+    as_of: Position
 
 
 class InLocal(msgspec.Struct, frozen=True):
@@ -82,6 +117,7 @@ class ReadThrough:
         self._shared = shared
         self._freshness = shared.freshness
         self._catch_up_s = bounds.catch_up_s
+        self._positions_waiting = bounds.positions_waiting
         self._tail = tail
         self._clock = clock
         self.local = LocalOrders(
@@ -91,8 +127,8 @@ class ReadThrough:
             database, Snapshots(shared.copies, tail), shared.reach_head, tail, self.local, bounds
         )
         self._histories: Lru[str, list[HistoryItem]] = Lru(HISTORIES, bounds.local_bytes // 10)
-        self._flights: SingleFlight[str, tuple[Held | Sentinel, str]] = SingleFlight()
-        self._history_flights: SingleFlight[str, list[HistoryItem]] = SingleFlight()
+        self._flights: SingleFlight[str, _Loaded] = SingleFlight()
+        self._history_flights: SingleFlight[str, FoundHistory] = SingleFlight()
         self._watchers: dict[str, set[asyncio.Future[None]]] = {}
         self._awaited: list[tuple[int, asyncio.Future[None]]] = []
         self._refreshing: SingleFlight[str, bool] = SingleFlight()
@@ -105,6 +141,16 @@ class ReadThrough:
     @property
     def fresh(self) -> bool:
         return self._clock.monotonic_s() <= self._freshness.until_s
+
+    @property
+    def stands(self) -> Position:
+        """How far this process has followed the log."""
+        return Position(self._tail.epoch, self._tail.head)
+
+    async def in_step(self) -> bool:
+        """Whether what is read here is the newest; waits a moment for it. False: Redis is away, so nobody can
+        say. Raises Behind when this process cannot keep up with the log."""
+        return self.fresh or await self._shared.catch_up()
 
     def apply(self, followed: Followed) -> None:
         """Follow the log by one entry."""
@@ -119,6 +165,9 @@ class ReadThrough:
         self.local.replace(followed.held)
         self._histories.discard(order_id)
         self._history_flights.forget(order_id)
+        self._wake_watchers(order_id)
+
+    def _wake_watchers(self, order_id: str) -> None:
         for watcher in self._watchers.pop(order_id, ()):
             if not watcher.done():
                 watcher.set_result(None)
@@ -130,6 +179,8 @@ class ReadThrough:
         self._histories.clear()
         self._flights.clear()
         self._history_flights.clear()
+        for order_id in list(self._watchers):  # what they wait for may have come with the new life of the log
+            self._wake_watchers(order_id)
 
     def has_seen(self, position: Position) -> bool:
         """Whether this process has reached the position. Earlier epochs are all seen."""
@@ -140,6 +191,8 @@ class ReadThrough:
         """Waits a moment for this process to reach the position. Raises Behind when it does not."""
         if self.has_seen(position):
             return
+        if len(self._awaited) >= self._positions_waiting:
+            raise Behind("Too many requests wait for this process to follow the log.")
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         awaited = (position.n if position.epoch == self._tail.epoch else 0, reached)
         self._awaited.append(awaited)
@@ -178,10 +231,29 @@ class ReadThrough:
             self.pending_hits += 1
             self.local.replace(pending.held)
             return Found(pending.held, Source.PENDING)
-        loaded, source = await self._flights.do(order_id, lambda: self._load(order_id))
-        if not isinstance(loaded, Held):
+        loaded = await self._flights.do(order_id, lambda: self._load(order_id))
+        if not isinstance(loaded.held, Held):
             raise NotFound("There is no such order.")
-        return Found(loaded, source)
+        return Found(loaded.held, loaded.source, loaded.as_of)
+
+    async def get_many(self, order_ids: Sequence[str]) -> FoundMany:
+        """As `get`, for several. Raises Behind."""
+        for _ in range(MANY_ATTEMPTS):
+            before, held, source = self.stands, dict[str, Held](), Source.LOCAL
+            for order_id in order_ids:
+                with contextlib.suppress(NotFound):
+                    found = await self.get(order_id)
+                    held[order_id] = found.held
+                    if source != Source.STALE and found.source != Source.LOCAL:
+                        source = found.source
+            followed = self._tail.since(before.n) if self._tail.epoch == before.epoch else None
+            if followed is not None:
+                wanted = frozenset(order_ids)
+                for entry in followed:  # what changed while others were being loaded
+                    if entry.held is not None and entry.held.id in wanted:
+                        held[entry.held.id] = _newer(entry.held, held.get(entry.held.id))
+                return FoundMany(held, source)
+        raise Behind("The log moves faster than these orders can be read.")
 
     async def _get_alone(self, order_id: str) -> Found:
         """The log cannot be followed: what is held here, else the database with the held tail."""
@@ -192,10 +264,10 @@ class ReadThrough:
             return Found(held, Source.STALE)
         if not is_id(order_id):
             raise NotFound("There is no such order.")
-        loaded, _ = await self._flights.do(order_id, lambda: self._load(order_id))
-        if not isinstance(loaded, Held):
+        loaded = await self._flights.do(order_id, lambda: self._load(order_id))
+        if not isinstance(loaded.held, Held):
             raise Behind("The database does not have this order; others may, but Redis is away.")
-        return Found(loaded, Source.STALE)
+        return Found(loaded.held, Source.STALE, loaded.as_of)
 
     async def order(self, order_id: str) -> Order:
         """As `get`, decoded."""
@@ -204,28 +276,36 @@ class ReadThrough:
             return pending.order
         return decode_order((await self.get(order_id)).held.body)
 
-    async def history(self, order_id: str) -> tuple[list[HistoryItem], str]:
-        """Oldest first. The caller has checked that the order exists and is visible."""
+    async def history(self, order_id: str) -> FoundHistory:
+        """Oldest first. The caller has checked that the order exists and is visible. Raises Behind."""
+        alone = not await self.in_step()
         items = self._histories.get(order_id)
         if isinstance(items, list):
-            return items, Source.LOCAL
-        return await self._history_flights.do(order_id, lambda: self._load_history(order_id)), Source.MISS
+            return FoundHistory(items, Source.STALE if alone else Source.LOCAL)
+        found = await self._history_flights.do(order_id, lambda: self._load_history(order_id))
+        return found._replace(source=Source.STALE) if alone else found
 
     async def page(self, query: ListQuery, limit: int, now: datetime) -> FoundPage:
         alone = not self.fresh and not await self._shared.catch_up()
         page = self.views.peek_page(query, limit, now)
         if isinstance(page, Page):
             return FoundPage(page, Source.STALE if alone else Source.LOCAL)
-        page = await self.views.page(query, limit, now)
-        return FoundPage(page, Source.STALE if alone else Source.MISS)
+        page, as_of = await self.views.page(query, limit, now)
+        return FoundPage(page, Source.STALE if alone else Source.MISS, as_of)
+
+    async def rows(self, query: ListQuery, limit: int) -> FoundRows:
+        """The first rows of a list, encoded."""
+        alone = not await self.in_step()
+        bodies, as_of = await self.views.rows(query, limit)
+        return FoundRows(bodies, Source.STALE if alone else Source.LOCAL, as_of)
 
     async def counts(self, order_filter: OrderFilter) -> FoundBody:
         alone = not self.fresh and not await self._shared.catch_up()
         body = self.views.peek_counts(order_filter)
         if isinstance(body, bytes):
             return FoundBody(body, Source.STALE if alone else Source.LOCAL)
-        body = await self.views.counts(order_filter)
-        return FoundBody(body, Source.STALE if alone else Source.MISS)
+        body, as_of = await self.views.counts(order_filter)
+        return FoundBody(body, Source.STALE if alone else Source.MISS, as_of)
 
     async def find_reference(self, created_by: str, reference: str) -> str | None:
         """The order that holds this reference of this token."""
@@ -269,7 +349,7 @@ class ReadThrough:
 
     async def _refresh(self, order_id: str) -> bool:
         self._forget(order_id)
-        seen = Position(self._tail.epoch, self._tail.head)
+        seen = self.stands
         order: Order | None = None
         with contextlib.suppress(NotFound):
             order = await self.order(order_id)
@@ -278,6 +358,7 @@ class ReadThrough:
             if followed.order is not None and (order is None or followed.order.version > order.version):
                 order = followed.order
         self.views.show(order_id, order)
+        self._wake_watchers(order_id)
         return order is not None
 
     def _forget(self, order_id: str) -> None:
@@ -329,14 +410,14 @@ class ReadThrough:
             self.local.replace(held_of(decode_order(body), self._clock.monotonic_s()))
         return len(bodies)
 
-    async def _load(self, order_id: str) -> tuple[Held | Sentinel, str]:
+    async def _load(self, order_id: str) -> _Loaded:
         try:
             return await self._load_once(order_id)
         except Behind:  # a new life of the log began meanwhile, or very much has happened
             return await self._load_once(order_id)
 
-    async def _load_once(self, order_id: str) -> tuple[Held | Sentinel, str]:
-        ticket, seen = self.local.begin_fill(), Position(self._tail.epoch, self._tail.head)
+    async def _load_once(self, order_id: str) -> _Loaded:
+        ticket, seen = self.local.begin_fill(), self.stands
         order, source = await self._shared.load(order_id), Source.SHARED
         if order is None:
             self.loads["order"] += 1
@@ -352,16 +433,23 @@ class ReadThrough:
                 order = followed.order
         pending = self._tail.pending(order_id)
         if pending is not None and (order is None or pending.order.version > order.version):
-            return self.local.fill(pending.held, ticket), source
+            return _Loaded(self.local.fill(pending.held, ticket), source, self.stands)
         if order is None:
             self.local.fill_absent(order_id, ticket)
-            return MISS, source
-        return self.local.fill(held_of(order, self._clock.monotonic_s()), ticket), source
+            return _Loaded(MISS, source, self.stands)
+        held = self.local.fill(held_of(order, self._clock.monotonic_s()), ticket)
+        return _Loaded(held, source, self.stands)
 
-    async def _load_history(self, order_id: str) -> list[HistoryItem]:
+    async def _load_history(self, order_id: str) -> FoundHistory:
+        try:
+            return await self._load_history_once(order_id)
+        except Behind:  # a new life of the log began meanwhile, or very much has happened
+            return await self._load_history_once(order_id)
+
+    async def _load_history_once(self, order_id: str) -> FoundHistory:
         self.loads["history"] += 1
         ticket, pending = self.local.begin_fill(), self._tail.pending(order_id)
-        seen = Position(self._tail.epoch, self._tail.head)
+        seen = self.stands
         waiting = [change.history for change in pending.changes] if pending is not None else []
         stored = await self._database.load_history(order_id)
         waiting += [followed.history for followed in self._missed(order_id, seen)]
@@ -369,7 +457,7 @@ class ReadThrough:
         items = [by_version[version] for version in sorted(by_version)]
         if self._tail.head == seen.n and self.local.begin_fill() == ticket:
             self._histories.put(order_id, items, sum(300 + len(item.comment or "") for item in items))
-        return items
+        return FoundHistory(items, Source.MISS, self.stands)
 
     def _missed(self, order_id: str, seen: Position) -> list[Followed]:
         """Changes of an order that came while the database was being read: the read may lack them, and
@@ -378,3 +466,7 @@ class ReadThrough:
         if followed is None:
             raise Behind("The log moves faster than the database can be read.")
         return [entry for entry in followed if entry.order is not None and entry.order.id == order_id]
+
+
+def _newer(one: Held, other: Held | None) -> Held:
+    return one if other is None or one.version >= other.version else other

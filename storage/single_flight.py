@@ -45,6 +45,28 @@ async def _run(load: Callable[[], Awaitable[Value]]) -> Value:
     return await load()
 
 
+class SharedLook:
+    """One look for all who ask before it begins, and at most one in every `pause_s`: however many ask, what
+    is asked hardly notices. Whoever asks is told what was seen after that."""
+
+    def __init__(self, look: Callable[[], Awaitable[bool]], pause_s: float) -> None:
+        self._look = look
+        self._pause_s = pause_s
+        self._next: asyncio.Task[bool] | None = None
+        self._last_s = 0.0
+
+    async def __call__(self) -> bool:
+        if self._next is None:
+            self._next = asyncio.create_task(self._run(), name="look")
+        return await asyncio.shield(self._next)
+
+    async def _run(self) -> bool:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._last_s + self._pause_s - loop.time())
+        self._next, self._last_s = None, loop.time()  # who comes from now on needs another
+        return await self._look()
+
+
 _Locks = dict[Key, deque[asyncio.Future[None]] | None]
 """What is held, with those who wait for it; mostly nobody."""
 

@@ -59,7 +59,7 @@ class Storage:
         self.numbers = Numbers(database, bounds)
         self.pulse = Pulse(database, bounds)
         self.housekeeping = Housekeeping(database, self.lease, bounds, clock)
-        self.tokens = Tokens(self.shared, clock)
+        self.tokens = Tokens(self.shared, bounds, clock)
         self.quotes = Quotes(database, self.shared, self.tail, clock)
         self.models = Models(database, self.shared.copies, self.shared.turns, analyser, bounds, clock)
         self.idempotency = Idempotency(self.shared, clock)

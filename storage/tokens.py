@@ -6,14 +6,16 @@ from datetime import datetime
 
 import msgspec
 
+from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database import StoredToken
 from storage.entries import Remembered, TokenIssued, TokenRevoked
-from storage.errors import Invalid, NotFound
+from storage.errors import Behind, Invalid, NotFound
 from storage.ids import new_id
 from storage.log import Position
 from storage.orders import TENANT_ROLES, Actor, Role
 from storage.shared import SharedTier
+from storage.single_flight import SharedLook
 from storage.tail import Followed
 
 PREFIX = "facet_"
@@ -34,8 +36,9 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 class Tokens:
     """All valid tokens, in memory; they follow the log."""
 
-    def __init__(self, shared: SharedTier, clock: Clock) -> None:
+    def __init__(self, shared: SharedTier, bounds: Bounds, clock: Clock) -> None:
         self._shared = shared
+        self._look = SharedLook(shared.reach_head, bounds.unknown_token_pause_s)
         self._clock = clock
         self._by_hash: dict[str, Actor] = {}
         self._tokens: dict[str, tuple[Token, str]] = {}
@@ -87,6 +90,16 @@ class Tokens:
                     self._memo.clear()
                 self._memo[secret] = actor
         return actor
+
+    async def find(self, secret: str) -> Actor | None:
+        """As `authenticate`; but what is not known here another process may have issued a moment ago. Raises
+        Behind when nobody can say. However many ask, they keep nobody else waiting: see `SharedLook`."""
+        actor = self.authenticate(secret)
+        if actor is not None or self._shared.alone or not secret.startswith(PREFIX):
+            return actor
+        if not await self._look():
+            raise Behind("This process cannot say whether this token is valid.")
+        return self.authenticate(secret)
 
     def list(self) -> list[Token]:
         return [token for token, _ in self._tokens.values()]

@@ -9,6 +9,7 @@ from storage.database import CountsSnapshot, Database, ListSnapshot
 from storage.errors import Behind
 from storage.filters import ALL, ListQuery, OrderFilter
 from storage.local import MISS, Held, LocalOrders, Lru, Sentinel
+from storage.log import Position
 from storage.orders import Order, Status, encode_order
 from storage.single_flight import SingleFlight
 from storage.snapshots import Snapshots
@@ -60,33 +61,37 @@ class ViewCache:
             self._refill(query)
         return view.page(limit, now, self._bounds.view_pages)
 
-    async def page(self, query: ListQuery, limit: int, now: datetime) -> Page:
-        """Load the list and show its first rows."""
+    async def page(self, query: ListQuery, limit: int, now: datetime) -> tuple[Page, Position]:
+        """Load the list and show its first rows, with the position they are complete to."""
         view = await self._flights.do(query, lambda: self._load(query))
         assert isinstance(view, ListView)
         self._catch_up(view)
-        return view.page(limit, now, self._bounds.view_pages)
+        return view.page(limit, now, self._bounds.view_pages), Position(view.epoch, view.n)
 
     def peek_counts(self, order_filter: OrderFilter) -> bytes | Sentinel:
         view = self._current(CountsQuery(order_filter))
         return view.body if isinstance(view, CountsView) else MISS
 
-    async def counts(self, order_filter: OrderFilter) -> bytes:
+    async def counts(self, order_filter: OrderFilter) -> tuple[bytes, Position]:
         query = CountsQuery(order_filter)
         view = await self._flights.do(query, lambda: self._load(query))
         assert isinstance(view, CountsView)
         self._catch_up(view)
-        return view.body
+        return view.body, Position(view.epoch, view.n)
 
     async def bodies(self, query: ListQuery, limit: int) -> list[bytes]:
         """The first rows of a list, encoded, loading it when it is not held."""
+        return (await self.rows(query, limit))[0]
+
+    async def rows(self, query: ListQuery, limit: int) -> tuple[list[bytes], Position]:
+        """The same, with the position they are complete to."""
         view = self._current(query)
         if not isinstance(view, ListView):
             loaded = await self._flights.do(query, lambda: self._load(query))
             assert isinstance(loaded, ListView)
             view = loaded
             self._catch_up(view)
-        return view.bodies[:limit]
+        return view.bodies[:limit], Position(view.epoch, view.n)
 
     def peek_first(self, query: ListQuery) -> bytes | None:
         """The first row of a list that is held; never loads."""

@@ -164,7 +164,7 @@ class Program:
         if row is None:
             return
         newest = await self._echo(row)
-        items, _ = await self._storage.reads.history(self._board.id_of(row))
+        items = (await self._storage.reads.history(self._board.id_of(row))).items
         versions = [item.version for item in items]
         if versions != list(range(1, len(versions) + 1)):
             self._record.wrong("gaps", f"the history of {self._board.id_of(row)} has {versions}")

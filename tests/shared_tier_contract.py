@@ -11,6 +11,7 @@ from storage.bounds import Bounds, smaller
 from storage.entries import Answer, AnswerKept, Forgotten, OrderChanged, Remembered, Thing
 from storage.errors import (
     AlreadyAnswered,
+    AlreadyTaken,
     BacklogFull,
     Claimed,
     DuplicateReference,
@@ -28,7 +29,7 @@ from storage.orders import Order, Role, decode_order
 from storage.stack import Storage
 from tests.acts import keyed
 from tests.changes import an_order, changed, created, entry_of, id_of
-from tests.gates import until
+from tests.gates import turns, until
 from tests.shared_processes import Facet, Process
 from tests.stacks import IVAN, OLGA
 
@@ -192,6 +193,43 @@ class SharedTierContract:
             assert cast(AnswerKept, entry).remembered == Remembered(
                 scope="scope b", key="b", body_hash="hash", answer=Answer(status=200, body=b"{}")
             )
+
+    async def test_whoever_repeats_a_take_under_whichever_key_waits_for_the_database(
+        self, facet: Facet
+    ) -> None:
+        async with facet.open() as process:
+            order = await process.shop.approved()
+            await process.persisted()
+            async with process.writes.closed():
+                takes = [
+                    asyncio.create_task(process.shop.take(order, keyed=key))
+                    for key in (keyed("a"), keyed("b"), keyed("b"), keyed("a"), None)
+                ]
+                await until(lambda: process.storage.tail.head >= order.version + 2)
+                await turns()
+                assert not any(take.done() for take in takes)
+            outcomes = await asyncio.gather(*takes)
+            assert {outcome.order.version for outcome in outcomes} == {order.version + 1}
+            assert all(outcome.in_database for outcome in outcomes)
+
+    async def test_a_repeated_take_that_was_lost_since_is_not_said_to_have_happened(
+        self, facet: Facet
+    ) -> None:
+        """Its answer outlived it: the database has another operator's take in its place."""
+        async with facet.open() as process:
+            order = await process.shop.approved()
+            lost = await process.shop.take(order, IVAN, keyed=keyed("a"))
+            await process.shop.take(order, IVAN, keyed=keyed("b"))
+            await process.persisted()
+            facet.data.execute(
+                "UPDATE order_history SET at = (SELECT created_at FROM orders), actor = 'olga'"
+                f" WHERE version = {lost.order.version}"
+            )
+            facet.data.execute("UPDATE orders SET operator = 'olga'")
+            await process.storage.invalidate_order(order.id)
+            for key in ("a", "b"):
+                with pytest.raises(AlreadyTaken):
+                    await process.shop.take(order, IVAN, keyed=keyed(key))
 
     async def test_a_key_is_still_answered_after_reopening(self, facet: Facet) -> None:
         async with facet.open() as process:

@@ -31,7 +31,7 @@ def shop(storage: Storage) -> Workshop:
 
 
 async def versions(storage: Storage, order: Order) -> list[int]:
-    items, _ = await storage.reads.history(order.id)
+    items = (await storage.reads.history(order.id)).items
     return [item.version for item in items]
 
 
@@ -293,7 +293,7 @@ async def test_ones_own_last_step_is_undone_within_its_window(shop: Workshop, cl
     clock.move(30)
     undone = (await shop.storage.book.undo(order.id, by(IVAN))).order
     assert (undone.status, undone.operator) == (Status.MANUFACTURING_APPROVED, None)
-    items, _ = await shop.storage.reads.history(order.id)
+    items = (await shop.storage.reads.history(order.id)).items
     assert [item.kind for item in items[-2:]] == [Kind.TAKE, Kind.UNDO]
     with pytest.raises(NothingToUndo):
         await shop.storage.book.undo(order.id, by(IVAN))

@@ -179,7 +179,7 @@ async def test_a_history_read_during_a_flush_has_every_version_once(
     order = await forgotten(shop)
     async with database.writes.closed():
         await shop.comment(order)
-        assert [item.version for item in (await reads.history(order.id))[0]] == [1, 2]
+        assert [item.version for item in (await reads.history(order.id)).items] == [1, 2]
         await shop.comment(order)
         gate.close()
         reading = asyncio.create_task(reads.history(order.id))
@@ -189,7 +189,7 @@ async def test_a_history_read_during_a_flush_has_every_version_once(
     await shop.persisted()
     gate.open()
     assert [item.version for item in (await reading)[0]] == [1, 2, 3, 4]
-    assert [item.version for item in (await reads.history(order.id))[0]] == [1, 2, 3, 4]
+    assert [item.version for item in (await reads.history(order.id)).items] == [1, 2, 3, 4]
 
 
 async def test_a_list_read_during_changes_shows_them(
@@ -286,7 +286,7 @@ async def test_an_invalidation_during_the_load_of_a_history_keeps_it_out(
         invalidating = asyncio.create_task(reads.refresh(order.id))
         await gate.reached(2)
     await asyncio.gather(early, invalidating)
-    assert (await reads.history(order.id))[0][0].comment == "mended"
+    assert (await reads.history(order.id)).items[0].comment == "mended"
 
 
 async def test_an_invalidation_of_all_lists_during_a_load_keeps_its_answer_out(
@@ -364,7 +364,7 @@ async def test_a_parked_order_is_served_as_it_was_acknowledged(
     await shop.persisted()
     reads.local.lru.clear()
     assert (await reads.get(order.id)).held.version == 2
-    assert [item.version for item in (await reads.history(order.id))[0]] == [1, 2]
+    assert [item.version for item in (await reads.history(order.id)).items] == [1, 2]
     assert (await reads.inspect(order.id)).state == "parked"
     cure(tmp_path / "data" / "facet.db")
     await shop.storage.replay_dead_letters(order.id)

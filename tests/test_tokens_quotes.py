@@ -88,9 +88,9 @@ async def test_the_configured_secret_is_an_admins_and_is_listed_nowhere(storage:
 
 
 async def test_a_quote_is_kept_as_it_was_first_issued(storage: Storage) -> None:
-    assert await storage.quotes.issue(QUOTE, "sha") == QUOTE
+    assert (await storage.quotes.issue(QUOTE, "sha"))[0] == QUOTE
     again = StoredQuote("q", "tenant", START + timedelta(days=9), b'{"gross":"2.00"}')
-    assert await storage.quotes.issue(again, "sha") == QUOTE
+    assert (await storage.quotes.issue(again, "sha"))[0] == QUOTE
     assert await storage.quotes.get("q") == QUOTE
     assert storage.tail.head == 1
 
