@@ -55,6 +55,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.method} {self.path}"
 
 
+SHARED_ABSENCES = frozenset({"not_found", "unknown_model", "unknown_job"})
+"""Codes of things that another process may know of. (A file that is not kept here is not.)"""
+
 POLLED = ("/v1/orders/{id}/status", "/v1/models/{sha256}/price")
 
 
@@ -115,7 +118,7 @@ def _endpoint(app: web.Application, route: Route) -> Callable[[web.Request], Awa
 
 def _as_far_as_known(error: Exception, call: Call) -> Exception:
     """A process that is cut off from the others cannot say that there is no such thing."""
-    absent = isinstance(error, NotFound) or (isinstance(error, HttpError) and error.status == 404)
+    absent = isinstance(error, NotFound) or (isinstance(error, HttpError) and error.code in SHARED_ABSENCES)
     if call.alone and absent:
         return Behind("This process is cut off from the others: there may be such a thing.")
     return error

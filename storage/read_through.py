@@ -452,6 +452,7 @@ class ReadThrough:
         seen = self.stands
         waiting = [change.history for change in pending.changes] if pending is not None else []
         stored = await self._database.load_history(order_id)
+        await self._shared.reach_head()  # what was read may be ahead of this process
         waiting += [followed.history for followed in self._missed(order_id, seen)]
         by_version = {item.version: item for item in (*waiting, *stored)}
         items = [by_version[version] for version in sorted(by_version)]

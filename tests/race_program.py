@@ -97,6 +97,7 @@ class Program:
         self._acts: list[tuple[int, Callable[[Random], Awaitable[None]]]] = [
             (34, self._read),
             (3, self._history),
+            (3, self._several),
             (4, self._list),
             (2, self._count),
             (10, self._comment),
@@ -157,21 +158,41 @@ class Program:
             if newest:  # else its creator has not been told yet
                 self._record.wrong("regressions", f"{order_id} was seen at version {newest} and is not found")
             return
-        self._noticed(row, newest, found.held, found.source)
+        self._noticed(row, newest, found.held, found.source, found.as_of)
 
     async def _history(self, random: Random) -> None:
         row = self._board.hot_row(random)
         if row is None:
             return
         newest = await self._echo(row)
-        items = (await self._storage.reads.history(self._board.id_of(row))).items
-        versions = [item.version for item in items]
+        found = await self._storage.reads.history(self._board.id_of(row))
+        versions = [item.version for item in found.items]
         if versions != list(range(1, len(versions) + 1)):
             self._record.wrong("gaps", f"the history of {self._board.id_of(row)} has {versions}")
         if len(versions) < newest:
             words = f"the history of {self._board.id_of(row)} ends at {len(versions)}, {newest} was seen"
             self._record.wrong("regressions", words)
+        self._publish(found.as_of)
+        self._board.saw(row, len(versions))
         self._record.counts["histories"] += 1
+
+    async def _several(self, random: Random) -> None:
+        rows = {row for row in (self._board.hot_row(random) for _ in range(8)) if row is not None}
+        newest = {self._board.id_of(row): self._board.newest_seen(row) for row in rows}
+        await self._reach(self._board.position)
+        found = await self._storage.reads.get_many(list(newest))
+        for order_id, version in newest.items():
+            held = found.held.get(order_id)
+            shown = 0 if held is None else held.version
+            if shown < version:
+                words = f"{order_id} was seen at {version} and is one of several at {shown} ({found.source})"
+                self._record.wrong("regressions", words)
+        self._publish()
+        for row in rows:
+            held = found.held.get(self._board.id_of(row))
+            if held is not None:
+                self._board.saw(row, held.version)
+        self._record.counts["batches"] += 1
 
     async def _list(self, random: Random) -> None:
         newest = {row: self._board.newest_seen(row) for row in self._board.rows(HOT)}
@@ -183,13 +204,13 @@ class Program:
             if row is not None and seen.version < newest.get(row, 0):
                 words = f"a list shows {seen.id} at {seen.version}, {newest[row]} was seen ({found.source})"
                 self._record.wrong("regressions", words)
-        self._publish()
+        self._publish(found.as_of)
         self._record.counts["pages"] += 1
 
     async def _count(self, random: Random) -> None:
         await self._reach(self._board.position)
-        await self._storage.reads.counts(random.choice(COUNTED))
-        self._publish()
+        found = await self._storage.reads.counts(random.choice(COUNTED))
+        self._publish(found.as_of)
         self._record.counts["counts"] += 1
 
     async def _echo(self, row: int) -> int:
@@ -201,16 +222,16 @@ class Program:
         if position.epoch:
             await self._storage.reads.require_position(position)
 
-    def _publish(self) -> None:
-        tail = self._storage.tail
-        self._board.publish(Position(tail.epoch, tail.head))
+    def _publish(self, as_of: Position | None = None) -> None:
+        """What an answer says of its position. None: this moment's."""
+        self._board.publish(as_of or self._storage.reads.stands)
 
-    def _noticed(self, row: int, newest: int, held: Held, source: str) -> None:
+    def _noticed(self, row: int, newest: int, held: Held, source: str, as_of: Position | None = None) -> None:
         if held.version < newest:
             words = f"{held.id} was seen at {newest} and is shown at {held.version} ({source})"
             self._record.wrong("regressions", words)
         self._note_body(row, held.version, held.body)
-        self._publish()
+        self._publish(as_of)
         self._board.saw(row, held.version)
         self._record.counts["reads"] += 1
         self._record.counts[source] += 1
