@@ -55,7 +55,7 @@ from server.routes import Route, add_routes
 from server.screens import templates
 from server.siblings import Siblings
 from server.uploads import Uploads
-from storage.clock import Clock, SystemClock
+from storage.clock import Clock, SharedClock, SystemClock
 from storage.data_directory import DataDirectory
 from storage.database import StoredVersion
 from storage.entries import MetalFixed, PriceListPublished
@@ -91,7 +91,7 @@ def build(
     settings: Settings, directory: DataDirectory, failed: Failed, clock: Clock | None = None
 ) -> web.Application:
     """The application; it opens and closes with its runner. `failed` is told when a background task dies."""
-    clock = clock or SystemClock()
+    clock = clock or SharedClock(SystemClock())
     storage, open_engines = engines_of(settings, directory, clock)
     pool = FactsPool(Limits(workers=settings.model_workers))
 

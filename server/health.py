@@ -25,6 +25,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     dependencies: dict[str, Any]
     backlog: dict[str, Any]
     parked_orders: int
+    clock_difference_s: float
 
 
 async def livez(call: Call) -> web.StreamResponse:

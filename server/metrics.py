@@ -56,6 +56,10 @@ GAUGES: dict[str, tuple[str, Sample]] = {
         "How long ago the end of the log was last seen; what is older than a second is not shown as fresh.",
         lambda s: age_s_of(s),
     ),
+    "facet_clock_difference_seconds": (
+        "How far this machine's clock is ahead of the one that all processes share.",
+        lambda s: s.clock.difference_s,
+    ),
     "facet_flusher": (
         "1 in the process that brings the log to the database.",
         lambda s: 1.0 if s.lease.held else 0.0,

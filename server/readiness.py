@@ -43,6 +43,7 @@ class Readiness:
             *(["log"] if storage.shared.last_error else []),
             *(["backlog"] if filled >= BACKLOG_SHARE_DEGRADED else []),
             *(["parked_orders"] if parked else []),
+            *(["clock"] if abs(storage.clock.difference_s) > storage.bounds.clock_difference_s else []),
         ]
         ready = self.phase is Phase.READY
         status = ("degraded" if troubles else "ready") if ready else self.phase.value
@@ -53,6 +54,7 @@ class Readiness:
             "dependencies": self._dependencies(),
             "backlog": {"entries": len(storage.tail), "filled": round(filled, 4)},
             "parked_orders": len(parked),
+            "clock_difference_s": round(storage.clock.difference_s, 3),
         }
         return (200 if ready else 503), body
 

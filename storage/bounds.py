@@ -120,6 +120,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     appends_in_flight: int = 2
     """Groups of changes sent to Redis before the first is answered: it works while the next is made."""
 
+    clock_measure_s: float = 1.0
+    """How often the shared clock is looked at."""
+    clock_difference_s: float = 300.0
+    """From this difference on, of this machine's clock from the shared one, somebody should set it."""
     pulse_s: float = 1.0
     """How often the database is asked whether it answers."""
     pulse_deadline_s: float = 1.0

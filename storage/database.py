@@ -106,6 +106,10 @@ class Database(Protocol):
 
     async def epoch(self) -> Epoch: ...
 
+    async def now(self) -> datetime | None:
+        """By a clock that other machines share; None where there is none."""
+        ...
+
     async def installation(self) -> str:
         """Tells this Facet's data from another's. Kept by backups."""
         ...

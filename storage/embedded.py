@@ -42,6 +42,7 @@ class EmbeddedTier:
     """
 
     alone = True
+    tells_time = False
 
     def __init__(self, log: Log, database: Database, tail: Tail, bounds: Bounds, clock: Clock) -> None:
         self._log = log

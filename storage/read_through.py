@@ -286,7 +286,11 @@ class ReadThrough:
         return found._replace(source=Source.STALE) if alone else found
 
     async def page(self, query: ListQuery, limit: int, now: datetime) -> FoundPage:
+        """`now`: when a walk begins that begins with this page. It contains all that was changed before,
+        also by a process whose clock is a little ahead."""
         alone = not self.fresh and not await self._shared.catch_up()
+        if self._tail.newest_at is not None and self._tail.newest_at > now:
+            now = self._tail.newest_at
         page = self.views.peek_page(query, limit, now)
         if isinstance(page, Page):
             return FoundPage(page, Source.STALE if alone else Source.LOCAL)

@@ -61,6 +61,8 @@ class SharedTier(Protocol):
     freshness: Freshness
     alone: bool
     """There is no other process: nobody else may ever bring this log to the database."""
+    tells_time: bool
+    """The clock is measured by what all processes share; else the database may tell."""
     replayed: int
     """Entries found in the log that the database lacked when following began."""
 

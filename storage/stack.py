@@ -57,7 +57,7 @@ class Storage:
         self.write_behind = WriteBehind(database, self.shared, self.tail, self.lease, bounds)
         self.reads = ReadThrough(database, self.shared, self.tail, bounds, clock)
         self.numbers = Numbers(database, bounds)
-        self.pulse = Pulse(database, bounds)
+        self.pulse = Pulse(database, bounds, clock, tells_time=not self.shared.tells_time)
         self.housekeeping = Housekeeping(database, self.lease, bounds, clock)
         self.tokens = Tokens(self.shared, bounds, clock)
         self.quotes = Quotes(database, self.shared, self.tail, clock)
@@ -96,6 +96,8 @@ class Storage:
 
     async def open(self, failed: Callable[[str, BaseException], None]) -> None:
         """Begin to follow, then start the tasks. `failed` is told when one of them ends that should not."""
+        if not self.shared.tells_time:
+            await self.pulse.measure_clock()
         self._start("lease", self.lease.run, failed)
         await self.shared.open()
         await self.numbers.open()

@@ -7,6 +7,7 @@ Maintained lists catch up from it.
 import itertools
 from collections import deque
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -70,6 +71,8 @@ class Tail:
         self.head = 0
         self.flushed = 0
         self._floor = 0
+        self.newest_at: datetime | None = None
+        """The latest moment of a change that was followed, by whichever process's clock."""
 
     def start(self, flushed: Position) -> None:
         """Nothing is held any more. The database has read the log up to here; entries after it are added
@@ -120,6 +123,8 @@ class Tail:
         self.head = logged.n
         if followed.order is not None:
             self._add_pending(followed)
+            if self.newest_at is None or followed.order.updated_at > self.newest_at:
+                self.newest_at = followed.order.updated_at
         elif isinstance(logged.entry, QuoteIssued):
             self._quotes[logged.entry.quote_id] = logged.entry
         return followed

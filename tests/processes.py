@@ -28,6 +28,7 @@ class Service:
     """`facet serve` over a data directory."""
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
+        """With TEST_SKEW_S among the settings, the clock of its machine is so far ahead."""
         self.data_dir = data_dir
         self.url = ""
         self._settings = settings
@@ -43,8 +44,10 @@ class Service:
         environment |= {"FACET_ADMIN_TOKEN": ADMIN_TOKEN, "PYTHONPATH": str(ROOT), **self._settings}
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with (self.data_dir.parent / f"{self.data_dir.name}.log").open("ab") as log:
+            skew_s = self._settings.get("TEST_SKEW_S")
+            program = ["-m", "tests.skewed_server", skew_s] if skew_s else ["-m", "server"]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "server", "serve", f"--port={port}", f"--data-dir={self.data_dir}"],
+                [sys.executable, *program, "serve", f"--port={port}", f"--data-dir={self.data_dir}"],
                 env=environment,
                 stdout=log,
                 stderr=log,

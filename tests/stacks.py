@@ -31,6 +31,13 @@ class ManualClock:
     def monotonic_s(self) -> float:
         return self._monotonic_s
 
+    @property
+    def difference_s(self) -> float:
+        return 0.0
+
+    def measured(self, shared: datetime, asked_s: float, answered_s: float) -> None:
+        pass
+
     def move(self, seconds: float) -> None:
         self._now += timedelta(seconds=seconds)
         self._monotonic_s += seconds

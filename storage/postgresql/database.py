@@ -130,6 +130,11 @@ class PostgresDatabase:
         epoch, n, lineage = rows[0]
         return Epoch(Position(epoch, n), lineage)
 
+    async def now(self) -> datetime | None:
+        rows = await self._readers.fetch("SELECT clock_timestamp()")
+        moment: datetime = rows[0][0]
+        return moment
+
     async def installation(self) -> str:
         rows = await self._readers.fetch("SELECT id FROM installation")
         return str(rows[0][0])

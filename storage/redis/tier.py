@@ -6,11 +6,12 @@ are given up, and until they are back changes are refused at once.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Sequence
 
 from storage.bounds import Bounds
-from storage.clock import Clock
+from storage.clock import Clock, from_micros
 from storage.database import Database
 from storage.ending import end
 from storage.entries import AnyEntry, OrderChanged, decode_entry
@@ -50,6 +51,7 @@ LINKS = 3
 
 class RedisTier:
     alone = False
+    tells_time = True
 
     def __init__(
         self,
@@ -295,6 +297,8 @@ class RedisTier:
         """Agree with Redis and the database on the life of the log, then follow on, or start over."""
         link = links[0]
         await self._lives.require_same(*links)
+        asked_s = self._clock.monotonic_s()
+        self._note_time(await link.call("TIME"), asked_s)
         await self._examine(link)
         meta = await self._lives.agree(link, self._tail, self._appends.orphans)
         self._keys = Keys(self._prefix, meta.epoch)
@@ -354,8 +358,9 @@ class RedisTier:
             asyncio.create_task(self._appends.run(append, keys), name="append"),
             asyncio.create_task(self._reader.run(read, lambda link: self._errands.run(link, keys))),
             asyncio.create_task(self._following.run(follow, keys, flushed), name="follow"),
+            asyncio.create_task(self._measure_clock(), name="clock"),
         ]
-        self._serving = tasks[-1]
+        self._serving = tasks[2]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -363,6 +368,18 @@ class RedisTier:
             await end(*tasks)
         task = next(iter(done))
         raise LogUnavailable("The life of the log is over.") if task.cancelled() else _reason(task)
+
+    async def _measure_clock(self) -> None:
+        """Until cancelled, or the link fails: then its own task says so."""
+        while True:
+            await asyncio.sleep(self._bounds.clock_measure_s)
+            with contextlib.suppress(LogUnavailable, Refused):
+                asked_s = self._clock.monotonic_s()
+                self._note_time(await self._reader.ask(("TIME",)), asked_s)
+
+    def _note_time(self, reply: Sequence[bytes], asked_s: float) -> None:
+        seconds, micros = map(int, reply)
+        self._clock.measured(from_micros(seconds * 1_000_000 + micros), asked_s, self._clock.monotonic_s())
 
     def _moved_on(self) -> None:
         if self._serving is not None:

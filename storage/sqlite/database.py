@@ -93,6 +93,9 @@ class SqliteDatabase:
         epoch, n, lineage = rows[0]
         return Epoch(Position(epoch, n), lineage)
 
+    async def now(self) -> datetime | None:
+        return None
+
     async def installation(self) -> str:
         rows = await self._readers.fetch("SELECT id FROM installation")
         return str(rows[0][0])
