@@ -17,6 +17,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """First pause after the database refused a batch; doubles up to `flush_retry_max_s`."""
     flush_retry_max_s: float = 1.0
 
+    flush_silence_s: float = 3.0
+    """When entries wait for the database and it has not moved for so long, something is wrong with it."""
+
     backlog_entries: int = 100_000
     """Acknowledged entries that the database may lack before writes are refused."""
     backlog_bytes: int = 128 * 2**20
@@ -24,6 +27,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
     log_group_entries: int = 256
     """Entries that share one fsync of the log."""
+    log_probe_s: float = 1.0
+    """How often a log that failed is asked whether it writes again."""
     log_retention_s: float = 24 * 3600.0
     """How long entries that carry an Idempotency-Key stay in the log after they are flushed."""
     log_trim_entries: int = 5_000
@@ -92,8 +97,11 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     shared_pause_s: float = 0.05
     """First pause before Redis is tried again; doubles up to `shared_pause_max_s`."""
     shared_pause_max_s: float = 0.5
-    shared_refused_s: float = 1.0
-    """After a change that Redis refused for want of room: how long until it is asked whether it has some."""
+    shared_idle_s: float = 0.5
+    """How long a connection to Redis is left alone: then something is said on it, so that Redis does not end
+    it as idle, and what Redis refuses by now, or no longer, is known without a change."""
+    shared_grace_s: float = 0.25
+    """How long a change waits, when a connection to Redis is lost, whether it is back at once."""
     shared_open_s: float = 5.0
     """How long a start waits for Redis before it goes on without."""
     shared_ttl_s: float = 6 * 3600.0

@@ -106,6 +106,10 @@ class Database(Protocol):
 
     async def epoch(self) -> Epoch: ...
 
+    async def probe(self) -> None:
+        """Changes nothing. Raises DatabaseUnavailable when it does not answer, or refuses every change."""
+        ...
+
     async def now(self) -> datetime | None:
         """By a clock that other machines share; None where there is none."""
         ...

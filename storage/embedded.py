@@ -24,6 +24,7 @@ from storage.log import Log, Position
 from storage.orders import Order
 from storage.shared import Follower, Freshness, InShared, Reload, Standing
 from storage.tail import Followed, Tail
+from storage.trouble import Trouble
 from storage.turns import NoTurns, Turns
 
 logger = logging.getLogger("facet.log")
@@ -63,7 +64,7 @@ class EmbeddedTier:
         self._wake = asyncio.Event()
         self._stopping = False
         self._stalled = False
-        self.last_error: str | None = None
+        self._trouble = Trouble(logger, "the log accepts no changes", "the log accepts changes again")
         self.groups = 0
         self.appended = 0
         self.replayed = 0
@@ -71,6 +72,10 @@ class EmbeddedTier:
     @property
     def epoch(self) -> int:
         return self._log.epoch
+
+    @property
+    def last_error(self) -> str | None:
+        return self._trouble.error
 
     def standing(self) -> Standing:
         return Standing(durability=DURABILITY)
@@ -156,11 +161,29 @@ class EmbeddedTier:
     async def run(self) -> None:
         """Write groups until stopped. Owns the log's writing side."""
         while not (self._stopping and not self._queue):
-            await self._wake.wait()
+            if not await self._woken():
+                await self._probe()
             self._wake.clear()
             while self._queue:
                 count = min(len(self._queue), self._bounds.log_group_entries)
                 await self._write([self._queue.popleft() for _ in range(count)])
+
+    async def _woken(self) -> bool:
+        """False after a while without a change while the log does not write: nobody else would ask it."""
+        try:
+            async with asyncio.timeout(self._bounds.log_probe_s if self._trouble.error is not None else None):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _probe(self) -> None:
+        try:
+            await self._log.probe()
+        except LogUnavailable as error:
+            self._trouble.met(error.detail)
+        else:
+            self._trouble.over()
 
     def stop(self) -> None:
         """Let `run` end once everything queued is written."""
@@ -216,8 +239,7 @@ class EmbeddedTier:
         try:
             logged = await self._log.append([entry for entry, _ in group])
         except LogUnavailable as error:
-            logger.error("append failed: %s", error.detail)
-            self.last_error = error.detail
+            self._trouble.met(error.detail)
             await self._recover(group, error)
             return
         finally:
@@ -225,7 +247,7 @@ class EmbeddedTier:
             self._stalled = False
             for entry, _ in group:
                 self._no_longer_under_way(entry)
-        self.last_error = None
+        self._trouble.over()
         self.groups += 1
         self.appended += len(logged)
         for item, (_, accepted) in zip(logged, group, strict=True):
@@ -266,6 +288,7 @@ class EmbeddedTier:
         """The log does not answer in time. Those behind in the queue are told as well and never written, and
         nothing is accepted until it is known what became of the group."""
         self._stalled = True
+        self._trouble.met(f"The log has not answered for {self._bounds.log_deadline_s:g} s.")
         waiting = [*accepted, *(future for _, future in self._queue)]
         for entry, _ in self._queue:
             self._no_longer_under_way(entry)

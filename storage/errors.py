@@ -134,6 +134,8 @@ class DatabaseUnavailable(Unavailable):
     """The database does not answer."""
 
     code = "database_unavailable"
+    unforeseen: BaseException | None = None
+    """What it was, when nobody has foreseen it."""
 
 
 class Behind(Unavailable):

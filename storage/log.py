@@ -63,6 +63,10 @@ class Log(Protocol):
         """After a failed append: what did reach the log beyond `head`; moves `head`."""
         ...
 
+    async def probe(self) -> None:
+        """Writes something that changes nothing. Raises LogUnavailable."""
+        ...
+
     async def read(self, after: int, limit: int) -> list[Logged]: ...
 
     async def find_remembered(self, scope: str) -> tuple[Position, AnyEntry] | None:

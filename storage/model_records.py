@@ -14,6 +14,7 @@ from storage.database import Database, StoredModel
 from storage.errors import DatabaseUnavailable
 from storage.model_copies import Model
 from storage.popularity import added
+from storage.trouble import Trouble
 
 logger = logging.getLogger("facet.models")
 
@@ -31,6 +32,9 @@ class ModelRecords:
         self._storing: dict[str, StoredModel] = {}
         self._more = asyncio.Event()
         self._stopping = False
+        self._trouble = Trouble(
+            logger, "facts of models wait for the database", "facts of models are stored again"
+        )
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -98,11 +102,12 @@ class ModelRecords:
         try:
             await self._database.store_models(list(self._storing.values()), self._half_life_s)
         except DatabaseUnavailable as error:
-            logger.warning("facts of %d models wait for the database: %s", len(self), error.detail)
+            self._trouble.met(f"{len(self)} wait: {error.detail}", error.unforeseen)
             newer, self._waiting = self._waiting, {}
             for record in (*self._storing.values(), *newer.values()):
                 self._put(record)
             return False
         finally:
             self._storing = {}
+        self._trouble.over()
         return True

@@ -1,4 +1,4 @@
-"""Whether the database answers, also while nothing is read or written."""
+"""Whether the database answers, and takes changes, also while nothing is read or written."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database import Database
 from storage.errors import DatabaseUnavailable
+from storage.trouble import Trouble
 
 logger = logging.getLogger("facet.storage")
 
@@ -19,7 +20,11 @@ class Pulse:
         self._bounds = bounds
         self._clock = clock
         self._tells_time = tells_time
-        self.last_error: str | None = None
+        self._trouble = Trouble(logger, "the database is away", "the database is back")
+
+    @property
+    def last_error(self) -> str | None:
+        return self._trouble.error
 
     async def run(self) -> None:
         """Ask now and then; until cancelled."""
@@ -30,15 +35,15 @@ class Pulse:
     async def _feel(self) -> None:
         try:
             async with asyncio.timeout(self._bounds.pulse_deadline_s):
-                await self._database.position()
+                await self._database.probe()
                 if self._tells_time:
                     await self.measure_clock()
         except DatabaseUnavailable as error:
-            self._note(error.detail)
+            self._trouble.met(error.detail, error.unforeseen)
         except TimeoutError:
-            self._note(f"The database does not answer within {self._bounds.pulse_deadline_s:g} s.")
+            self._trouble.met(f"The database does not answer within {self._bounds.pulse_deadline_s:g} s.")
         else:
-            self._note(None)
+            self._trouble.over()
 
     async def measure_clock(self) -> None:
         """Raises DatabaseUnavailable."""
@@ -46,10 +51,3 @@ class Pulse:
         moment = await self._database.now()
         if moment is not None:
             self._clock.measured(moment, asked_s, self._clock.monotonic_s())
-
-    def _note(self, error: str | None) -> None:
-        if error is not None and self.last_error is None:
-            logger.warning("the database is away: %s", error)
-        elif error is None and self.last_error is not None:
-            logger.info("the database is back")
-        self.last_error = error

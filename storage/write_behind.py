@@ -18,6 +18,7 @@ from storage.log import Position
 from storage.shared import SharedTier
 from storage.steps import assigns_operator
 from storage.tail import Followed, Tail
+from storage.trouble import Trouble
 
 logger = logging.getLogger("facet.write_behind")
 
@@ -44,7 +45,14 @@ class WriteBehind:
         self.entries = 0
         self.failures = 0
         self.forks = 0
-        self.last_error: str | None = None
+        self._trouble = Trouble(
+            logger, "the database takes nothing in", "the database takes changes in again"
+        )
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the database does not take in what was accepted."""
+        return self._trouble.error
 
     def follow(self, followed: Followed) -> None:
         """An entry has become durable in the log."""
@@ -58,6 +66,7 @@ class WriteBehind:
         """Flush until stopped and nothing is left."""
         while not (self._stopping and self._done()):
             if not len(self._tail):
+                self._trouble.over()
                 self._more.clear()
                 await self._more.wait()
             elif not self._lease.held:
@@ -123,16 +132,25 @@ class WriteBehind:
         self._now.clear()
 
     async def _look(self) -> None:
-        """How far the database is, when nobody has said so for a while: the notice may be lost."""
+        """How far the database is, when nobody has said so for a while: the notice may be lost. And whether
+        anybody brings it anything: who cannot says so in its own process only."""
         old = Position(self._tail.epoch, self._tail.flushed)
         if self._looked == old and len(self._tail):
             try:
                 await self._ask_database(old)
             except DatabaseUnavailable as error:
-                self.last_error = error.detail
+                self._trouble.met(error.detail, error.unforeseen)
             else:
-                self.last_error = None
+                self._note_progress(old)
+        elif self._looked != old:
+            self._trouble.over()
         self._looked = old
+
+    def _note_progress(self, old: Position) -> None:
+        if self._tail.flushed > old.n or not len(self._tail):
+            self._trouble.over()
+        elif self._tail.age_s > self._bounds.flush_silence_s:
+            self._trouble.met(f"No process has brought it anything for {self._bounds.flush_silence_s:g} s.")
 
     async def _ask_database(self, old: Position) -> None:
         stands = await self._database.position()
@@ -166,29 +184,30 @@ class WriteBehind:
             try:
                 rejected = await self._database.apply([followed.logged for followed in batch], old, new)
             except DatabaseUnavailable as error:
-                if self.last_error is None:
-                    logger.warning("database away, %d entries wait: %s", len(self._tail), error.detail)
                 self.failures += 1
-                self.last_error = error.detail
+                self._trouble.met(error.detail, error.unforeseen)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, self._bounds.flush_retry_max_s)
             except Fenced:
-                if self._shared.alone:
-                    raise
-                await self._fenced(old)
+                await self._fenced(old, new)
                 return None
             else:
-                if self.last_error is not None:
-                    logger.info("database back, %d entries wait", len(self._tail))
-                self.last_error = None
+                self._trouble.over()
                 return rejected
         return None
 
-    async def _fenced(self, old: Position) -> None:
+    async def _fenced(self, old: Position, new: Position) -> None:
+        """Somebody has moved the position: another process, or this one in a commit whose answer got lost.
+
+        Raises Fenced when there is no other process, and it was not this one."""
         try:
+            stands = await self._database.position()
+            if self._shared.alone and stands != new:
+                raise Fenced(f"The database went from {old} to {stands}: another Facet uses it.")
             await self._ask_database(old)
+            self._trouble.over()
         except DatabaseUnavailable as error:
-            self.last_error = error.detail
+            self._trouble.met(error.detail, error.unforeseen)
         if self._tail.flushed == old.n:  # another life of the log: until this process follows that
             await asyncio.sleep(self._bounds.flush_retry_s)
 

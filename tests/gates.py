@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,13 @@ async def until(condition: Callable[[], object]) -> None:
     """Returns when the condition holds; fails when it does not in good time."""
     async with asyncio.timeout(DEADLINE_S):
         while not condition():  # noqa: ASYNC110 - any condition at all, of code that signals nobody
+            await asyncio.sleep(POLL_S)
+
+
+async def until_true(ask: Callable[[], Awaitable[object]], deadline_s: float = DEADLINE_S) -> None:
+    """Asks again and again until the answer is true. Raises TimeoutError when it is not in good time."""
+    async with asyncio.timeout(deadline_s):
+        while not await ask():  # noqa: ASYNC110 - what is asked signals nobody
             await asyncio.sleep(POLL_S)
 
 

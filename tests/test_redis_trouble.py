@@ -24,7 +24,7 @@ from tests.gates import turns, until
 from tests.proxies import proxied
 from tests.shared_processes import PostgresData, Process, RedisFacet
 
-BOUNDS = smaller(lease_s=0.5, rebase_patience_s=0.5, shared_refused_s=0.1)
+BOUNDS = smaller(lease_s=0.5, rebase_patience_s=0.5, shared_idle_s=0.1)
 
 
 @pytest.fixture

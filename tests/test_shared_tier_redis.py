@@ -1,7 +1,5 @@
 """The shared tier on Redis keeps the contract, over either database and over a unix socket and TLS."""
 
-import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +8,7 @@ import pytest
 import redis
 
 from server.private_servers import ValkeyServer
+from tests.certificates import self_signed
 from tests.proxies import proxied
 from tests.shared_processes import Facet, PostgresData, RedisFacet, SqliteData
 from tests.shared_tier_contract import ManyProcessesContract, SharedTierContract
@@ -41,29 +40,12 @@ class TestRedisTierOnUnixSocket(SharedTierContract):
         return RedisFacet(data, redis_server.unix_url, lambda: flush(redis_server.url))
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of 127.0.0.1, signed by itself; certificate and key in one file."""
-    folder = tmp_path_factory.mktemp("certificate")
-    made = folder / "made.pem"
-    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    subprocess.run(
-        ["openssl", *words, *names, "-keyout", folder / "key.pem", "-out", folder / "certificate.pem"],
-        check=True,
-        capture_output=True,
-    )
-    made.write_bytes((folder / "key.pem").read_bytes() + (folder / "certificate.pem").read_bytes())
-    return made
-
-
 class TestRedisTierOverTls(SharedTierContract):
     """The TLS ends before Redis: not every build of it has any."""
 
     @pytest.fixture
-    async def facet(self, tmp_path: Path, fresh_redis: str, certificate: Path) -> AsyncIterator[Facet]:
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.load_cert_chain(certificate)
+    async def facet(self, tmp_path: Path, fresh_redis: str) -> AsyncIterator[Facet]:
+        tls, certificate = self_signed(tmp_path)
         port = urlsplit(fresh_redis).port
         assert port is not None
         async with proxied(port, tls) as proxy:

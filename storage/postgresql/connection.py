@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 
 from storage.errors import DatabaseUnavailable
+from storage.postgresql import framing
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:
     Connection = asyncpg.Connection
+
+framing.install()
 
 FAILURES = (
     asyncpg.PostgresError,
@@ -23,7 +26,8 @@ FAILURES = (
     OverflowError,
     UnicodeEncodeError,
 )
-"""All that a call to the server can end with; the last two when a value cannot even be sent."""
+"""What a call to the server ends with; the last two when a value cannot even be sent. A connection that
+breaks, or on which there is nonsense, may end it with anything else: see `unavailable`."""
 
 _REFUSED_CLASSES = ("22", "23", "44", "54", "P0")
 IDLE_IN_TRANSACTION_MS = 2_000
@@ -49,7 +53,8 @@ def refusal(error: BaseException) -> str:
 
 
 def unavailable(error: BaseException) -> DatabaseUnavailable:
-    """The same in one line."""
+    """The same in one line, of whatever is raised by a call on a connection: what drivers and event loops
+    raise of one that is lost is theirs to choose (uvloop: RuntimeError)."""
     if isinstance(error, DatabaseUnavailable):
         return error
     words = str(error).strip().splitlines() or [type(error).__name__]
@@ -57,6 +62,8 @@ def unavailable(error: BaseException) -> DatabaseUnavailable:
         words = ["it did not answer in time"]
     failure = DatabaseUnavailable(f"PostgreSQL is not available: {words[0].rstrip('.')}.")
     failure.__cause__ = error
+    if not isinstance(error, (*FAILURES, Refused, RuntimeError)):
+        failure.unforeseen = error
     return failure
 
 
@@ -96,14 +103,14 @@ class Readers:
         """All rows of one statement. Raises DatabaseUnavailable, past the deadline at the latest."""
         try:
             return await self._fetch(sql, parameters)
-        except FAILURES as error:
+        except Exception as error:
             raise unavailable(error) from error
 
     async def find(self, sql: str, *parameters: Any) -> list[Any]:
         """The same for what somebody asks for: a value that no column can hold is nowhere."""
         try:
             return await self._fetch(sql, parameters)
-        except FAILURES as error:
+        except Exception as error:
             if is_refusal(error):
                 return []
             raise unavailable(error) from error
@@ -118,14 +125,14 @@ class Readers:
             connection = self._pop() or await connect(self._url, self._deadline_s)
             try:
                 rows = await connection.fetch(sql, *parameters)
-            except FAILURES as error:
+            except Exception as error:
                 if is_refusal(error):
                     self._idle.append(connection)
                 else:
                     self._drop(connection)
                 raise
             except BaseException:
-                connection.terminate()
+                terminate(connection)
                 raise
             self._idle.append(connection)
             return list(rows)
@@ -140,18 +147,23 @@ class Readers:
 
     def _drop(self, connection: Connection) -> None:
         """What befell one has most likely befallen all: the next statement opens a new one."""
-        connection.terminate()
         idle, self._idle = self._idle, []
-        for other in idle:
-            other.terminate()
+        for each in (connection, *idle):
+            terminate(each)
+
+
+def terminate(connection: Connection) -> None:
+    """At once; one that is over already may say so in any way."""
+    with contextlib.suppress(Exception):
+        connection.terminate()
 
 
 async def closed(connection: Connection) -> None:
     """Politely, if the server answers."""
     try:
         await connection.close(timeout=1.0)
-    except FAILURES:
-        connection.terminate()
+    except Exception:
+        terminate(connection)
 
 
 @contextlib.asynccontextmanager
@@ -161,14 +173,14 @@ async def session(
     """A connection for one long piece of work. Raises DatabaseUnavailable when the server fails in it."""
     try:
         connection = await connect(url, deadline_s, endless=endless, **settings)
-    except FAILURES as error:
+    except Exception as error:
         raise unavailable(error) from error
     try:
         yield connection
     except FAILURES as error:
-        connection.terminate()
+        terminate(connection)
         raise unavailable(error) from error
     except BaseException:
-        connection.terminate()
+        terminate(connection)
         raise
     await closed(connection)

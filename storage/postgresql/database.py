@@ -55,6 +55,8 @@ WRITE_DEADLINE_S = 5.0
 """How long one statement of a batch may take."""
 
 _DIALECT = dialects.dialect()  # type: ignore[no-untyped-call]
+_CHANGE_NOTHING = "UPDATE log_positions SET position = position WHERE FALSE"
+"""Refused by a server that only reads: a standby, or one that was told so."""
 _EPOCH = "SELECT epoch, position, lineage FROM log_positions WHERE name = $1"
 _MODEL_LISTED = (
     f"SELECT {MODEL_COLUMNS}, ARRAY(SELECT tenant FROM model_tenants AS t"
@@ -129,6 +131,10 @@ class PostgresDatabase:
         rows = await self._readers.fetch(_EPOCH, ORDERS_POSITION)
         epoch, n, lineage = rows[0]
         return Epoch(Position(epoch, n), lineage)
+
+    async def probe(self) -> None:
+        await self.epoch()
+        await self._readers.fetch(_CHANGE_NOTHING)
 
     async def now(self) -> datetime | None:
         rows = await self._readers.fetch("SELECT clock_timestamp()")

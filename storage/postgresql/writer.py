@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 from storage.errors import StorageError
 from storage.postgresql.connection import (
-    FAILURES,
     Connection,
     Refused,
     closed,
     connect,
     is_refusal,
     refusal,
+    terminate,
     unavailable,
 )
 
@@ -78,7 +78,7 @@ class Writer:
             await connection.execute("COMMIT")
         except (StorageError, Refused):
             raise
-        except FAILURES as error:
+        except Exception as error:
             self._drop()
             raise unavailable(error) from error
         except BaseException:
@@ -93,7 +93,7 @@ class Writer:
         except (StorageError, Refused):
             await connection.execute("ROLLBACK")
             raise
-        except FAILURES as error:
+        except Exception as error:
             if not is_refusal(error):
                 raise
             await connection.execute("ROLLBACK")
@@ -112,7 +112,7 @@ class Writer:
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.terminate()
+            terminate(connection)
 
 
 def _settle(done: "asyncio.Future[Any]", *, result: Any = None, error: BaseException | None = None) -> None:

@@ -4,11 +4,12 @@ A change is acknowledged when it is visible here too: when this process has foll
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from redis.exceptions import NoScriptError, OutOfMemoryError
+from redis.exceptions import NoScriptError
 
 from storage.bounds import Bounds
 from storage.clock import Clock
@@ -37,6 +38,9 @@ from storage.redis.keys import Keys, encode_value
 from storage.redis.link import Argument, Link
 from storage.redis.scripts import APPEND
 from storage.tail import Tail
+from storage.trouble import Trouble
+
+logger = logging.getLogger("facet.redis")
 
 DETAILS_SEPARATOR, CLAIMS_SEPARATOR = "\x1e", "\x1f"
 _PLAIN = dict.fromkeys(map(ord, (DETAILS_SEPARATOR, CLAIMS_SEPARATOR)), " ")
@@ -90,8 +94,12 @@ class Appends:
         self._invisible: dict[int, Append] = {}
         self._superseded: deque[tuple[int, Append]] = deque()
         self.groups = self.appended = 0
-        self.last_error: str | None = None
-        self._full = False
+        self._trouble = Trouble(logger, "Redis accepts no changes", "Redis accepts changes again")
+
+    @property
+    def last_error(self) -> str | None:
+        """Why Redis refuses changes, though it is there."""
+        return self._trouble.error
 
     @property
     def idle(self) -> bool:
@@ -147,11 +155,15 @@ class Appends:
         append = self._invisible.get(n)
         return None if append is None else append.entry
 
-    def give_up(self) -> None:
-        """The link is lost. What is queued was not sent; what was accepted stays accepted."""
+    def refuse_queued(self) -> None:
+        """Redis is not back at once."""
         queue, self._queue = self._queue, deque()
         for append in queue:
             append.fail(LogUnavailable("Redis is away: the change was not accepted."))
+
+    def give_up(self) -> None:
+        """The link is lost. What is queued was not sent, and may be on another link; what was accepted stays
+        accepted."""
         for n, append in self._invisible.items():
             append.accept(n)
         for _, append in self._superseded:
@@ -166,15 +178,17 @@ class Appends:
         arrived: asyncio.Event,
         room: asyncio.Semaphore,
     ) -> None:
-        names = (keys.meta, keys.log, keys.marks, keys.claims, keys.voids, keys.known)
+        names = (keys.meta, keys.log, keys.marks, keys.claims, keys.voids, keys.known, keys.probe)
         script = ("EVALSHA", APPEND.sha, len(names), *names)
         constants = (keys.epoch, keys.space, int(self._bounds.log_retention_s))
         while True:
-            woken = await self._woken()
+            idle = not self._queue and not await self._woken()
             await room.acquire()
             self._wake.clear()
+            link.require()
+            self._drop_outdated(keys.epoch)
             count = self._group_size(len(sent))
-            if woken and count == 0:
+            if count == 0 and not idle:
                 room.release()
                 continue
             if len(self._queue) > count:
@@ -183,27 +197,28 @@ class Appends:
             sent.append(
                 (self._clock.monotonic_s(), group)
             )  # before it is sent: whatever happens then, its outcome is unknown
-            if not group:
-                await link.send(("SET", keys.probe, "", "EX", 1))
-            else:
-                arguments: list[Argument] = [*script, *constants, max(append.seen.n for append in group)]
-                for append in group:
-                    arguments += _arguments(append, self._tail.flushed)
-                await link.send(arguments)
+            seen = max((append.seen.n for append in group), default=0)
+            arguments: list[Argument] = [*script, *constants, seen]
+            for append in group:
+                arguments += _arguments(append, self._tail.flushed)
+            await link.send(arguments)
             arrived.set()
 
     async def _woken(self) -> bool:
-        """False when Redis was full and nothing has come for a while: then it is asked whether it has room
-        again, or nobody would know."""
-        if not self._full:
-            await self._wake.wait()
-            return True
+        """False when nothing has come for a while. Then a group without entries says that the link is in use,
+        and tells whether Redis accepts changes: nobody else would ask."""
         try:
-            async with asyncio.timeout(self._bounds.shared_refused_s):
+            async with asyncio.timeout(self._bounds.shared_idle_s):
                 await self._wake.wait()
         except TimeoutError:
             return False
         return True
+
+    def _drop_outdated(self, epoch: int) -> None:
+        """What was decided in an earlier life of the log, and could not be sent in it, is decided again."""
+        for append in [append for append in self._queue if append.seen.epoch != epoch]:
+            self._queue.remove(append)
+            append.fail(Superseded())
 
     def _group_size(self, under_way: int) -> int:
         """With nothing under way only half of what waits goes: callers that all wait for one answer would
@@ -221,25 +236,24 @@ class Appends:
             arrived.clear()
             while sent:
                 (reply,) = await link.receive(1)
-                self._settle(*sent.popleft(), reply)
+                self._settle(*sent[0], reply)
+                sent.popleft()  # now, so that nobody is left waiting when the reply makes no sense
                 room.release()
 
     def _settle(self, sent_s: float, group: list[Append], reply: Any) -> None:
         if isinstance(reply, NoScriptError):
             _fail(group, Unavailable("Redis has forgotten its scripts."))
             raise LogUnavailable("Redis has forgotten its scripts.")
-        if isinstance(reply, Exception):  # full, say: nothing was done
-            self.last_error = f"Redis does not accept changes: {reply}."
-            self._full = _is_full(reply)
-            self._wake.set()
-            _fail(group, Unavailable(self.last_error))
-            return
-        self.last_error, self._full = None, False
-        if not group:
+        if isinstance(reply, Exception):  # full, say, or without its replicas: nothing was done
+            self._trouble.met(f"{reply}.")
+            _fail(group, Unavailable(f"Redis does not accept changes: {reply}."))
             return
         if reply[0] != b"done":
             _fail(group, Unavailable("The log is being rebuilt."))
             raise LogUnavailable(f"Redis has lost the log ({reply[0].decode()})")
+        self._trouble.over()
+        if not group:
+            return
         self.groups += 1
         for append, verdict in zip(group, reply[1], strict=True):
             if isinstance(verdict, bytes):
@@ -275,11 +289,6 @@ class Appends:
         else:  # by what is not visible here yet: deciding again before it is would be in vain
             self._superseded.append((int(rest), append))
             asyncio.get_running_loop().call_later(self._bounds.visible_s, append.fail, Superseded())
-
-
-def _is_full(refusal: Exception) -> bool:
-    """Of memory or of disk: any other write would have been refused as well, and will be accepted again."""
-    return isinstance(refusal, OutOfMemoryError) or str(refusal).startswith("MISCONF")
 
 
 def _fail(group: list[Append], error: StorageError) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from aiocache import RedisCache
 from aiocache.serializers import BaseSerializer
 from redis.asyncio import BlockingConnectionPool
-from redis.exceptions import RedisError
 
 from storage.redis.endpoint import Endpoint
 
@@ -97,6 +96,6 @@ async def _or_none(asked: Awaitable[Any], key: str) -> Any:
     """The answer; None when Redis gives none in time."""
     try:
         return await asked
-    except (RedisError, OSError, TimeoutError) as error:
+    except Exception as error:  # whatever a lost connection, or nonsense on it, is called
         logger.debug("no copy of %s: %s", key, error)
         return None

@@ -5,21 +5,59 @@ one that is, is asked anew for every connection.
 """
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from storage.errors import LogUnavailable
 
 PORT = 6379
 SENTINEL_PORT = 26379
+
+
+async def _end(connection: AbstractConnection, leave: Callable[..., Awaitable[None]]) -> None:
+    """At once, however it ends: a peer that is slow or silent in taking leave, as TLS does, holds up nobody,
+    and whatever is raised then is not."""
+    writer: asyncio.StreamWriter | None = connection._writer
+    with contextlib.suppress(Exception):
+        if writer is not None:
+            writer.transport.abort()
+        await leave(nowait=True)
+
+
+class AbruptConnection(Connection):
+    async def disconnect(self, *_: Any, **__: Any) -> None:
+        await _end(self, super().disconnect)
+
+
+class AbruptTlsConnection(SSLConnection):
+    async def disconnect(self, *_: Any, **__: Any) -> None:
+        await _end(self, super().disconnect)
+
+
+class AbruptUnixConnection(UnixDomainSocketConnection):
+    async def disconnect(self, *_: Any, **__: Any) -> None:
+        await _end(self, super().disconnect)
+
+
+_ABRUPT: dict[type[AbstractConnection], type[AbstractConnection]] = {
+    Connection: AbruptConnection,
+    SSLConnection: AbruptTlsConnection,
+    UnixDomainSocketConnection: AbruptUnixConnection,
+}
 
 
 class Endpoint(Protocol):
@@ -77,7 +115,7 @@ class Sentinel:
                     "GET-MASTER-ADDR-BY-NAME",
                     self._service,
                 )
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:
                 failure = f"sentinel {sentinel.host}:{sentinel.port}: {error}"
                 continue
             if reply:
@@ -100,7 +138,7 @@ class Cluster:
         for node in self._nodes:
             try:
                 slots = await _ask({**self._options, **node._asdict()}, "CLUSTER", "SLOTS")
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:
                 failure = f"node {node.host}:{node.port}: {error}"
                 continue
             for first, last, master, *_ in slots:
@@ -130,8 +168,10 @@ def _kind(scheme: str) -> dict[str, Any]:
 
 def _options(given: Mapping[str, Any], deadline_s: float) -> dict[str, Any]:
     """No retries anywhere: a write that is sent twice may happen twice."""
+    kind = given.get("connection_class", Connection)
     return {
         **given,
+        "connection_class": _ABRUPT.get(kind, kind),
         "retry": Retry(NoBackoff(), 0),
         "retry_on_timeout": False,
         "socket_connect_timeout": deadline_s,
@@ -148,7 +188,7 @@ def connection_of(options: Mapping[str, Any]) -> AbstractConnection:
     """A connection, not yet open. Whoever uses it watches the time: one that has a timeout of its own sends
     inside `asyncio.wait_for`, which loses a cancellation that comes as it ends (Python 3.11)."""
     arguments = {**options, "socket_timeout": None}
-    kind: type[AbstractConnection] = arguments.pop("connection_class", Connection)
+    kind: type[AbstractConnection] = arguments.pop("connection_class")
     return kind(**arguments)
 
 

@@ -14,7 +14,6 @@ from redis.exceptions import (
     ClusterError,
     NoScriptError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
 )
 
@@ -26,6 +25,11 @@ Argument = str | bytes | int
 
 class Refused(Exception):
     """Redis understood and said no; nothing was done."""
+
+
+class Closed(LogUnavailable):
+    """The connection is gone, by a word of the other end or of something in between. Redis may well be there,
+    unlike one that is silent."""
 
 
 class Script:
@@ -46,9 +50,22 @@ class Link:
         try:
             async with asyncio.timeout(2 * self._deadline_s):
                 await self._connection.connect()
-        except (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        except Exception as error:
             await self.close()
             raise LogUnavailable(f"Redis cannot be reached: {_words(error)}.") from None
+
+    @property
+    def lost(self) -> bool:
+        """Whether Redis is known to have ended it: what has not been said yet is better said on another."""
+        reader, writer = self._connection._reader, self._connection._writer
+        if reader is None or writer is None:
+            return True
+        return reader.at_eof() or reader.exception() is not None or writer.transport.is_closing()
+
+    def require(self) -> None:
+        """Raises LogUnavailable when it is lost."""
+        if self.lost:
+            raise Closed("Redis has closed the connection.")
 
     async def call(self, *command: Argument, wait_s: float = 0.0) -> Any:
         """The reply. `wait_s`: how long the command itself may wait. Raises LogUnavailable, Refused."""
@@ -98,10 +115,13 @@ class Link:
         await self._connection.disconnect(nowait=True)
 
     async def _ended(self, error: BaseException) -> BaseException:
-        """Whatever it was, the link is over: a late reply would be taken for that to the next command."""
+        """Whatever it was, the link is over: a late reply would be taken for that to the next command. What a
+        driver and an event loop raise of a connection that broke, or on which there was nonsense, is theirs
+        to choose: uvloop has RuntimeError for one that the peer has closed."""
         await self.close()
-        if isinstance(error, (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError)):
-            return LogUnavailable(f"Redis does not answer: {_words(error)}.")
+        if isinstance(error, Exception):
+            kind = LogUnavailable if isinstance(error, TimeoutError) else Closed
+            return kind(f"Redis does not answer: {_words(error)}.")
         return error
 
     async def _read(self) -> Any:

@@ -15,6 +15,7 @@ GETS_TOGETHER = 500
 class Reader:
     def __init__(self, bounds: Bounds) -> None:
         self._waiting_max = bounds.shared_waiting
+        self._idle_s = bounds.shared_idle_s
         self._gets: dict[str, asyncio.Future[bytes | None]] = {}
         self._asks: deque[tuple[tuple[Argument, ...], asyncio.Future[Any]]] = deque()
         self._wake = asyncio.Event()
@@ -41,17 +42,29 @@ class Reader:
     async def run(self, link: Link, errands: Callable[[Link], Any]) -> None:
         """Until the link fails. `errands` are run when nobody waits."""
         while True:
-            await self._wake.wait()
+            if not (self._gets or self._asks or await self._woken()):
+                await link.call("PING")  # else Redis may end it as idle
             self._wake.clear()
             while self._gets or self._asks:
+                link.require()
                 await self._ask_together(link)
             await errands(link)
+
+    async def _woken(self) -> bool:
+        """False when nothing has come for a while."""
+        try:
+            async with asyncio.timeout(self._idle_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def wake(self) -> None:
         """There is an errand."""
         self._wake.set()
 
     def give_up(self) -> None:
+        """Redis is not back at once."""
         error = LogUnavailable("Redis is away.")
         for waiting in (*self._gets.values(), *(answer for _, answer in self._asks)):
             _fail(waiting, error)

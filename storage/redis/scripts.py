@@ -4,15 +4,17 @@ from storage.redis.link import Script
 
 APPEND = Script("""
 -- Accept changes, each by itself: all of it or nothing.
--- KEYS: meta log marks claims voids known
+-- KEYS: meta log marks claims voids known probe
 -- ARGV: epoch, space, seconds a key is remembered, the latest position seen, then for each entry
 -- order, version, seen, details, payload, value
+-- Without entries something is written that changes nothing: to see whether changes would be accepted.
 -- (without an order, the version is the position that the database is known to have reached)
 -- details: nothing, or \\30 between the scope, claims (\\31 between them), releases and a forgotten order
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'head', 'floor')
 if meta[1] ~= ARGV[1] then return {'epoch'} end
 local head, floor = tonumber(meta[2]), tonumber(meta[3])
 if tonumber(ARGV[4]) > head then return {'lost', head} end
+if #ARGV == 4 then redis.call('SET', KEYS[7], '', 'EX', 1) end
 local first = head
 local space, keep = ARGV[2], ARGV[3]
 local results, orders, marks = {}, {}, {}

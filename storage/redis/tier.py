@@ -8,6 +8,7 @@ are given up, and until they are back changes are refused at once.
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Collection, Sequence
 
 from storage.bounds import Bounds
@@ -34,19 +35,22 @@ from storage.redis.endpoint import Endpoint
 from storage.redis.errands import Errands, Flushed
 from storage.redis.following import Following, Notice
 from storage.redis.keys import Keys, body_of, version_of
-from storage.redis.link import Link, Refused, opened
+from storage.redis.link import Closed, Link, Refused, opened
 from storage.redis.lives import Lives
 from storage.redis.reader import Reader
 from storage.redis.server import RedisServer, examine
 from storage.redis.turns import RedisTurns
 from storage.shared import Follower, InShared, Reload, Standing
 from storage.tail import Followed, Tail
+from storage.trouble import Trouble
 
 logger = logging.getLogger("facet.redis")
 
 REMEMBERED_ENTRIES = 5_000
 REMEMBERED_BYTES = 32 * 2**20
 LINKS = 3
+JOINED_S = 0.5
+"""Links that held this long are opened again at once when one is lost, others after a pause."""
 
 
 class RedisTier:
@@ -89,7 +93,11 @@ class RedisTier:
         self._server: RedisServer | None = None
         self._stopping = False
         self.joined = False
-        self._away: str | None = "Redis has not answered yet"
+        self._joined_s = self._lost_s = -math.inf
+        self._back: asyncio.Future[bool] | None = None
+        """Whether the links are there again at once; while that is being tried."""
+        self._trouble = Trouble(logger, "Redis is away", "Redis is back")
+        self._trouble.error = "Redis has not answered yet"
         self.replayed = self.joins = 0
 
     @property
@@ -98,7 +106,7 @@ class RedisTier:
 
     @property
     def last_error(self) -> str | None:
-        return self._away or self._appends.last_error
+        return self._trouble.error or self._appends.last_error
 
     @property
     def groups(self) -> int:
@@ -151,7 +159,7 @@ class RedisTier:
     async def append(self, entry: AnyEntry, seen: Position | None = None) -> Position:
         if self._stopping:
             raise Unavailable("The service is stopping.", retry_after_s=5)
-        if not self.joined:
+        if not await self._is_joined():
             raise LogUnavailable("Redis is away: changes are not accepted.")
         self._tail.require_room()
         seen = seen or Position(self._tail.epoch, self._tail.head)
@@ -165,8 +173,8 @@ class RedisTier:
         known = self._remembered.get(scope)
         if isinstance(known, tuple):
             return known
-        keys = self._keys
-        if not self.joined:
+        joined, keys = await self._is_joined(), self._keys
+        if not joined:
             raise LogUnavailable("Redis is away: it cannot be said whether this was answered before.")
         value = await self._reader.get(keys.answer(scope))
         if value is not None:
@@ -190,8 +198,8 @@ class RedisTier:
         return self.joined
 
     async def reach_head(self) -> bool:
-        asked_s, keys = self._clock.monotonic_s(), self._keys
-        if not self.joined:
+        joined, asked_s, keys = await self._is_joined(), self._clock.monotonic_s(), self._keys
+        if not joined:
             return False
         try:
             epoch, head = await self._reader.ask(("HMGET", keys.meta, "epoch", "head"))
@@ -255,6 +263,7 @@ class RedisTier:
     async def close(self) -> None:
         if self._keeper is not None:
             await end(self._keeper)
+        self._give_up_waiting()
         await self._lives.close()
 
     def _require_successor(self, entry: OrderChanged) -> None:
@@ -265,33 +274,40 @@ class RedisTier:
             raise Superseded
 
     async def _keep(self) -> None:
-        """Open the links, join, serve until one of them fails; again. Ends only when cancelled, or when this
-        Redis can never be used."""
+        """Open the links, join, serve until one of them fails; again. Ends only when cancelled, or at the
+        start when this Redis can never be used: later a server goes on without, and looks again."""
         pause_s = self._bounds.shared_pause_s
         while True:
             links: list[Link] = []
+            closed = False
             try:
                 for _ in range(LINKS):
                     links.append(await opened(self._endpoint, self._bounds.shared_deadline_s))
                 await self._join(links)
-                pause_s = self._bounds.shared_pause_s
                 await self._serve(links)
             except (LogUnavailable, DatabaseUnavailable) as error:
-                self._note_away(error.detail)
+                self._trouble.met(error.detail)
+                closed = isinstance(error, Closed)
             except Refused as error:
-                self._note_away(f"Redis refuses: {error}")
+                self._trouble.met(f"It refuses: {error}.")
+            except Incompatible as error:
+                if not self._opened:
+                    raise
+                self._trouble.met(error.detail)
+            except Exception as error:  # nothing that comes from a network ends a server
+                self._trouble.met(f"It said what nobody understands: {error!r}.", error)
             finally:
+                joined_s = self._clock.monotonic_s() - self._joined_s if self.joined else 0.0
                 self._leave()
                 await self.copies.close()
                 for link in links:
                     await link.close()
+            if closed and joined_s >= JOINED_S:  # most likely it is back at once
+                pause_s = self._bounds.shared_pause_s
+                continue
+            self._give_up_waiting()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._bounds.shared_pause_max_s)
-
-    def _note_away(self, reason: str) -> None:
-        if self.joined or self._away is None:
-            logger.warning("Redis is away: %s", reason)
-        self._away = reason
 
     async def _join(self, links: list[Link]) -> None:
         """Agree with Redis and the database on the life of the log, then follow on, or start over."""
@@ -305,11 +321,15 @@ class RedisTier:
         if self._tail.epoch != meta.epoch or not meta.floor <= self._tail.head <= meta.head:
             await self._start_over(link, meta.floor)
         await self.copies.open(self._endpoint)
-        self.joined, self._away = True, None
+        self.joined, self._joined_s = True, self._clock.monotonic_s()
+        self._trouble.over()
         self.joins += 1
+        if self._back is not None and not self._back.done():
+            self._back.set_result(True)
+        self._back = None
         for entry in self._lives.late_news():
             self._appends.submit_quietly(entry, Position(meta.epoch, self._tail.head))
-        logger.info("following the log in epoch %d from %d", meta.epoch, self._tail.head)
+        logger.debug("following the log in epoch %d from %d", meta.epoch, self._tail.head)
         self._began.set()
 
     async def _examine(self, link: Link) -> None:
@@ -385,12 +405,36 @@ class RedisTier:
         if self._serving is not None:
             self._serving.cancel()
 
+    async def _is_joined(self) -> bool:
+        """Whether Redis can be used. A link that has just been lost (Redis, or something in between, has
+        ended it as idle) is back at once most of the time: that is waited for, once and not for long."""
+        if self.joined or self._back is None:
+            return self.joined
+        left_s = self._lost_s + self._bounds.shared_grace_s - self._clock.monotonic_s()
+        await asyncio.wait([self._back], timeout=max(0.0, left_s))
+        return self.joined
+
+    def _give_up_waiting(self) -> None:
+        """The links are not there again at once."""
+        if self._back is not None and not self._back.done():
+            self._back.set_result(False)
+        self._back = None
+        self._appends.refuse_queued()
+        self._reader.give_up()
+
     def _leave(self) -> None:
+        if self.joined:
+            self._lost_s = self._clock.monotonic_s()
+            self._back = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_later(self._bounds.shared_grace_s, self._tire_of, self._back)
         self.joined = False
         self._appends.give_up()
-        self._reader.give_up()
         self._errands.give_up()
         self._following.give_up()
+
+    def _tire_of(self, back: "asyncio.Future[bool]") -> None:
+        if self._back is back:
+            self._give_up_waiting()
 
     def _follow(self, logged: Logged) -> None:
         """Take in the next entry of the log."""

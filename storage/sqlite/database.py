@@ -93,6 +93,9 @@ class SqliteDatabase:
         epoch, n, lineage = rows[0]
         return Epoch(Position(epoch, n), lineage)
 
+    async def probe(self) -> None:
+        await self.epoch()
+
     async def now(self) -> datetime | None:
         return None
 

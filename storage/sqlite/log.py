@@ -88,6 +88,12 @@ class SqliteLog:
             self._head = found[-1].n
         return found
 
+    async def probe(self) -> None:
+        try:
+            await self._writer.execute("UPDATE epoch SET epoch = epoch")
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"The log does not write: {error}.") from error
+
     async def read(self, after: int, limit: int) -> list[Logged]:
         return _decoded(await self._readers.fetch(_READ, (after, limit)))
 
