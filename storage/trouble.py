@@ -25,17 +25,19 @@ class Trouble:
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None
-        elif self.error is None:
-            self._count = 0
+        elif self.error is None or not self._count:
             self._logger.warning("%s: %s", self._begins, error, exc_info=cause)
         self._count += 1
         self.error = error
 
     def over(self) -> None:
-        if self.error is not None:
-            self.error = None
+        if self.error is None:
+            return
+        self.error = None
+        if self._count:  # else it was so from the start, and nothing was said
             self._ending = asyncio.get_running_loop().call_later(STEADY_S, self._end)
 
     def _end(self) -> None:
         self._ending = None
         self._logger.info("%s (met %d times)", self._ends, self._count)
+        self._count = 0

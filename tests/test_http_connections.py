@@ -144,9 +144,10 @@ async def opened(before: Network, kind: str) -> None:
 
 
 async def harm_done(place: Place, before: Network, kind: str, name: str) -> None:
-    """Every connection of a kind is harmed, and the server has noticed."""
-    await opened(before, kind)
-    harmed = list(before.open[kind])
+    """Every connection of a kind (or of all) is harmed, and the server has noticed."""
+    if kind:
+        await opened(before, kind)
+    harmed = list(before.open[kind] if kind else before.all)
     for connection in harmed:
         EVENTS[name](connection)
 
@@ -179,6 +180,10 @@ async def test_whatever_happens_to_a_connection_the_server_goes_on(
                             await whole_again(clients.admin, order_id)
                         except TimeoutError:
                             pytest.fail(f"{kind} {name}: {place.service.log_text()[-3000:]}")
+            for name in EVENTS:  # to all of them at once
+                for before in (place.redis, place.postgres):
+                    await harm_done(place, before, "", name)
+                await whole_again(clients.admin, order_id)
             place.postgres.lose_answer_to = b"COMMIT\0"
             await whole_again(clients.admin, order_id)
             assert place.postgres.lost == 1
@@ -240,7 +245,8 @@ async def test_a_redis_of_another_facet_at_run_time_ends_no_server(
             place.redis.abort()
 
             async def is_told() -> bool:
-                return bool((await clients.nobody.get("/readyz")).json["troubles"] == ["log"])
+                redis_now = (await clients.nobody.get("/readyz")).json["dependencies"]["redis"]
+                return "another Facet" in (redis_now["error"] or "")
 
             await until_true(is_told, WHOLE_S)
             read = await clients.admin.get(f"/v1/orders/{order_id}")

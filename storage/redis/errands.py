@@ -45,7 +45,12 @@ class Errands:
     async def run(self, link: Link, keys: Keys) -> None:
         """All there is to do now. Raises LogUnavailable when the link fails."""
         while self._flushed:
-            await self._tell_flushed(link, keys, self._flushed.popleft())
+            flushed = self._flushed.popleft()
+            try:
+                await self._tell_flushed(link, keys, flushed)
+            except Refused:  # Redis takes no changes now: until it does, others ask the database
+                self._flushed.appendleft(flushed)
+                return
         while self._fills:
             count = min(len(self._fills), FILLS_TOGETHER)
             await self._fill(link, keys, [self._fills.popleft() for _ in range(count)])
