@@ -34,6 +34,7 @@ from server.keys import (
     JOBS,
     LINKS,
     LOOP_MONITOR,
+    MACHINE,
     METRICS,
     PREVIEWS,
     PRICER,
@@ -45,6 +46,7 @@ from server.keys import (
 )
 from server.links import Links
 from server.loop_monitor import LoopMonitor
+from server.machine import Machine
 from server.memory import settle
 from server.metrics import Metrics
 from server.pages import Pages, page_routes
@@ -58,6 +60,7 @@ from server.uploads import Uploads
 from storage.clock import Clock, SharedClock, SystemClock
 from storage.data_directory import DataDirectory
 from storage.database import StoredVersion
+from storage.ending import end
 from storage.entries import MetalFixed, PriceListPublished
 from storage.model_files import ModelFiles
 from storage.published import Published
@@ -102,9 +105,10 @@ def build(
     app[PRICER], app[PREVIEWS] = pricing_of(settings, directory, storage, pool, clock)
     app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
     app[JOBS] = Jobs(storage.shared.copies, job_answers.gone, clock)
-    app[READINESS] = Readiness(storage, settings)
+    app[MACHINE] = Machine(directory.uploads)
+    app[READINESS] = Readiness(storage, app[MACHINE], settings)
     app[LOOP_MONITOR] = LoopMonitor()
-    app[METRICS] = Metrics(storage, pool, app[JOBS], app[LOOP_MONITOR])
+    app[METRICS] = Metrics(storage, pool, app[JOBS], app[LOOP_MONITOR], app[MACHINE])
     app[SIBLINGS] = Siblings(directory)
     app[LINKS] = Links(directory.link_key)
 
@@ -132,6 +136,8 @@ def build(
             warmed = await warm(storage)
             logger.info("warm: %d orders, %d lists, %d models", warmed.orders, warmed.lists, warmed.models)
             settle()
+            looks = asyncio.create_task(app[MACHINE].run(), name="machine")
+            stack.push_async_callback(end, looks)
             app[LOOP_MONITOR].start()  # what a start does all at once held nobody up
             stack.callback(app[LOOP_MONITOR].stop)
             app[READINESS].phase = Phase.READY

@@ -6,6 +6,7 @@ from server.config import Settings
 from server.jobs import Jobs
 from server.links import Links
 from server.loop_monitor import LoopMonitor
+from server.machine import Machine
 from server.metrics import Metrics
 from server.previews import Previews
 from server.pricer import Pricer
@@ -27,3 +28,4 @@ SIBLINGS: web.AppKey[Siblings] = web.AppKey("siblings", Siblings)
 JOBS: web.AppKey[Jobs] = web.AppKey("jobs", Jobs)
 LOOP_MONITOR: web.AppKey[LoopMonitor] = web.AppKey("loop_monitor", LoopMonitor)
 LINKS: web.AppKey[Links] = web.AppKey("links", Links)
+MACHINE: web.AppKey[Machine] = web.AppKey("machine", Machine)

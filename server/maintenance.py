@@ -11,6 +11,7 @@ from server.calls import Call, json_response
 from server.keys import DIRECTORY
 from server.problems import HttpError
 from server.routes import ADMIN, Route, is_local
+from storage.shortages import shortage_of
 
 
 class BackupRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,6 +36,8 @@ async def make_backup(call: Call) -> web.StreamResponse:
     try:
         manifest: Any = await back_up(call.storage, call.request.app[DIRECTORY], target)
     except OSError as error:
+        if (shortage := shortage_of(error)) is not None:
+            raise shortage from None
         raise HttpError(409, "cannot_write", f"{target} cannot be written: {error.strerror}.") from None
     return json_response(manifest, 201)
 

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from pricing.pool import FactsPool
 from server.jobs import Jobs, JobState
 from server.loop_monitor import BOUNDS_S, Held, LoopMonitor
+from server.machine import Machine
 from server.readiness import backlog_share, database_error
 from storage.filters import ListQuery, OrderFilter, Sort, SortField
 from storage.orders import ACTIVE, Status, decode_order
@@ -135,6 +136,7 @@ COUNTERS: dict[str, tuple[str, Sample]] = {
 
 LABELLED = {
     "facet_database_loads": "Loads from the database, by what was loaded.",
+    "facet_files_up": "1 when files can be written to the data directory.",
     "facet_orders": "Orders, by status.",
     "facet_orders_oldest_age_seconds": "Time the longest waiting order has been in its status.",
     "facet_http_requests": "Requests, by route, method and status.",
@@ -158,8 +160,11 @@ def age_s_of(storage: Storage) -> float:
 class Metrics:
     """Counts requests and renders everything."""
 
-    def __init__(self, storage: Storage, pool: FactsPool, jobs: Jobs, monitor: LoopMonitor) -> None:
+    def __init__(
+        self, storage: Storage, pool: FactsPool, jobs: Jobs, monitor: LoopMonitor, machine: Machine
+    ) -> None:
         self._registry = CollectorRegistry()
+        self._registry.register(_MachineCollector(machine))
         self._registry.register(_StorageCollector(storage))
         self._registry.register(_WorkCollector(pool, jobs))
         self._registry.register(_LoopCollector(monitor))
@@ -199,6 +204,15 @@ class Durations:
 def cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
     """As Prometheus wants them: how many were at most so long."""
     return list(zip([*map(str, bounds), "+Inf"], map(float, accumulate(counts)), strict=True))
+
+
+class _MachineCollector(Collector):
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def collect(self) -> Iterator[Metric]:
+        name = "facet_files_up"
+        yield GaugeMetricFamily(name, LABELLED[name], 0.0 if self._machine.error else 1.0)
 
 
 class _RequestCollector(Collector):

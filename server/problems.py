@@ -23,6 +23,7 @@ from storage.errors import (
     Unavailable,
 )
 from storage.orders import Order
+from storage.shortages import shortage_of
 
 logger = logging.getLogger("facet.http")
 
@@ -129,6 +130,7 @@ def problem_response(error: BaseException, request_id: str) -> web.Response:
 
 
 def _describe(error: BaseException) -> tuple[int, str, str, dict[str, Any], dict[str, str]]:
+    error = shortage_of(error) or error
     if isinstance(error, HttpError):
         return error.status, error.code, error.detail, error.members, error.headers
     status = next((status for kind, status in STATUSES if isinstance(error, kind)), 500)

@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Any
 
 from server.config import Settings
+from server.machine import Machine
 from storage.stack import Storage
 
 
@@ -20,8 +21,9 @@ BACKLOG_SHARE_DEGRADED = 0.5
 
 
 class Readiness:
-    def __init__(self, storage: Storage, settings: Settings) -> None:
+    def __init__(self, storage: Storage, machine: Machine, settings: Settings) -> None:
         self._storage = storage
+        self._machine = machine
         self._settings = settings
         self.phase = Phase.STARTING
         self.reason = ""
@@ -43,6 +45,7 @@ class Readiness:
             *(["log"] if storage.shared.last_error else []),
             *(["backlog"] if filled >= BACKLOG_SHARE_DEGRADED else []),
             *(["parked_orders"] if parked else []),
+            *([self._machine.code] if self._machine.code else []),
             *(["clock"] if abs(storage.clock.difference_s) > storage.bounds.clock_difference_s else []),
         ]
         ready = self.phase is Phase.READY
@@ -69,6 +72,7 @@ class Readiness:
         }
         redis = {**_state(storage.shared.last_error), "server": standing.server}
         return {
+            "files": _state(self._machine.error),
             "database": {**_state(database_error(storage)), "engine": engine, "flusher": storage.lease.held},
             "log": log,
             "redis": redis if self._settings.uses_redis else {"state": "none"},

@@ -138,6 +138,24 @@ class DatabaseUnavailable(Unavailable):
     """What it was, when nobody has foreseen it."""
 
 
+class DiskFull(Unavailable):
+    """The disk of this server is full."""
+
+    code = "disk_full"
+
+
+class DiskFailed(Unavailable):
+    """The disk of this server cannot be written to."""
+
+    code = "disk_failed"
+
+
+class NoDescriptors(Unavailable):
+    """This server has no file descriptors left."""
+
+    code = "no_descriptors"
+
+
 class Behind(Unavailable):
     """This process has not yet seen the position or version that the request names."""
 
