@@ -17,7 +17,7 @@ Problem = tuple[str, str]
 """JSON pointer (RFC 6901) and what is wrong there."""
 
 
-class InvalidData(Exception):
+class InvalidData(ValueError):
     """A price list or metal fix breaks its rules; `errors` holds all of them, each with a JSON pointer."""
 
     def __init__(self, errors: list[Problem]) -> None:

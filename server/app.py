@@ -136,8 +136,7 @@ def build(
             warmed = await warm(storage)
             logger.info("warm: %d orders, %d lists, %d models", warmed.orders, warmed.lists, warmed.models)
             settle()
-            looks = asyncio.create_task(app[MACHINE].run(), name="machine")
-            stack.push_async_callback(end, looks)
+            stack.push_async_callback(end, asyncio.create_task(app[MACHINE].run(), name="machine"))
             app[LOOP_MONITOR].start()  # what a start does all at once held nobody up
             stack.callback(app[LOOP_MONITOR].stop)
             app[READINESS].phase = Phase.READY

@@ -5,6 +5,7 @@ from typing import Any
 
 from server.config import Settings
 from server.machine import Machine
+from storage.entries import LEVEL
 from storage.stack import Storage
 
 
@@ -45,6 +46,7 @@ class Readiness:
             *(["log"] if storage.shared.last_error else []),
             *(["backlog"] if filled >= BACKLOG_SHARE_DEGRADED else []),
             *(["parked_orders"] if parked else []),
+            *(["upgrading"] if storage.tail.blocked or storage.shared.standing().level > LEVEL else []),
             *([self._machine.code] if self._machine.code else []),
             *(["clock"] if abs(storage.clock.difference_s) > storage.bounds.clock_difference_s else []),
         ]
@@ -67,6 +69,8 @@ class Readiness:
         log = {
             **_state(storage.shared.last_error),
             "durability": standing.durability,
+            "level": LEVEL,
+            "level_in_force": standing.level,
             "epoch": storage.shared.epoch,
             "age_s": standing.age_s,
         }

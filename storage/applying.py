@@ -6,6 +6,7 @@ from storage.entries import OrderChanged
 from storage.log import Logged
 from storage.orders import Order
 
+LATER = "a later release has written this: it can bring it to the database"
 PARKED = "an earlier change of this order was set aside"
 
 
@@ -16,9 +17,11 @@ def changes_of(batch: Iterable[Logged]) -> list[tuple[Logged, Order]]:
 
 def expected_versions(batch: Sequence[Logged]) -> dict[str, int] | None:
     """Which version each order must have before the batch (0: it does not exist); None when the batch itself
-    skips or repeats a version."""
+    skips or repeats a version, or has something that a later release has written."""
     before: dict[str, int] = {}
     latest: dict[str, int] = {}
+    if any(logged.later is not None for logged in batch):
+        return None
     for _, order in changes_of(batch):
         if order.id not in latest:
             before[order.id] = order.version - 1

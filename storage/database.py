@@ -85,11 +85,13 @@ class Epoch(NamedTuple):
 
 
 class Attendance(NamedTuple):
-    """A process that follows the log; `united` is the last epoch of which it has brought all it held."""
+    """A process that follows the log; `united` is the last epoch of which it has brought all it held, `level`
+    the level of the log that it reads."""
 
     process: str
     united: int
     seen_ago_s: float
+    level: int = 1
 
 
 class Rejected(NamedTuple):
@@ -209,8 +211,13 @@ class Database(Protocol):
         """Let go of a lease, if this holder has it."""
         ...
 
-    async def attend(self, process: str, united: int) -> None:
-        """This process is alive."""
+    async def attend(self, process: str, united: int, level: int = 1) -> None:
+        """This process is alive, and reads this level of the log."""
+        ...
+
+    async def raise_level(self, within_s: float, least: int = 0) -> int:
+        """The level of the log that is in force: as high as every process seen lately can read, at least as
+        high as it ever was, and as `least`."""
         ...
 
     async def attendance(self, within_s: float) -> list[Attendance]:

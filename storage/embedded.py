@@ -10,14 +10,16 @@ from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.copies import Copies, NoCopies
 from storage.database import Database
-from storage.entries import AnyEntry, OrderChanged
+from storage.entries import LEVEL, AnyEntry, OrderChanged, require_level
 from storage.errors import (
     AlreadyAnswered,
     DuplicateReference,
+    Incompatible,
     LogUnavailable,
     OrderParked,
     Superseded,
     Unavailable,
+    Upgrading,
 )
 from storage.local import MISS, Lru, Sentinel
 from storage.log import Log, Position
@@ -90,7 +92,10 @@ class EmbeddedTier:
         pass  # there is nobody else
 
     async def open(self) -> None:
-        """Agree with the database on the life of the log, then replay what the database lacks."""
+        """Agree with the database on the life of the log, then replay what the database lacks. Raises
+        Incompatible when a later release has written what this one may not understand."""
+        if await self._database.raise_level(0.0, LEVEL) > LEVEL:
+            raise Incompatible("A later release has written to this data: start that one.")
         flushed = await agree_on_epoch(self._log, self._database)
         self._tail.start(flushed)
         for put_in_place in [await reload() for reload in self._reloads]:
@@ -107,6 +112,7 @@ class EmbeddedTier:
             raise LogUnavailable("The log does not answer.")
         if self._stopping:
             raise Unavailable("The service is stopping.", retry_after_s=5)
+        require_level(LEVEL, entry)
         self._tail.require_room()
         self._require_new_key(entry)
         if isinstance(entry, OrderChanged):
@@ -210,6 +216,8 @@ class EmbeddedTier:
     def _require_successor(self, entry: OrderChanged) -> None:
         order = entry.change.order
         pending = self._tail.pending(order.id)
+        if pending is not None and pending.later:
+            raise Upgrading("A later release has changed this order: it can change it again.")
         if pending is not None and pending.parked:
             raise OrderParked(retry_after_s=30)
         known = self._under_way.get(order.id) or (pending.order.version if pending is not None else None)
@@ -328,8 +336,11 @@ async def agree_on_epoch(log: Log, database: Database) -> Position:
 
 
 async def _unite(log: Log, database: Database) -> None:
-    """Bring what the log holds to the database, by entry id."""
+    """Bring what the log holds to the database, by entry id. Raises Incompatible when a later release has
+    written some of it."""
     after = 0
     while batch := await log.read(after, REPLAY_BATCH):
+        if any(logged.later is not None for logged in batch):
+            raise Incompatible("A later release has written to this log: start that one.")
         await database.unite(batch, log.epoch)
         after = batch[-1].n

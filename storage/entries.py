@@ -1,17 +1,24 @@
-"""What the log holds. One struct per kind of entry, tagged, so that a newer reader knows an older entry."""
+"""What the log holds. One struct per kind of entry, tagged, so that a newer reader knows an older entry.
+
+A new kind, or a new field of a kind or of an order, makes a new level of the log: raise LEVEL and name it in
+`level_of`. Nothing of a level is written while a process is present that reads less.
+"""
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
-from storage.orders import Change, Role
+from storage.errors import Upgrading
+from storage.later import EPOCH, known_part
+from storage.orders import Change, Role, Stored
 
 FORMAT = 1
 """Version of the encoding, the first byte of each stored entry."""
 
 
-class Answer(msgspec.Struct, gc=False, frozen=True, kw_only=True, omit_defaults=True):
+class Answer(Stored, frozen=True, kw_only=True, omit_defaults=True):
     """The first answer to a keyed request. Without a body: the order as the entry leaves it."""
 
     status: int
@@ -19,7 +26,7 @@ class Answer(msgspec.Struct, gc=False, frozen=True, kw_only=True, omit_defaults=
     location: str | None = None
 
 
-class Remembered(msgspec.Struct, gc=False, frozen=True, kw_only=True):
+class Remembered(Stored, frozen=True, kw_only=True):
     """An Idempotency-Key with its answer. `scope` hashes token, method, path and key."""
 
     scope: str
@@ -28,7 +35,7 @@ class Remembered(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     answer: Answer
 
 
-class Entry(msgspec.Struct, gc=False, frozen=True, kw_only=True, tag_field="t", omit_defaults=True):
+class Entry(Stored, frozen=True, kw_only=True, tag_field="t", omit_defaults=True):
     """One accepted change of anything. The id tells an entry from another that claims its version."""
 
     id: str
@@ -36,11 +43,11 @@ class Entry(msgspec.Struct, gc=False, frozen=True, kw_only=True, tag_field="t", 
     remembered: Remembered | None = None
 
 
-class OrderChanged(Entry, gc=False, frozen=True, kw_only=True, tag="order", omit_defaults=True):
+class OrderChanged(Entry, frozen=True, kw_only=True, tag="order"):
     change: Change
 
 
-class QuoteIssued(Entry, gc=False, frozen=True, kw_only=True, tag="quote", omit_defaults=True):
+class QuoteIssued(Entry, frozen=True, kw_only=True, tag="quote"):
     """A promise to a customer. `body` is the quote as it was answered."""
 
     quote_id: str
@@ -50,20 +57,20 @@ class QuoteIssued(Entry, gc=False, frozen=True, kw_only=True, tag="quote", omit_
     body: bytes
 
 
-class PriceListPublished(Entry, gc=False, frozen=True, kw_only=True, tag="price_list", omit_defaults=True):
+class PriceListPublished(Entry, frozen=True, kw_only=True, tag="price_list"):
     version: str
     valid_from: datetime
     valid_to: datetime | None = None
     body: bytes
 
 
-class MetalFixed(Entry, gc=False, frozen=True, kw_only=True, tag="metal_fix", omit_defaults=True):
+class MetalFixed(Entry, frozen=True, kw_only=True, tag="metal_fix"):
     version: str
     fixed_at: datetime
     body: bytes
 
 
-class TokenIssued(Entry, gc=False, frozen=True, kw_only=True, tag="token", omit_defaults=True):
+class TokenIssued(Entry, frozen=True, kw_only=True, tag="token"):
     """The secret itself is never stored, only its SHA-256."""
 
     token_id: str
@@ -73,11 +80,11 @@ class TokenIssued(Entry, gc=False, frozen=True, kw_only=True, tag="token", omit_
     customer: str | None = None
 
 
-class TokenRevoked(Entry, gc=False, frozen=True, kw_only=True, tag="token_revoked", omit_defaults=True):
+class TokenRevoked(Entry, frozen=True, kw_only=True, tag="token_revoked"):
     token_id: str
 
 
-class AnswerKept(Entry, gc=False, frozen=True, kw_only=True, tag="answer", omit_defaults=True):
+class AnswerKept(Entry, frozen=True, kw_only=True, tag="answer"):
     """Nothing changed but that a keyed request was answered."""
 
 
@@ -89,13 +96,17 @@ class Thing(StrEnum):
     LISTS = "lists"
 
 
-class Forgotten(Entry, gc=False, frozen=True, kw_only=True, tag="forgotten", omit_defaults=True):
+class Forgotten(Entry, frozen=True, kw_only=True, tag="forgotten"):
     """Every process forgets what it holds of a thing and reads it again. `repaired`: the database has taken
     the order's dead letters."""
 
     thing: Thing
     key: str = ""
     repaired: bool = False
+
+
+class LaterEntry(Entry, frozen=True, kw_only=True, tag="later"):
+    """An entry of a kind that this release does not know: it stands in the log, and that is all."""
 
 
 AnyEntry = (
@@ -107,19 +118,55 @@ AnyEntry = (
     | TokenRevoked
     | AnswerKept
     | Forgotten
+    | LaterEntry
 )
+
+LEVEL = 1
+"""The level of the log that this release reads, and writes once all others read it."""
+KIND_LEVELS: dict[type[Entry], int] = {}
+"""Kinds of entries that came with a level above the first."""
 
 _FORMAT_BYTE = bytes((FORMAT,))
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyEntry] = msgspec.msgpack.Decoder(AnyEntry)
 
 
+def level_of(entry: AnyEntry) -> int:
+    """Which level of the log a process must read to understand this entry."""
+    return KIND_LEVELS.get(type(entry), 1)
+
+
+def require_level(in_force: int, entry: AnyEntry) -> None:
+    """Raises Upgrading when a process is present that would not understand this entry, or when this process
+    may not understand what the entry is about."""
+    if in_force > LEVEL:
+        raise Upgrading("This process is of an earlier release than what is in use: replace it.")
+    if level_of(entry) > in_force:
+        raise Upgrading("Processes of an earlier release are still running.", retry_after_s=5)
+
+
 def encode_entry(entry: AnyEntry) -> bytes:
     return _FORMAT_BYTE + _encoder.encode(entry)
 
 
-def decode_entry(payload: bytes) -> AnyEntry:
-    """Raises ValueError for a format this release does not know."""
-    if payload[0] != FORMAT:
-        raise ValueError(f"log entry of format {payload[0]}, this release reads {FORMAT}")
-    return _decoder.decode(memoryview(payload)[1:])
+def decode_entry(payload: bytes) -> tuple[AnyEntry, bool]:
+    """The entry as far as this release knows it, and whether that is all of it."""
+    if payload[0] == FORMAT:
+        try:
+            return _decoder.decode(memoryview(payload)[1:]), True
+        except msgspec.ValidationError:
+            return _later_entry(msgspec.msgpack.decode(memoryview(payload)[1:])), False
+    return LaterEntry(id="", at=EPOCH), False
+
+
+def _later_entry(data: Any) -> AnyEntry:
+    try:
+        entry: AnyEntry = msgspec.convert(known_part(data, AnyEntry), AnyEntry)
+        return entry
+    except msgspec.ValidationError:
+        pass
+    kept = {name: data[name] for name in ("id", "at", "remembered") if name in data}
+    try:
+        return msgspec.convert(known_part(kept, LaterEntry), LaterEntry)
+    except msgspec.ValidationError:
+        return LaterEntry(id=str(kept.get("id", "")), at=EPOCH)

@@ -138,6 +138,12 @@ class DatabaseUnavailable(Unavailable):
     """What it was, when nobody has foreseen it."""
 
 
+class Upgrading(Unavailable):
+    """Two releases are running side by side, and this must wait until one has replaced the other."""
+
+    code = "upgrading"
+
+
 class DiskFull(Unavailable):
     """The disk of this server is full."""
 

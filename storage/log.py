@@ -9,8 +9,8 @@ from typing import Protocol
 
 import msgspec
 
-from storage.entries import AnyEntry
-from storage.errors import Invalid
+from storage.entries import AnyEntry, decode_entry, encode_entry
+from storage.errors import Invalid, Upgrading
 
 
 class Position(msgspec.Struct, gc=False, frozen=True, order=True):
@@ -39,6 +39,26 @@ class Logged(msgspec.Struct, gc=False, frozen=True):
     byte_count: int
     body: bytes | None = None
     """The order of a change as answers show it, where it has been encoded already."""
+    later: bytes | None = None
+    """As a later release has written it, when this one does not know all of it."""
+
+
+def logged_of(n: int, payload: bytes) -> Logged:
+    """An entry as it was stored."""
+    entry, whole = decode_entry(payload)
+    return Logged(n, entry, len(payload), later=None if whole else payload)
+
+
+def require_known(logged: Logged) -> Logged:
+    """Raises Upgrading when this release does not know all of it."""
+    if logged.later is not None:
+        raise Upgrading("A later release has answered this request: it can repeat the answer.")
+    return logged
+
+
+def payload_of(logged: Logged) -> bytes:
+    """An entry as it is stored."""
+    return logged.later if logged.later is not None else encode_entry(logged.entry)
 
 
 class Log(Protocol):

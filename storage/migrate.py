@@ -15,6 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from storage.entries import LEVEL
 from storage.errors import Incompatible
 from storage.postgresql.connection import FAILURES, Connection, closed, connect, unavailable
 
@@ -100,8 +101,23 @@ def _upgrade(connection: sa.Connection) -> Migrated:
     before = MigrationContext.configure(connection).get_current_revision()
     known = {revision.revision for revision in script.walk_revisions()}
     if before is not None and before not in known:
-        raise Incompatible(f"The database has schema {before}, newer than this release knows: upgrade Facet.")
+        if not _only_added(connection):
+            raise Incompatible(
+                f"The database has schema {before}, newer than this release knows: upgrade Facet."
+            )
+        connection.rollback()
+        return Migrated(before, before)
     connection.rollback()
     if before != script.get_current_head():
         command.upgrade(config, "head")
     return Migrated(before, script.get_current_head())
+
+
+def _only_added(connection: sa.Connection) -> bool:
+    """Whether this release can use the schema of a later one: migrations only add, so it can while nothing
+    above its own level of the log is in use. A process of a rolling upgrade that dies may come back."""
+    try:
+        level = connection.execute(sa.text("SELECT level FROM installation")).scalar_one()
+    except sa.exc.DatabaseError:  # it is from before there were levels, and of another history
+        return False
+    return int(level) <= LEVEL

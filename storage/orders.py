@@ -3,7 +3,8 @@
 Standard library and msgspec only. Everything else in the project speaks in these nouns.
 
 Records are trees of scalars and records: no cycle can pass through one, so the collector need not look at
-the hundred thousand that a busy process holds (`gc=False`).
+the hundred thousand that a busy process holds (`gc=False`). Those that are stored refuse fields they do not
+know: a later release has written them, and what is read without must not be written again (`storage.later`).
 """
 
 import itertools
@@ -53,7 +54,11 @@ class Kind(StrEnum):
     CORRECT = "correct"
 
 
-class Money(msgspec.Struct, gc=False, frozen=True):
+class Stored(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True):
+    """A record that is stored."""
+
+
+class Money(Stored, frozen=True):
     amount: Decimal
     currency: str
 
@@ -64,7 +69,7 @@ class PriceSource(StrEnum):
     PERSON = "person"
 
 
-class OrderPrice(msgspec.Struct, gc=False, frozen=True, kw_only=True):
+class OrderPrice(Stored, frozen=True, kw_only=True):
     """What an order costs and where the figure comes from."""
 
     source: PriceSource
@@ -75,7 +80,7 @@ class OrderPrice(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     reason: str | None = None
 
 
-class Order(msgspec.Struct, gc=False, frozen=True, kw_only=True):
+class Order(Stored, frozen=True, kw_only=True):
     """One order at one version. `status_version` is the version of its last status change."""
 
     id: str
@@ -112,7 +117,7 @@ class OrderStatus(msgspec.Struct, gc=False, frozen=True):
     version: int
 
 
-class Was(msgspec.Struct, gc=False, frozen=True, kw_only=True, omit_defaults=True):
+class Was(Stored, frozen=True, kw_only=True, omit_defaults=True):
     """The values that a change replaced: only the fields it touched are set."""
 
     status: Status | UnsetType = UNSET
@@ -139,7 +144,7 @@ class Was(msgspec.Struct, gc=False, frozen=True, kw_only=True, omit_defaults=Tru
 _WAS_FIELDS = Was.__struct_fields__
 
 
-class Change(msgspec.Struct, gc=False, frozen=True, kw_only=True):
+class Change(Stored, frozen=True, kw_only=True):
     """One accepted change: the order after it, and what the history says of it."""
 
     order: Order
@@ -159,10 +164,10 @@ class Change(msgspec.Struct, gc=False, frozen=True, kw_only=True):
 
 
 class HistoryItem(msgspec.Struct, gc=False, frozen=True, kw_only=True):
-    """One row of an order's history."""
+    """One row of an order's history. `kind`: as it is stored, when a later release has more of them."""
 
     version: int
-    kind: Kind
+    kind: str
     from_status: Status | None = msgspec.field(name="from")
     to_status: Status = msgspec.field(name="to")
     actor: str
@@ -275,6 +280,7 @@ def encode_order(order: Order) -> bytes:
 
 
 def decode_order(body: bytes) -> Order:
+    """Raises msgspec.ValidationError for what a later release has written."""
     return _decode(body)
 
 

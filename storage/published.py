@@ -1,6 +1,7 @@
 """Price lists and metal fixes: versions that never change once published. All are held; there are few."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
@@ -8,15 +9,21 @@ from typing import Generic, TypeVar
 from storage.clock import Clock
 from storage.database import StoredVersion
 from storage.entries import MetalFixed, PriceListPublished, Remembered
-from storage.errors import Claimed, Conflict
+from storage.errors import Claimed, Conflict, Upgrading
 from storage.ids import new_id
 from storage.log import Position
 from storage.shared import SharedTier
 from storage.tail import Followed
 
+logger = logging.getLogger("facet.published")
+
 Record = TypeVar("Record")
 FOR_EVER = datetime.max.replace(tzinfo=UTC)
 VersionEntry = PriceListPublished | MetalFixed
+
+
+class Later:
+    """A version that a later release has published: kept as it is, and not understood."""
 
 
 class Published(Generic[Record]):
@@ -33,8 +40,8 @@ class Published(Generic[Record]):
         self._decode = decode
         self._shared = shared
         self._clock = clock
-        self._known: dict[str, tuple[StoredVersion, Record]] = {}
-        self._current: tuple[datetime, datetime, Record | None] | None = None
+        self._known: dict[str, tuple[StoredVersion, Record | Later]] = {}
+        self._current: tuple[datetime, datetime, Record | Later | None] | None = None
         """What is current, from one moment to another."""
         self._publishing = asyncio.Lock()
 
@@ -49,20 +56,25 @@ class Published(Generic[Record]):
             self._add(_stored(entry))
 
     def get(self, version: str) -> tuple[StoredVersion, Record] | None:
-        return self._known.get(version)
+        """None also for one that this release does not understand."""
+        known = self._known.get(version)
+        return None if known is None or isinstance(known[1], Later) else (known[0], known[1])
 
     def all(self) -> list[StoredVersion]:
         """In the order of publication."""
         return [stored for stored, _ in self._known.values()]
 
     def current(self, now: datetime) -> Record | None:
-        """The valid version that begins last; of several that begin together, the one published last."""
+        """The valid version that begins last; of several that begin together, the one published last. Raises
+        Upgrading when a later release has published that, and this one does not understand it."""
         known = self._current
         if known is None or not known[0] <= now < known[1]:
             known = self._current = self._current_at(now)
+        if isinstance(known[2], Later):
+            raise Upgrading("What is valid now was published by a later release: it can price by it.")
         return known[2]
 
-    def _current_at(self, now: datetime) -> tuple[datetime, datetime, Record | None]:
+    def _current_at(self, now: datetime) -> tuple[datetime, datetime, Record | Later | None]:
         """With the moments between which it stays current."""
         stored_versions = [stored for stored, _ in self._known.values()]
         starts = [stored.starts_at for stored in stored_versions]
@@ -71,8 +83,8 @@ class Published(Generic[Record]):
         until = min((moment for moment in moments if moment > now), default=FOR_EVER)
         return since, until, self._newest(now)
 
-    def _newest(self, now: datetime) -> Record | None:
-        newest: tuple[StoredVersion, Record] | None = None
+    def _newest(self, now: datetime) -> Record | Later | None:
+        newest: tuple[StoredVersion, Record | Later] | None = None
         for stored, record in self._known.values():
             valid = stored.starts_at <= now and (stored.ends_at is None or now < stored.ends_at)
             if valid and (newest is None or stored.starts_at >= newest[0].starts_at):
@@ -114,8 +126,16 @@ class Published(Generic[Record]):
 
     def _add(self, stored: StoredVersion) -> None:
         if stored.version not in self._known:
-            self._known[stored.version] = (stored, self._decode(stored.body))
+            self._known[stored.version] = (stored, self._understood(stored))
             self._current = None
+
+    def _understood(self, stored: StoredVersion) -> Record | Later:
+        """It was checked when it was published: what does not fit now is of a later release."""
+        try:
+            return self._decode(stored.body)
+        except ValueError as error:
+            logger.error("version %s cannot be read by this release: %s", stored.version, error)
+            return Later()
 
 
 def _stored(entry: VersionEntry) -> StoredVersion:

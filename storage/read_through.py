@@ -13,7 +13,7 @@ from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database import Database
 from storage.entries import Forgotten, Thing
-from storage.errors import Behind, NotFound, StorageError
+from storage.errors import Behind, NotFound, StorageError, Upgrading
 from storage.filters import ListQuery, OrderFilter
 from storage.ids import is_id
 from storage.local import ABSENT, MISS, Held, LocalOrders, Lru, Sentinel, held_of
@@ -270,11 +270,17 @@ class ReadThrough:
         return Found(loaded.held, Source.STALE, loaded.as_of)
 
     async def order(self, order_id: str) -> Order:
-        """As `get`, decoded."""
+        """As `get`, decoded. Raises Upgrading when this release does not know all of it: it may be shown, and
+        not be changed."""
         pending = self._tail.pending(order_id) if self.fresh else None
         if pending is not None:
+            if pending.later:
+                raise Upgrading("A later release has changed this order: it can change it again.")
             return pending.order
-        return decode_order((await self.get(order_id)).held.body)
+        try:
+            return decode_order((await self.get(order_id)).held.body)
+        except msgspec.ValidationError:
+            raise Upgrading("A later release has changed this order: it can change it again.") from None
 
     async def history(self, order_id: str) -> FoundHistory:
         """Oldest first. The caller has checked that the order exists and is visible. Raises Behind."""

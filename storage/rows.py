@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from storage.database import DeadLetter, StoredModel, StoredQuote, StoredToken, StoredVersion
 from storage.entries import (
+    AnyEntry,
     Entry,
     MetalFixed,
     OrderChanged,
@@ -15,11 +16,10 @@ from storage.entries import (
     QuoteIssued,
     TokenIssued,
     TokenRevoked,
-    decode_entry,
-    encode_entry,
 )
 from storage.filters import search_text
-from storage.log import Logged, Position
+from storage.later import from_json
+from storage.log import Logged, Position, logged_of, payload_of, require_known
 from storage.orders import HistoryItem, Kind, Order, OrderPrice, Role, Status, Was
 from storage.schema import ORDER_COLUMNS
 
@@ -38,9 +38,8 @@ HISTORY_NAMES = (
 HISTORY_COLUMNS = "version, kind, from_status, to_status, actor, at, comment, was"
 MODEL_COLUMNS = "sha256, analyser, bytes, facts, first_seen_at, requests_score, requested_at"
 
+Record = TypeVar("Record", bound=msgspec.Struct)
 _encode = msgspec.json.Encoder().encode
-_decode_price = msgspec.json.Decoder(OrderPrice).decode
-_decode_was = msgspec.json.Decoder(Was).decode
 
 
 class Rows:
@@ -114,7 +113,7 @@ class Rows:
             plating=row[12],
             quantity=row[13],
             quote=row[14],
-            price=None if row[15] is None else _decode_price(row[15]),
+            price=None if row[15] is None else _decoded(row[15], OrderPrice),
             note=row[16],
             reference=row[17],
             due_at=None if row[18] is None else loaded(row[18]),
@@ -148,13 +147,13 @@ class Rows:
         """From a row of HISTORY_COLUMNS."""
         return HistoryItem(
             version=row[0],
-            kind=Kind(row[1]),
+            kind=_kind_of(row[1]),
             from_status=None if row[2] is None else Status(row[2]),
             to_status=Status(row[3]),
             actor=row[4],
             at=self._loaded(row[5]),
             comment=row[6],
-            was=_decode_was(row[7]),
+            was=_decoded(row[7], Was),
         )
 
     def other_row(self, entry: object) -> tuple[type[Entry], tuple[Any, ...]] | None:
@@ -183,13 +182,13 @@ class Rows:
         """(scope, epoch, position, payload, at) of an entry that answers a keyed request."""
         entry = logged.entry
         assert entry.remembered is not None
-        return (entry.remembered.scope, epoch, logged.n, encode_entry(entry), self._stored(entry.at))
+        return (entry.remembered.scope, epoch, logged.n, payload_of(logged), self._stored(entry.at))
 
     def dead_letter_row(self, logged: Logged, epoch: int, error: str) -> tuple[Any, ...]:
         """(id, epoch, position, order_id, error, payload, at)."""
         entry = logged.entry
         order_id = order_id_of(logged)
-        return (entry.id, epoch, logged.n, order_id, error, encode_entry(entry), self._stored(entry.at))
+        return (entry.id, epoch, logged.n, order_id, error, payload_of(logged), self._stored(entry.at))
 
     def dead_letter_of(self, row: Any) -> tuple[DeadLetter, Logged]:
         letter = DeadLetter(
@@ -199,7 +198,7 @@ class Rows:
             error=row[4],
             at=self._loaded(row[6]),
         )
-        return letter, Logged(row[2], decode_entry(row[5]), len(row[5]))
+        return letter, logged_of(row[2], row[5])
 
     def model_row(self, model: StoredModel) -> tuple[Any, ...]:
         return (
@@ -234,6 +233,29 @@ class Rows:
 
     def token_of(self, row: Any) -> StoredToken:
         return StoredToken(row[0], row[1], Role(row[2]), row[3], row[4], self._loaded(row[5]))
+
+
+def answer_of(epoch: int, n: int, payload: bytes) -> tuple[Position, AnyEntry]:
+    """Raises Upgrading."""
+    return Position(epoch, n), require_known(logged_of(n, payload)).entry
+
+
+_decoders: dict[type[msgspec.Struct], Callable[[str], Any]] = {
+    kind: msgspec.json.Decoder(kind).decode for kind in (OrderPrice, Was)
+}
+
+
+def _decoded(text: str, kind: type[Record]) -> Record:
+    """A part of a row that is kept as JSON, as far as this release knows it."""
+    try:
+        found: Record = _decoders[kind](text)
+        return found
+    except msgspec.ValidationError:
+        return from_json(text, kind)
+
+
+def _kind_of(text: str) -> Kind | str:
+    return Kind(text) if text in Kind.__members__.values() else text
 
 
 def order_id_of(logged: Logged) -> str | None:

@@ -197,15 +197,19 @@ processes = sa.Table(
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("united", sa.Integer, nullable=False),
     _moment("seen_at"),
+    sa.Column("level", sa.Integer, nullable=False, server_default="1"),
 )
-"""Who follows the log. `united`: the epoch of which this process has brought all it held."""
+"""Who follows the log. `united`: the epoch of which this process has brought all it held. `level`: which
+level of the log it reads."""
 
 installation = sa.Table(
     "installation",
     metadata,
     sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("level", sa.Integer, nullable=False, server_default="1"),
 )
-"""One row: tells this Facet's data from another's, in backups and in Redis."""
+"""One row: tells this Facet's data from another's, in backups and in Redis. `level`: the highest level of
+the log that may have been written, now or before."""
 
 secrets = sa.Table(
     "secrets",

@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from storage.copies import Copies
-from storage.entries import AnyEntry
+from storage.entries import LEVEL, AnyEntry
 from storage.log import Position
 from storage.orders import Order
 from storage.tail import Followed
@@ -44,12 +44,13 @@ class InShared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """How the shared tier stands. `server`: its name and version, None when it is in this process. `joins`:
-    how often following began; `rebases`: lives of the log begun here. `age_s`: how long ago the end of the
-    log was last seen, None when it never was."""
+    """How the shared tier stands. `server`: its name and version, None when it is in this process. `level`:
+    which level of the log is in force. `joins`: how often following began; `rebases`: lives of the log begun
+    here. `age_s`: how long ago the end of the log was last seen, None when it never was."""
 
     durability: str
     server: str | None = None
+    level: int = LEVEL
     joins: int = 0
     rebases: int = 0
     fills: int = 0

@@ -44,7 +44,10 @@ class Snapshots:
         kept = await self._find(query) if _is_common(query.filter) and query.after is None else None
         if kept is None:
             return None
-        return ListSnapshot(Position(kept.epoch, kept.n), [_decode_order(row) for row in kept.rows])
+        try:
+            return ListSnapshot(Position(kept.epoch, kept.n), [_decode_order(row) for row in kept.rows])
+        except msgspec.ValidationError:  # of a later release
+            return None
 
     async def find_counts(self, order_filter: OrderFilter) -> CountsSnapshot | None:
         kept = await self._find(order_filter) if _is_common(order_filter) else None

@@ -84,7 +84,7 @@ class Storage:
             self._forget_model,
         ):
             self.shared.follow(follower)
-        self.lease.only_while(lambda: self.reads.fresh or len(self.tail) > 0)
+        self.lease.only_while(lambda: not self.tail.blocked and (self.reads.fresh or len(self.tail) > 0))
         self.shared.on_start_over(self._reload)
         self.shared.on_flushed_elsewhere(self.write_behind.flushed_elsewhere)
 

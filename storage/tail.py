@@ -55,6 +55,8 @@ class PendingOrder(msgspec.Struct, gc=False):
     changes: deque[Followed] = msgspec.field(default_factory=deque)
     references: tuple[tuple[str, str], ...] = ()
     parked: bool = False
+    later: bool = False
+    """A later release has changed it: this one does not know all of it."""
 
 
 class Tail:
@@ -67,6 +69,8 @@ class Tail:
         self._references: dict[tuple[str, str], str] = {}
         self._quotes: dict[str, QuoteIssued] = {}
         self.byte_count = 0
+        self._later = 0
+        """Entries among those waiting that a later release has written."""
         self.epoch = 0
         self.head = 0
         self.flushed = 0
@@ -82,7 +86,7 @@ class Tail:
         self._pending.clear()
         self._references.clear()
         self._quotes.clear()
-        self.byte_count = 0
+        self.byte_count = self._later = 0
         self.epoch = flushed.epoch
         self.head = self.flushed = self._floor = flushed.n
 
@@ -119,6 +123,7 @@ class Tail:
         """Follow the log by one entry."""
         followed = self._followed(logged)
         self._waiting.append(followed)
+        self._later += logged.later is not None
         self.byte_count += logged.byte_count
         self.head = logged.n
         if followed.order is not None:
@@ -130,8 +135,17 @@ class Tail:
         return followed
 
     def batch(self, limit: int) -> list[Followed]:
-        """The oldest entries that the database lacks."""
-        return list(itertools.islice(self._waiting, limit))
+        """The oldest entries that the database lacks, up to one that a later release has written: of that
+        this one does not know all, and would bring less to the database."""
+        if not self._later:
+            return list(itertools.islice(self._waiting, limit))
+        waiting = itertools.islice(self._waiting, limit)
+        return list(itertools.takewhile(lambda followed: followed.logged.later is None, waiting))
+
+    @property
+    def blocked(self) -> bool:
+        """Only a later release can bring on what the database lacks."""
+        return self._later > 0 and self._waiting[0].logged.later is not None
 
     @property
     def waiting(self) -> list[Followed]:
@@ -145,6 +159,7 @@ class Tail:
         waiting, recent = self._waiting, self._recent
         while waiting and waiting[0].n <= upto:
             followed = waiting.popleft()
+            self._later -= followed.logged.later is not None
             self.byte_count -= followed.logged.byte_count
             if len(recent) == recent.maxlen:
                 self._floor = recent[0].n
@@ -222,6 +237,7 @@ class Tail:
         else:
             pending.order, pending.held, pending.n = order, followed.held, followed.n
         pending.changes.append(followed)
+        pending.later = pending.later or followed.logged.later is not None
         if order.reference is not None:
             key = (order.created_by, order.reference)
             if key not in pending.references:

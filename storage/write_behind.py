@@ -69,6 +69,12 @@ class WriteBehind:
                 self._trouble.over()
                 self._more.clear()
                 await self._more.wait()
+            elif self._tail.blocked and self._stopping:
+                return  # the log keeps it
+            elif self._tail.blocked:
+                self._trouble.met("What comes next was written by a later release, which can bring it on.")
+                await asyncio.sleep(self._bounds.lease_look_s)
+                await self._look()
             elif not self._lease.held:
                 await self._lease.wait(self._bounds.lease_look_s)
                 await self._look()
@@ -149,6 +155,8 @@ class WriteBehind:
     def _note_progress(self, old: Position) -> None:
         if self._tail.flushed > old.n or not len(self._tail):
             self._trouble.over()
+        elif self._tail.blocked:
+            pass  # that has been said
         elif self._tail.age_s > self._bounds.flush_silence_s:
             self._trouble.met(f"No process has brought it anything for {self._bounds.flush_silence_s:g} s.")
 

@@ -10,6 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from storage.entries import LEVEL
 from storage.errors import DatabaseUnavailable, Incompatible
 from storage.migrate import migrate_postgresql, migrate_sqlite
 from storage.schema import FIRST_ORDER_NUMBER, ORDER_NUMBERS, ORDERS_POSITION, metadata
@@ -51,10 +52,13 @@ def test_numbers_begin_at_the_first(tmp_path: Path) -> None:
     assert found == [(ORDER_NUMBERS, FIRST_ORDER_NUMBER)]
 
 
-def test_a_database_of_a_newer_release_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_database_of_a_newer_release_is_left_as_it_is(tmp_path: Path) -> None:
+    """It is used while the newer release has written nothing that this one does not read, else refused."""
     path = tmp_path / "facet.db"
     migrate_sqlite(path)
     execute(path, "UPDATE alembic_version SET version_num = '9999'")
+    assert migrate_sqlite(path) == ("9999", "9999")
+    execute(path, f"UPDATE installation SET level = {LEVEL + 1}")
     with pytest.raises(Incompatible, match="9999"):
         migrate_sqlite(path)
     assert execute(path, "SELECT version_num FROM alembic_version") == [("9999",)]
@@ -121,9 +125,11 @@ async def test_of_processes_that_start_together_one_migrates(fresh_database: str
     assert len(engines.query(fresh_database, "SELECT id FROM installation")) == 1
 
 
-async def test_a_postgresql_of_a_newer_release_is_refused_and_left_as_it_is(fresh_database: str) -> None:
+async def test_a_postgresql_of_a_newer_release_is_left_as_it_is(fresh_database: str) -> None:
     await migrate_postgresql(fresh_database)
     engines.execute(fresh_database, "UPDATE alembic_version SET version_num = '9999'")
+    assert await migrate_postgresql(fresh_database) == ("9999", "9999")
+    engines.execute(fresh_database, f"UPDATE installation SET level = {LEVEL + 1}")
     with pytest.raises(Incompatible, match="9999"):
         await migrate_postgresql(fresh_database)
     assert engines.query(fresh_database, "SELECT version_num FROM alembic_version")[0][0] == "9999"

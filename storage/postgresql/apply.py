@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
-from storage.applying import PARKED, changes_of, expected_versions, misfit
+from storage.applying import LATER, PARKED, changes_of, expected_versions, misfit
 from storage.database import Rejected
 from storage.entries import OrderChanged
 from storage.errors import Fenced
@@ -170,7 +170,7 @@ async def _copy(connection: Connection, table: str, names: list[str], rows: list
 async def unite_batch(connection: Connection, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
     """Known entries apart, all that is new together if it fits, else one by one."""
     known = await _known(connection, batch)
-    new = [logged for logged in batch if not _is_known(logged, known)]
+    new = [logged for logged in batch if logged.later is not None or not _is_known(logged, known)]
     before = expected_versions(new)
     if before is None or await any_parked(connection, before):
         return await apply_one_by_one(connection, new, epoch)
@@ -226,6 +226,8 @@ async def _refusal(
 
 async def _try(connection: Connection, logged: Logged, epoch: int, orders: Orders) -> str | None:
     """The reason why an entry cannot be applied, None when it was (now or earlier)."""
+    if logged.later is not None:
+        return LATER
     if _is_known(logged, orders.known):
         return None
     for _, order in changes_of([logged]):

@@ -22,7 +22,7 @@ from storage.database import (
     StoredToken,
     StoredVersion,
 )
-from storage.entries import AnyEntry, decode_entry
+from storage.entries import AnyEntry
 from storage.errors import Conflict, Fenced
 from storage.filters import ListQuery, OrderFilter
 from storage.log import Logged, Position
@@ -47,7 +47,7 @@ from storage.postgresql.rows import (
 )
 from storage.postgresql.writer import Writer
 from storage.queries import counts_statement, list_statement
-from storage.rows import HISTORY_COLUMNS, MODEL_COLUMNS
+from storage.rows import HISTORY_COLUMNS, MODEL_COLUMNS, answer_of
 from storage.schema import ORDER_NUMBERS, ORDERS_POSITION
 
 CONNECTIONS_MIN = 4
@@ -80,12 +80,18 @@ _HOLD_LEASE = (
 )
 _KEEP_SECRET = "INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING"
 _ATTEND = (
-    "INSERT INTO processes (id, united, seen_at) VALUES ($1, $2, clock_timestamp())"
-    " ON CONFLICT (id) DO UPDATE SET united = excluded.united, seen_at = excluded.seen_at"
+    "INSERT INTO processes (id, united, level, seen_at) VALUES ($1, $2, $3, clock_timestamp())"
+    " ON CONFLICT (id) DO UPDATE"
+    " SET united = excluded.united, level = excluded.level, seen_at = excluded.seen_at"
 )
+_LEVEL = (
+    "SELECT greatest(level, $2, coalesce((SELECT min(level) FROM processes"
+    f" WHERE seen_at >= {_AGO}), 0)), level FROM installation"
+)
+_RAISE_LEVEL = "UPDATE installation SET level = $1 WHERE level < $1"
 _ATTENDANCE = (
     f"WITH forgotten AS (DELETE FROM processes WHERE seen_at < {_AGO})"
-    " SELECT id, united, greatest(0, extract(epoch FROM clock_timestamp() - seen_at))::float8"
+    " SELECT id, united, greatest(0, extract(epoch FROM clock_timestamp() - seen_at))::float8, level"
     f" FROM processes WHERE seen_at >= {_AGO} ORDER BY id"
 )
 _PRUNE_ANSWERS = (
@@ -265,7 +271,7 @@ class PostgresDatabase:
         rows = await self._readers.find(
             "SELECT epoch, position, payload FROM answers WHERE scope = $1", scope
         )
-        return (Position(rows[0][0], rows[0][1]), decode_entry(rows[0][2])) if rows else None
+        return answer_of(*rows[0]) if rows else None
 
     async def load_answered(self, within_s: float, after: str, limit: int) -> list[str]:
         rows = await self._readers.fetch(
@@ -337,8 +343,15 @@ class PostgresDatabase:
     async def give_lease(self, name: str, holder: str) -> None:
         await self._readers.fetch("DELETE FROM leases WHERE name = $1 AND holder = $2", name, holder)
 
-    async def attend(self, process: str, united: int) -> None:
-        await self._readers.fetch(_ATTEND, process, united)
+    async def attend(self, process: str, united: int, level: int = 1) -> None:
+        await self._readers.fetch(_ATTEND, process, united, level)
+
+    async def raise_level(self, within_s: float, least: int = 0) -> int:
+        rows = await self._readers.fetch(_LEVEL, within_s, least)
+        in_force, recorded = rows[0]
+        if in_force > recorded:  # seldom: most of the time this only reads
+            await self._readers.fetch(_RAISE_LEVEL, in_force)
+        return int(in_force)
 
     async def attendance(self, within_s: float) -> list[Attendance]:
         return [Attendance(*row) for row in await self._readers.fetch(_ATTENDANCE, within_s)]

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from storage.bounds import Bounds
 from storage.clock import Clock
-from storage.entries import AnyEntry, decode_entry
+from storage.entries import AnyEntry
 from storage.errors import LogUnavailable
-from storage.log import Logged, Position
+from storage.log import Logged, Position, logged_of
 from storage.redis.keys import Keys
 from storage.redis.link import Link
 from storage.shared import Freshness
@@ -130,7 +130,8 @@ class Following:
         if n != self._tail.head + 1:
             raise LogUnavailable(f"The log goes on at {n} after {self._tail.head}.")
         payload = fields[1]
-        self._followed(Logged(n, self._own(n) or decode_entry(payload), len(payload)))
+        own = self._own(n)
+        self._followed(logged_of(n, payload) if own is None else Logged(n, own, len(payload)))
 
     def _at_head(self, asked_s: float) -> None:
         self.freshness.until_s = max(self.freshness.until_s, asked_s + self._bounds.freshness_s)

@@ -15,10 +15,10 @@ from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database import Database, Epoch
 from storage.ending import end
-from storage.entries import AnyEntry, Forgotten, OrderChanged, Thing, decode_entry
+from storage.entries import LEVEL, AnyEntry, Forgotten, OrderChanged, Thing
 from storage.errors import DatabaseUnavailable, Fenced, Incompatible, LogUnavailable
 from storage.ids import new_id
-from storage.log import Logged
+from storage.log import Logged, logged_of
 from storage.redis.keys import Keys
 from storage.redis.link import Link, Refused
 from storage.redis.scripts import BEGIN
@@ -67,10 +67,20 @@ class Lives:
         self._overtaken = False
         self._late: list[AnyEntry] = []
         self._attending: asyncio.Task[None] | None = None
+        self.level = LEVEL
+        """Of the log, that is in force: see `storage.entries`."""
         self.rebases = 0
 
     async def open(self) -> None:
+        """Raises Incompatible when a later release has written what this one may not understand."""
         self._installation = await self._database.installation()
+        await self._be_there()
+        if self.level > LEVEL:
+            await self._database.leave(self._process)
+            raise Incompatible(
+                f"A later release has written to this log (level {self.level}, this one reads {LEVEL}):"
+                " start that one."
+            )
         self._attending = asyncio.create_task(self._attend(), name="attend")
 
     async def close(self) -> None:
@@ -121,10 +131,7 @@ class Lives:
         while True:
             start = f"({keys.epoch}-{after}"
             reply = await link.call("XRANGE", keys.log, start, "+", "COUNT", READ_TOGETHER)
-            batch = [
-                Logged(int(position.partition(b"-")[2]), decode_entry(fields[1]), len(fields[1]))
-                for position, fields in reply
-            ]
+            batch = [logged_of(int(position.partition(b"-")[2]), fields[1]) for position, fields in reply]
             if batch:
                 yield batch
                 after = batch[-1].n
@@ -214,7 +221,7 @@ class Lives:
         try:
             await self._unite_own(stands, tail, orphans)
             self._united = max(self._united, epoch)
-            await self._database.attend(self._process, self._united)
+            await self._database.attend(self._process, self._united, LEVEL)
             if not await self._database.hold_lease(REBASE, self._process, self._bounds.lease_rebase_s):
                 await asyncio.sleep(POLL_S)
                 return
@@ -245,6 +252,8 @@ class Lives:
         if stands.lineage <= meta.epoch:
             after = stands.position.n if meta.epoch == old else 0
             async for batch in self.read(link, Keys(self._prefix, meta.epoch), after):
+                if any(logged.later is not None for logged in batch):
+                    raise LogUnavailable("A later release must rebuild the log: only it can read all of it.")
                 await self._unite(batch, meta.epoch)
         await self._database.begin_epoch(old, new)
         keys = Keys(self._prefix, new)
@@ -278,10 +287,15 @@ class Lives:
             if cursor == b"0":
                 return
 
+    async def _be_there(self) -> None:
+        """Raises DatabaseUnavailable."""
+        await self._database.attend(self._process, self._united, LEVEL)
+        self.level = await self._database.raise_level(self._bounds.attendance_s)
+
     async def _attend(self) -> None:
         while True:
             try:
-                await self._database.attend(self._process, self._united)
+                await self._be_there()
                 if 0 < self._joined < (await self._database.position()).epoch:
                     self._overtaken = True
                     self._moved_on()

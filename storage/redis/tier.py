@@ -11,11 +11,13 @@ import logging
 import math
 from collections.abc import Callable, Collection, Sequence
 
+import msgspec
+
 from storage.bounds import Bounds
 from storage.clock import Clock, from_micros
 from storage.database import Database
 from storage.ending import end
-from storage.entries import AnyEntry, OrderChanged, decode_entry
+from storage.entries import AnyEntry, OrderChanged, require_level
 from storage.errors import (
     Behind,
     DatabaseUnavailable,
@@ -25,9 +27,10 @@ from storage.errors import (
     StorageError,
     Superseded,
     Unavailable,
+    Upgrading,
 )
 from storage.local import Lru
-from storage.log import Logged, Position
+from storage.log import Logged, Position, logged_of, require_known
 from storage.orders import Order, decode_order
 from storage.redis.appends import Appends
 from storage.redis.copies import RedisCopies
@@ -121,6 +124,7 @@ class RedisTier:
         return Standing(
             durability=server.durability if server else "unknown: Redis has not answered yet",
             server=server and server.name,
+            level=self._lives.level,
             joins=self.joins,
             rebases=self._lives.rebases,
             fills=self._errands.fills,
@@ -161,6 +165,7 @@ class RedisTier:
             raise Unavailable("The service is stopping.", retry_after_s=5)
         if not await self._is_joined():
             raise LogUnavailable("Redis is away: changes are not accepted.")
+        require_level(self._lives.level, entry)
         self._tail.require_room()
         seen = seen or Position(self._tail.epoch, self._tail.head)
         if seen.epoch != self._tail.epoch:
@@ -179,7 +184,8 @@ class RedisTier:
         value = await self._reader.get(keys.answer(scope))
         if value is not None:
             n, _, payload = value.partition(b" ")
-            return Position(keys.epoch, int(n)), decode_entry(payload)
+            found = require_known(logged_of(int(n), payload))
+            return Position(keys.epoch, found.n), found.entry
         may_have_forgotten = self._server is not None and self._server.evicts
         # The epoch last: when it is still this one, what was asked before was not swept away.
         asked = (("SISMEMBER", keys.known, scope), ("HGET", keys.meta, "epoch"))
@@ -216,7 +222,10 @@ class RedisTier:
             body = body_of(await self._reader.get(self._keys.order(order_id)))
         except LogUnavailable:
             return None
-        return None if body is None else decode_order(body)
+        try:
+            return None if body is None else decode_order(body)
+        except msgspec.ValidationError:  # of a later release: what the database has of it can be shown
+            return None
 
     async def inspect(self, order_id: str) -> InShared | None:
         if not self.joined:
@@ -268,6 +277,8 @@ class RedisTier:
 
     def _require_successor(self, entry: OrderChanged) -> None:
         pending = self._tail.pending(entry.change.order.id)
+        if pending is not None and pending.later:
+            raise Upgrading("A later release has changed this order: it can change it again.")
         if pending is not None and pending.parked:
             raise OrderParked(retry_after_s=30)
         if pending is not None and pending.order.version + 1 != entry.change.order.version:

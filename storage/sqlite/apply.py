@@ -12,7 +12,7 @@ from typing import Any
 import aiosqlite
 import msgspec
 
-from storage.applying import PARKED, changes_of, expected_versions, misfit
+from storage.applying import LATER, PARKED, changes_of, expected_versions, misfit
 from storage.database import Rejected
 from storage.errors import Fenced
 from storage.log import Logged, Position
@@ -116,6 +116,8 @@ async def _try(
     connection: aiosqlite.Connection, logged: Logged, epoch: int, parked: set[str | None]
 ) -> str | None:
     """The reason why an entry cannot be applied, None when it was (now or earlier)."""
+    if logged.later is not None:
+        return LATER
     for _, order in changes_of([logged]):
         known, stored = await _state_of(connection, order)
         if known == logged.entry.id:

@@ -24,13 +24,13 @@ from storage.database import (
     StoredToken,
     StoredVersion,
 )
-from storage.entries import AnyEntry, decode_entry
+from storage.entries import AnyEntry
 from storage.errors import Conflict, Fenced
 from storage.filters import ListQuery, OrderFilter
 from storage.log import Logged, Position
 from storage.orders import HistoryItem, Order, Status
 from storage.queries import counts_statement, list_statement
-from storage.rows import HISTORY_COLUMNS, MODEL_COLUMNS
+from storage.rows import HISTORY_COLUMNS, MODEL_COLUMNS, answer_of
 from storage.schema import ORDER_NUMBERS, ORDERS_POSITION
 from storage.sqlite import leases
 from storage.sqlite.apply import (
@@ -215,7 +215,7 @@ class SqliteDatabase:
         rows = await self._readers.fetch(
             "SELECT epoch, position, payload FROM answers WHERE scope = ?", (scope,)
         )
-        return (Position(*rows[0][:2]), decode_entry(rows[0][2])) if rows else None
+        return answer_of(*rows[0]) if rows else None
 
     async def load_answered(self, within_s: float, after: str, limit: int) -> list[str]:
         since = to_text(datetime.now(UTC) - timedelta(seconds=within_s))
@@ -276,8 +276,11 @@ class SqliteDatabase:
     async def give_lease(self, name: str, holder: str) -> None:
         await self._writer.run(partial(leases.give_lease, name=name, holder=holder))
 
-    async def attend(self, process: str, united: int) -> None:
-        await self._writer.run(partial(leases.attend, process=process, united=united))
+    async def attend(self, process: str, united: int, level: int = 1) -> None:
+        await self._writer.run(partial(leases.attend, process=process, united=united, level=level))
+
+    async def raise_level(self, within_s: float, least: int = 0) -> int:
+        return await self._writer.run(partial(leases.raise_level, within_s=within_s, least=least))
 
     async def attendance(self, within_s: float) -> list[Attendance]:
         return await self._writer.run(partial(leases.attendance, within_s=within_s))

@@ -16,11 +16,16 @@ _HOLD = (
     f" WHERE leases.holder = excluded.holder OR leases.expires_at <= {_NOW} RETURNING holder"
 )
 _ATTEND = (
-    f"INSERT INTO processes (id, united, seen_at) VALUES (?, ?, {_NOW})"
-    " ON CONFLICT (id) DO UPDATE SET united = excluded.united, seen_at = excluded.seen_at"
+    f"INSERT INTO processes (id, united, level, seen_at) VALUES (?, ?, ?, {_NOW})"
+    " ON CONFLICT (id) DO UPDATE"
+    " SET united = excluded.united, level = excluded.level, seen_at = excluded.seen_at"
+)
+_RAISE_LEVEL = (
+    "UPDATE installation SET level = max(level, ?, coalesce((SELECT min(level) FROM processes"
+    f" WHERE seen_at >= {_MOVED.format('-?')}), 0)) RETURNING level"
 )
 _PRESENT = (
-    "SELECT id, united, max(0.0, (julianday('now') - julianday(seen_at)) * 86400.0)"
+    "SELECT id, united, max(0.0, (julianday('now') - julianday(seen_at)) * 86400.0), level"
     " FROM processes ORDER BY id"
 )
 
@@ -39,8 +44,13 @@ async def keep_secret(connection: aiosqlite.Connection, name: str, proposed: byt
     )
 
 
-async def attend(connection: aiosqlite.Connection, process: str, united: int) -> None:
-    await connection.execute(_ATTEND, (process, united))
+async def attend(connection: aiosqlite.Connection, process: str, united: int, level: int) -> None:
+    await connection.execute(_ATTEND, (process, united, level))
+
+
+async def raise_level(connection: aiosqlite.Connection, within_s: float, least: int) -> int:
+    rows = await connection.execute_fetchall(_RAISE_LEVEL, (least, within_s))
+    return int(next(iter(rows))[0])
 
 
 async def attendance(connection: aiosqlite.Connection, within_s: float) -> list[Attendance]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import aiosqlite
 
 from storage.clock import to_micros
-from storage.entries import AnyEntry, decode_entry, encode_entry
+from storage.entries import AnyEntry, encode_entry
 from storage.errors import Incompatible, LogUnavailable
-from storage.log import Logged, Position
+from storage.log import Logged, Position, logged_of, require_known
 from storage.sqlite.connection import Readers, open_writer
 
 _SCHEMA_VERSION = 1
@@ -101,7 +101,7 @@ class SqliteLog:
         rows = await self._readers.fetch("SELECT position, payload FROM entries WHERE scope = ?", (scope,))
         if not rows:
             return None
-        found = _decoded(rows)[0]
+        found = require_known(_decoded(rows)[0])
         return Position(self._epoch, found.n), found.entry
 
     async def trim(self, flushed: int, keyed_before: datetime, limit: int) -> int:
@@ -158,4 +158,4 @@ class SqliteLog:
 
 
 def _decoded(rows: object) -> list[Logged]:
-    return [Logged(n, decode_entry(payload), len(payload)) for n, payload in rows]  # type: ignore[attr-defined]
+    return [logged_of(n, payload) for n, payload in rows]  # type: ignore[attr-defined]
