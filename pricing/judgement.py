@@ -36,6 +36,7 @@ _DOUBTFUL = REPAIRS - {"cracks_closed", "degenerate_facets"} | {
     "bodies_not_counted",
     "bodies_unchecked",
     "edges_shared",
+    "older_analysis",
 }
 """Warnings of the facts that take away the firmness of a price. Cracks of rounding errors and facets without
 area change no volume."""

@@ -105,7 +105,7 @@ def build(
     app[PRICER], app[PREVIEWS] = pricing_of(settings, directory, storage, pool, clock)
     app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
     app[JOBS] = Jobs(storage.shared.copies, job_answers.gone, clock)
-    app[MACHINE] = Machine(directory.uploads)
+    app[MACHINE] = Machine(directory.path)
     app[READINESS] = Readiness(storage, app[MACHINE], settings)
     app[LOOP_MONITOR] = LoopMonitor()
     app[METRICS] = Metrics(storage, pool, app[JOBS], app[LOOP_MONITOR], app[MACHINE])
@@ -165,6 +165,7 @@ def pricing_of(
     files = ModelFiles(directory.models, settings.model_files_bytes, age_s_max)
     previews = ModelFiles(directory.previews, KEPT_BYTES_MAX, age_s_max)
     pricer = Pricer(storage, pool, files, price_lists, metal_fixes, clock)
+    storage.models.renewals.read_anew = pricer.read_anew
     return pricer, Previews(pool, files, previews)
 
 

@@ -5,7 +5,6 @@ import re
 import msgspec
 from aiohttp import web
 
-from pricing.facts import ANALYSER_VERSION
 from pricing.model import ModelView
 from pricing.preview import PREVIEW_MEDIA_TYPE
 from pricing.units import check_declared_unit
@@ -75,7 +74,7 @@ async def get_model(call: Call) -> web.StreamResponse:
     units = check_declared_unit(call.query(Units).units)
     pricer = call.request.app[PRICER]
     model, source = await pricer.known_model(_sha256(call), call.actor)
-    etag = f'"{ANALYSER_VERSION}-{model.sha256[:32]}-{units}"'
+    etag = f'"{model.analyser}-{model.sha256[:32]}-{units}"'
     body = msgspec.json.encode(ModelBody(pricer.view(model, units)))
     return read_answer(call, body, etag, cache_status(source))
 

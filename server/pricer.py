@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -11,22 +12,23 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pricing.errors import Refused
-from pricing.facts import ANALYSER_VERSION, Facts
+from pricing.facts import Facts
 from pricing.formats import check_content_type
 from pricing.formula import Options, check_options, price
+from pricing.mesh_warning import MeshWarning
 from pricing.model import ModelView, model_view
-from pricing.pool import FactsPool
+from pricing.pool import FactsPool, PoolBusy
 from pricing.price_list import MetalFix, PriceList
 from pricing.units import DECLARABLE_UNITS
 from server.price_answers import PriceAnswer, PriceAnswers, Question
 from server.problems import HttpError
 from server.quotes import (
+    MadeFrom,
     NotExplainable,
     Quote,
     decode_quote,
     decode_view,
     explained,
-    made_from,
     quote_of,
 )
 from server.uploads import Upload
@@ -41,6 +43,8 @@ from storage.models import ModelRefused
 from storage.orders import Actor, Money, Order, OrderPrice, PriceSource, Role
 from storage.published import Published
 from storage.stack import Storage
+
+logger = logging.getLogger("facet.models")
 
 CENT = Decimal("0.01")
 AMOUNT_MAX = Decimal(1_000_000_000)
@@ -150,6 +154,33 @@ class Pricer:
     def facts(self, model: Model) -> Facts:
         return _decode_facts(model.facts)
 
+    async def _facts_to_price(self, model: Model) -> tuple[Facts, str]:
+        """And what found them. Those of an earlier version of the analyser are as good as they were while the
+        file is kept: it is read anew soon. Without it they stay, and a person should look."""
+        facts = self.facts(model)
+        if not self._storage.models.is_outdated(model):
+            return facts, model.analyser
+        if await asyncio.to_thread(self._files.path, model.sha256) is not None:
+            return facts, model.analyser
+        doubt = MeshWarning("older_analysis", "Found by an earlier release, and the file is no longer kept.")
+        return msgspec.structs.replace(facts, warnings=(*facts.warnings, doubt)), f"{model.analyser} alone"
+
+    async def read_anew(self, sha256: str) -> bool:
+        """Find the facts of a kept file anew, after the analyser has changed. False: try again later."""
+        path = await asyncio.to_thread(self._files.path, sha256)
+        if path is None:
+            return True
+        try:
+            facts = await self._pool.analyse(path)
+        except (PoolBusy, OSError):
+            return False
+        except Refused as refused:  # what was priced before stays priced
+            logger.warning("model %s is refused by this analyser: %s", sha256, refused)
+            return refused.code not in PASSING
+        byte_count = (await asyncio.to_thread(path.stat)).st_size
+        self._storage.models.take_in(sha256, byte_count, msgspec.json.encode(facts))
+        return True
+
     def view(self, model: Model, units: str) -> ModelView:
         return model_view(model.sha256, model.byte_count, self.facts(model), units)
 
@@ -172,14 +203,14 @@ class Pricer:
             plating=options.plating or price_list.default_plating,
         )
         now = self._clock.now()
-        quote_id = _quote_id(model.sha256, options, price_list, metal_fix, now, actor.tenant)
+        facts, analyser = await self._facts_to_price(model)
+        quote_id = _quote_id(model.sha256, analyser, options, price_list, metal_fix, now, actor.tenant)
         known = self._storage.quotes.peek(quote_id)
         if isinstance(known, StoredQuote):
             return Quoted(known, as_of)
-        facts = self.facts(model)
         priced = price(facts, options, price_list, metal_fix)
         valid_until = _midnight(now) + timedelta(days=1 + price_list.quote_validity_days)
-        quote = quote_of(quote_id, model.sha256, made_from(options, facts), priced, now, valid_until)
+        quote = quote_of(quote_id, model.sha256, MadeFrom(analyser, options, facts), priced, now, valid_until)
         stored = StoredQuote(quote_id, actor.tenant, valid_until, msgspec.json.encode(quote))
         issued, position = await self._storage.quotes.issue(stored, model.sha256)
         return Quoted(issued, position or as_of)
@@ -365,6 +396,7 @@ def _order_price(quote: Quote, source: PriceSource) -> OrderPrice:
 
 def _quote_id(
     sha256: str,
+    analyser: str,
     options: Options,
     price_list: PriceList,
     metal_fix: MetalFix,
@@ -374,7 +406,7 @@ def _quote_id(
     """The same question on the same day is the same quote. The analyser belongs to the question."""
     inputs = (
         sha256,
-        ANALYSER_VERSION,
+        analyser,
         *msgspec.structs.astuple(options),
         price_list.version,
         metal_fix.version,

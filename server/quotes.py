@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from pricing.explanation import Variable, Working, Workings, workings
-from pricing.facts import ANALYSER_VERSION, Facts
+from pricing.facts import Facts
 from pricing.formula import Options, Price
 from pricing.mesh_warning import MeshWarning
 from pricing.price_list import MetalFix, PriceList
@@ -129,10 +129,6 @@ def quote_of(
         valid_until=valid_until,
         made_from=made_from,
     )
-
-
-def made_from(options: Options, facts: Facts) -> MadeFrom:
-    return MadeFrom(ANALYSER_VERSION, options, facts)
 
 
 def decode_view(body: bytes) -> QuoteView:

@@ -47,6 +47,7 @@ class Computing:
         self,
         copies: ModelCopies,
         turns: Turns,
+        analyser: str,
         bounds: Bounds,
         look_up: Callable[[str], Awaitable[Known | None]],
         keep: Callable[[str, Model | Refusal], None],
@@ -55,6 +56,7 @@ class Computing:
         hears of it: who asks between the two would compute once more."""
         self._copies = copies
         self._turns = turns
+        self._analyser = analyser
         self._bounds = bounds
         self._look_up = look_up
         self._keep = keep
@@ -84,9 +86,12 @@ class Computing:
     async def _compute(self, sha256: str, byte_count: int, work: Work) -> Model | Refusal:
         self.computations += 1
         facts = await work.compute()
-        found = facts if isinstance(facts, Refusal) else Model(sha256, byte_count, facts, frozenset())
+        found = facts if isinstance(facts, Refusal) else self._model(sha256, byte_count, facts)
         self._keep(sha256, found)
         return found
+
+    def _model(self, sha256: str, byte_count: int, facts: bytes) -> Model:
+        return Model(sha256, byte_count, facts, frozenset(), self._analyser)
 
     async def _found_by_others(self, sha256: str, turn: Turn) -> Model | Refusal | None:
         """None: it is this process's turn, or the others have taken longer than anybody may."""

@@ -16,12 +16,13 @@ FORMAT = b"1"
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model's encoded facts and who has uploaded it."""
+    """A model's encoded facts, which version of the analyser has found them, and who has uploaded it."""
 
     sha256: str
     byte_count: int
     facts: bytes
     tenants: frozenset[str]
+    analyser: str = ""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -58,7 +59,7 @@ class ModelCopies:
             copy = _decode(value[len(FORMAT) :])
         except msgspec.DecodeError:
             return None
-        return copy.refusal or Model(sha256, copy.byte_count, copy.facts, frozenset())
+        return copy.refusal or Model(sha256, copy.byte_count, copy.facts, frozenset(), self._analyser)
 
     async def keep(self, sha256: str, found: Model | Refusal) -> None:
         """Others find it on return."""
@@ -85,6 +86,11 @@ class ModelCopies:
 
     def _key(self, sha256: str) -> str:
         return f"facts:{self._analyser}:{sha256}"
+
+
+def is_older(analyser: str, other: str) -> bool:
+    """Versions are numbers, as texts."""
+    return (len(analyser), analyser) < (len(other), other)
 
 
 def _admission(sha256: str, tenant: str) -> str:

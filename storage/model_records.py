@@ -23,9 +23,8 @@ STORE_BATCH = 200
 
 
 class ModelRecords:
-    def __init__(self, database: Database, analyser: str, entries_max: int, half_life_s: float) -> None:
+    def __init__(self, database: Database, entries_max: int, half_life_s: float) -> None:
         self._database = database
-        self._analyser = analyser
         self._entries_max = entries_max
         self._half_life_s = half_life_s
         self._waiting: dict[str, StoredModel] = {}
@@ -43,16 +42,16 @@ class ModelRecords:
     def get(self, sha256: str) -> StoredModel | None:
         return self._waiting.get(sha256) or self._storing.get(sha256)
 
-    def add(self, model: Model, now: datetime) -> None:
-        """One more request of a model."""
+    def add(self, model: Model, now: datetime, *, requests: float = 1.0) -> None:
+        """One more request of a model; none, where only its facts are to be stored."""
         self._put(
             StoredModel(
                 sha256=model.sha256,
-                analyser=self._analyser,
+                analyser=model.analyser,
                 byte_count=model.byte_count,
                 facts=model.facts,
                 first_seen_at=now,
-                score=1.0,
+                score=requests,
                 requested_at=now,
                 tenants=model.tenants,
             )

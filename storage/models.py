@@ -18,9 +18,10 @@ from storage.computing import Computing, Known, Source, Work
 from storage.copies import Copies
 from storage.database import Database, StoredModel
 from storage.local import MISS, Sentinel
-from storage.model_copies import Model, ModelCopies, Refusal
+from storage.model_copies import Model, ModelCopies, Refusal, is_older
 from storage.model_records import ModelRecords
 from storage.popularity import Popularity
+from storage.renewals import Renewals
 from storage.single_flight import SingleFlight
 from storage.turns import Turns
 
@@ -106,11 +107,14 @@ class Models:
         self.popularity = Popularity(bounds.popularity_entries, self._half_life_s, clock.now())
         self.cache = PopularModels(bounds.models_entries, self.popularity)
         self.copies = ModelCopies(copies, analyser, bounds.shared_ttl_s, bounds.model_refusal_age_s)
-        self.computing = Computing(self.copies, turns, bounds, self._known, self._take_in)
-        self.records = ModelRecords(database, analyser, bounds.model_queue_entries, self._half_life_s)
+        self.computing = Computing(self.copies, turns, analyser, bounds, self._known, self._take_in)
+        self.records = ModelRecords(database, bounds.model_queue_entries, self._half_life_s)
+        self.renewals = Renewals(bounds.models_entries, self.popularity)
         self.refusals: Brief[str, Refusal] = Brief(bounds.model_refusals, bounds.model_refusal_age_s, clock)
         self.absences: Brief[str, bool] = Brief(bounds.absent_entries, bounds.absent_age_s, clock)
         """Hashes, and hashes with a tenant, that the database did not have."""
+        self._outdated_looks: Brief[str, bool] = Brief(bounds.absent_entries, bounds.absent_age_s, clock)
+        """Models with facts of an earlier analyser, for which others were asked lately."""
         self._lookups: SingleFlight[str, Found | None] = SingleFlight()
         self._loads: SingleFlight[str, Model | None] = SingleFlight()
         self._invalidations = 0
@@ -123,9 +127,28 @@ class Models:
     async def find(self, sha256: str) -> Found | None:
         """A known model, whoever has uploaded it."""
         held = self._held_model(sha256)
-        if held is not None:
+        if held is not None and not self._is_due(held):
             return held, "local"
-        return await self._lookups.do(sha256, lambda: self._look_up(sha256))
+        return await self._lookups.do(sha256, lambda: self._look_up(sha256)) or (
+            None if held is None else (held, "local")
+        )
+
+    def is_outdated(self, model: Model) -> bool:
+        """Whether an earlier version of the analyser has found its facts."""
+        return is_older(model.analyser, self._analyser)
+
+    def _is_due(self, model: Model) -> bool:
+        """Whether others may have found newer facts than these, and have not been asked lately."""
+        if not self.is_outdated(model) or self._outdated_looks.get(model.sha256):
+            return False
+        self._outdated_looks.put(model.sha256, True)
+        return True
+
+    def take_in(self, sha256: str, byte_count: int, facts: bytes) -> None:
+        """Facts of a kept file that was read anew, for everybody."""
+        model = self._hold(Model(sha256, byte_count, facts, frozenset(), self._analyser))
+        self.copies.offer(model)
+        self.records.add(model, self._clock.now(), requests=0.0)
 
     async def find_for(self, sha256: str, tenant: str) -> Found | None:
         """A known model that this tenant has uploaded, here or elsewhere."""
@@ -149,6 +172,8 @@ class Models:
         Raises ModelRefused, and what `work` raises.
         """
         held = self._held(sha256)
+        if held is not None and isinstance(held.found, Model) and self.is_outdated(held.found):
+            held = None  # here are the bytes
         known = held or await self.computing.facts(sha256, byte_count, work)
         if isinstance(known.found, Refusal):
             raise ModelRefused(known.found)
@@ -182,8 +207,7 @@ class Models:
         stored = await self._database.load_popular_models(limit, self._half_life_s)
         for model in reversed(stored):
             self.popularity.restore(model.sha256, model.score, model.requested_at)
-            if model.analyser == self._analyser:
-                self._hold(_model_of(model))
+            self._hold(_model_of(model))
         return len(stored)
 
     async def run(self) -> None:
@@ -208,7 +232,7 @@ class Models:
     async def _known(self, sha256: str) -> Known | None:
         """What is known anywhere of a file, its refusal as well."""
         found = await self.find(sha256)
-        if found is not None:
+        if found is not None and not self.is_outdated(found[0]):
             return Known(*found)
         refusal = self.refusals.get(sha256)
         return None if refusal is None else Known(refusal, "shared")
@@ -237,13 +261,14 @@ class Models:
         self.loads += 1
         ticket = self._invalidations
         stored = await self._database.load_model(sha256)
-        if stored is None or stored.analyser != self._analyser:
+        if stored is None:
             return None
         if ticket != self._invalidations:
             return _model_of(stored)
         self.popularity.restore(sha256, stored.score, stored.requested_at)
         model = self._hold(_model_of(stored))
-        self.copies.offer(model)
+        if model.analyser == self._analyser:
+            self.copies.offer(model)
         return model
 
     def _take_in(self, sha256: str, found: Model | Refusal) -> None:
@@ -256,8 +281,12 @@ class Models:
     def _hold(self, model: Model) -> Model:
         """With all that is known of who may see it: a copy, or what was read a moment ago, knows less."""
         held = self.cache.peek(model.sha256)
-        if held is not None and not held.tenants <= model.tenants:
+        if held is not None and is_older(model.analyser, held.analyser):
+            model = msgspec.structs.replace(held, tenants=model.tenants | held.tenants)
+        elif held is not None and not held.tenants <= model.tenants:
             model = msgspec.structs.replace(model, tenants=model.tenants | held.tenants)
+        if self.is_outdated(model):
+            self.renewals.add(model.sha256)
         self.cache.put(model)
         return model
 
@@ -274,7 +303,7 @@ class Models:
 
 
 def _model_of(stored: StoredModel) -> Model:
-    return Model(stored.sha256, stored.byte_count, stored.facts, stored.tenants)
+    return Model(stored.sha256, stored.byte_count, stored.facts, stored.tenants, stored.analyser)
 
 
 def _stranger(sha256: str, tenant: str) -> str:

@@ -45,6 +45,10 @@ class Popularity:
     def score(self, key: str, now: datetime) -> float:
         return self._scores.get(key, 0.0) / self._weight(now)
 
+    def rank_of(self, key: str) -> float:
+        """Compares keys: the higher, the more it is asked for."""
+        return self._scores.get(key, 0.0)
+
     def beats(self, key: str, other: str) -> bool:
         """Whether `key` is asked for at least as much as `other`."""
         return self._scores.get(key, 0.0) >= self._scores.get(other, 0.0)

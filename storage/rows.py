@@ -36,6 +36,12 @@ HISTORY_NAMES = (
     " idempotency_key"
 )
 HISTORY_COLUMNS = "version, kind, from_status, to_status, actor, at, comment, was"
+_IS_NEWER = "(length(excluded.analyser), excluded.analyser) >= (length(models.analyser), models.analyser)"
+KEEP_NEWER_FACTS = ", ".join(
+    f"{name} = CASE WHEN {_IS_NEWER} THEN excluded.{name} ELSE models.{name} END"
+    for name in ("analyser", "facts")
+)
+"""Of two releases side by side neither overwrites what a later analyser has found."""
 MODEL_COLUMNS = "sha256, analyser, bytes, facts, first_seen_at, requests_score, requested_at"
 
 Record = TypeVar("Record", bound=msgspec.Struct)

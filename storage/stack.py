@@ -106,6 +106,7 @@ class Storage:
         self._start("log", self.shared.run, failed)
         self._start("write-behind", self.write_behind.run, failed)
         self._start("models", self.models.run, failed)
+        self._start("renewals", self.models.renewals.run, failed)
 
     async def drain(self, deadline_s: float) -> bool:
         """Stop accepting, bring everything to the database. False when the deadline passed first; the log
@@ -114,7 +115,7 @@ class Storage:
         await asyncio.wait([self._tasks["log"]], timeout=deadline_s)
         self.write_behind.stop()
         self.models.stop()
-        endless = {"lease", "pulse", "housekeeping"}
+        endless = {"lease", "pulse", "housekeeping", "renewals"}
         others = [task for name, task in self._tasks.items() if name not in {"log", *endless}]
         _, unfinished = await asyncio.wait(others, timeout=deadline_s)
         await end(*self._tasks.values())

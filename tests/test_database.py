@@ -500,6 +500,26 @@ class DatabaseContract:
         assert len(await database.load_popular_models(1, 1e6)) == 1
         assert await database.load_model("c" * 64) is None
 
+    async def test_what_a_later_analyser_found_is_not_overwritten_by_an_earlier_one(
+        self, database: Database
+    ) -> None:
+        def model(analyser: str) -> StoredModel:
+            return StoredModel(
+                sha256="a" * 64,
+                analyser=analyser,
+                byte_count=10,
+                facts=f'{{"by": {analyser}}}'.encode(),
+                first_seen_at=START,
+                score=1.0,
+                requested_at=START,
+            )
+
+        for analyser, kept in (("9", "9"), ("8", "9"), ("10", "10"), ("9", "10"), ("10", "10")):
+            await database.store_models([model(analyser)], 1e6)
+            found = await database.load_model("a" * 64)
+            assert found is not None
+            assert (found.analyser, found.facts) == (kept, model(kept).facts)
+
     async def test_order_numbers_are_leased_once(self, database: Database) -> None:
         leased = await asyncio.gather(*(database.lease_numbers(10) for _ in range(5)))
         numbers = [number for block in leased for number in block]

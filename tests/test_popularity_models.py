@@ -30,7 +30,7 @@ def popularity(entries_max: int = 100) -> Popularity:
 
 
 def model(sha256: str) -> Model:
-    return Model(sha256, 1, FACTS, frozenset())
+    return Model(sha256, 1, FACTS, frozenset(), "1")
 
 
 def test_a_score_counts_requests_and_halves_with_time() -> None:
@@ -149,7 +149,7 @@ async def test_facts_and_popularity_survive_a_restart(tmp_path: Path) -> None:
             await storage.models.facts("a", 7, "t", Computation())
     async with opened(tmp_path) as storage:
         found = await storage.models.find("a")
-        assert found == (Model("a", 7, FACTS, frozenset({"t"})), "database")
+        assert found == (Model("a", 7, FACTS, frozenset({"t"}), "1"), "database")
         assert storage.models.popularity.score("a", storage.clock.now()) == pytest.approx(3)
     async with opened(tmp_path) as storage:
         assert await storage.models.warm(10) == 1
@@ -159,14 +159,39 @@ async def test_facts_and_popularity_survive_a_restart(tmp_path: Path) -> None:
         assert storage.models.loads == 0
 
 
-async def test_facts_of_another_analyser_are_computed_again(tmp_path: Path) -> None:
+async def test_facts_of_an_earlier_analyser_serve_until_the_file_is_here(tmp_path: Path) -> None:
     async with opened(tmp_path / "data") as storage:
         await storage.models.facts("a", 1, "t", Computation())
-    execute(tmp_path / "data" / "facet.db", "UPDATE models SET analyser = 'older'")
+    execute(tmp_path / "data" / "facet.db", "UPDATE models SET analyser = '0'")
     async with opened(tmp_path / "data") as storage:
         await storage.models.warm(10)
-        assert await storage.models.find("a") is None
+        found = await storage.models.find("a")
+        assert found is not None
+        assert storage.models.is_outdated(found[0])
         assert (await storage.models.facts("a", 1, "t", Computation()))[1] == "computed"
+        found = await storage.models.find("a")
+        assert found is not None
+        assert not storage.models.is_outdated(found[0])
+
+
+async def test_kept_files_are_read_anew_the_most_popular_first(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data") as storage:
+        for name, requests in (("a", 1), ("b", 3), ("c", 2)):
+            for _ in range(requests):
+                await storage.models.facts(name, 1, "t", Computation())
+    execute(tmp_path / "data" / "facet.db", "UPDATE models SET analyser = '0'")
+    async with opened(tmp_path / "data") as storage:
+        read: list[str] = []
+
+        async def read_anew(sha256: str) -> bool:
+            read.append(sha256)
+            storage.models.take_in(sha256, 1, FACTS)
+            return True
+
+        storage.models.renewals.read_anew = read_anew
+        await storage.models.warm(10)
+        await until(lambda: len(read) == 3 and not len(storage.models.renewals))
+        assert read == ["b", "c", "a"]
 
 
 async def test_facts_wait_for_a_locked_database_and_the_oldest_are_dropped_beyond_the_bound(

@@ -12,6 +12,7 @@ from storage.entries import Entry, MetalFixed, PriceListPublished, QuoteIssued, 
 from storage.orders import Order
 from storage.rows import (
     HISTORY_NAMES,
+    KEEP_NEWER_FACTS,
     MODEL_COLUMNS,
     ORDER_NAMES,
     STEP_NAMES,
@@ -179,7 +180,7 @@ def _score_of(row: str) -> str:
 
 STORE_MODELS = (
     f"{insert_many(models, MODEL_COLUMNS)} ON CONFLICT (sha256) DO UPDATE SET"
-    " analyser = excluded.analyser, facts = excluded.facts,"
+    f" {KEEP_NEWER_FACTS},"
     f" requests_score = {_score_of('models')} + {_score_of('excluded')},"
     " requested_at = greatest(models.requested_at, excluded.requested_at)"
 )

@@ -4,7 +4,7 @@ from typing import Any
 
 from storage.clock import from_text, to_text
 from storage.entries import Entry, MetalFixed, PriceListPublished, QuoteIssued, TokenIssued, TokenRevoked
-from storage.rows import HISTORY_NAMES, MODEL_COLUMNS, ORDER_NAMES, UPDATED_NAMES, Rows
+from storage.rows import HISTORY_NAMES, KEEP_NEWER_FACTS, MODEL_COLUMNS, ORDER_NAMES, UPDATED_NAMES, Rows
 
 ROWS = Rows(to_text, from_text)
 
@@ -53,8 +53,7 @@ STORE_OTHER: dict[type[Entry], str] = {
 }
 UPSERT_MODEL = (
     f"INSERT INTO models ({MODEL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET"
-    " analyser = excluded.analyser, facts = excluded.facts, requests_score = excluded.requests_score,"
-    " requested_at = excluded.requested_at"
+    f" {KEEP_NEWER_FACTS}, requests_score = excluded.requests_score, requested_at = excluded.requested_at"
 )
 INSERT_MODEL_TENANT = "INSERT INTO model_tenants (sha256, tenant) VALUES (?, ?) ON CONFLICT DO NOTHING"
 INSERT_DEAD_LETTER = (
