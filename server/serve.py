@@ -147,6 +147,24 @@ def run(settings: Settings, started: Started | None = None) -> int:
 
 
 @contextlib.contextmanager
+def directory_of_parent(settings: Settings) -> Iterator[None]:
+    """The data directory, made if need be, for a process that serves through others. Raises ConfigError."""
+    directory = DataDirectory(settings.data_dir, shared=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.create()
+            stack.enter_context(directory.held_by_parent())
+        except OSError as error:
+            raise _no_directory(settings, error) from None
+        yield
+
+
+def _no_directory(settings: Settings, error: OSError) -> ConfigError:
+    reason = error.strerror or error
+    return ConfigError(f"the data directory {settings.data_dir} cannot be used: {reason}")
+
+
+@contextlib.contextmanager
 def prepared_directory(settings: Settings) -> Iterator[DataDirectory]:
     """The data directory, made if need be and locked. Raises ConfigError when it cannot be used."""
     directory = DataDirectory(settings.data_dir, shared=settings.lets_many_serve)
@@ -156,8 +174,7 @@ def prepared_directory(settings: Settings) -> Iterator[DataDirectory]:
     except DataDirectoryInUse as error:
         raise ConfigError(error.detail) from None
     except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"the data directory {settings.data_dir} cannot be used: {reason}") from None
+        raise _no_directory(settings, error) from None
     try:
         yield directory
     finally:

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -42,17 +43,59 @@ HURRIED_END_S = 5.0
 def run(settings: Settings, started: Callable[[str], None] | None = None) -> int:
     """Serve with `settings.workers` processes until a signal comes. `started` is told the address once all
     serve. Raises ConfigError."""
-    with contextlib.closing(serve.bound_socket(settings.host, settings.port)) as listener:
+    with (
+        contextlib.closing(serve.bound_socket(settings.host, settings.port)) as listener,
+        serve.directory_of_parent(settings),
+    ):
         return asyncio.run(Parent(settings, listener).run(started))
 
 
 def reload(settings: Settings) -> int:
     """Ask for a rolling restart; the process that was asked. Raises ConfigError."""
-    for holder in DataDirectory(settings.data_dir).holders().values():
-        if holder.is_here and holder.parent is not None:
-            os.kill(holder.parent, signal.SIGHUP)
-            return holder.parent
-    raise ConfigError(f"no server with several workers (FACET_WORKERS) is running on {settings.data_dir}")
+    directory = DataDirectory(settings.data_dir)
+    parent = _parent_of(directory)
+    if parent is None:
+        raise ConfigError(f"no server with several workers (FACET_WORKERS) is running on {settings.data_dir}")
+    return parent
+
+
+def _parent_of(directory: DataDirectory) -> int | None:
+    """The parent that was told to reload; None when there is none."""
+    holder = directory.parent()
+    if holder is not None and holder.is_here:
+        return holder.pid if _told(holder.pid, lambda: directory.parent() == holder) else None
+    for worker in directory.holders().values():  # a parent of a release that did not hold a lock
+        parent = worker.parent if worker.is_here else None
+        if parent is not None and _told(parent, lambda: _parent_now(worker.pid) == parent):  # noqa: B023
+            return parent
+    return None
+
+
+def _told(pid: int, is_it: Callable[[], bool]) -> bool:
+    """Send SIGHUP. The number may have been given to another process since it was written down: so it is
+    sent through a descriptor, opened before it is looked whether this still is the one."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not is_it():
+            return False
+        signal.pidfd_send_signal(descriptor, signal.SIGHUP)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        raise ConfigError(f"process {pid} belongs to another user: only its owner may reload it") from None
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _parent_now(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def run_worker(settings: Settings, listener_descriptor: int, link_descriptor: int) -> int:

@@ -5,6 +5,7 @@ process but the folder of uploads under way and the control socket: each process
 and the directory is shared, also between machines over a volume that passes locks on.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -98,6 +99,27 @@ class DataDirectory:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    @property
+    def parent_lock(self) -> Path:
+        return self.path / "parent.lock"
+
+    @contextlib.contextmanager
+    def held_by_parent(self) -> Iterator[None]:
+        """Say that this process starts workers here, for as long as it lives. (The kernel lets go of a lock
+        when its process ends, so that nobody takes another process with the same number for it.)"""
+        descriptor = os.open(self.parent_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if _locked(descriptor, LOCK_ATTEMPTS):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, msgspec.json.encode(Holder(os.getpid())), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def parent(self) -> Holder | None:
+        """The process that starts workers here; None when none does."""
+        return _holder_of(self.parent_lock)
 
     def announce(self, holder: Holder) -> None:
         """Say in the lock who holds it and where it listens."""

@@ -81,3 +81,5 @@ async def proxied(port: int, tls: ssl.SSLContext | None = None) -> AsyncIterator
     finally:
         server.close()
         proxy.end()
+        for _ in range(10):  # what is left of its connections ends while there is a loop
+            await asyncio.sleep(0)

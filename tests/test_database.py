@@ -31,6 +31,7 @@ from storage.sqlite.database import SqliteDatabase
 from tests.changes import START, an_order, changed, created, entry_of, id_of, logged
 from tests.gates import cure, execute, locked, poison
 from tests.orders_drawn import filters, listed, populations, queries, wide_filters
+from tests.stored_models import stored_model
 
 FULL = {
     "customer": "Аня",
@@ -482,16 +483,7 @@ class DatabaseContract:
         self, database: Database
     ) -> None:
         def model(name: str, score: float, *tenants: str) -> StoredModel:
-            return StoredModel(
-                sha256=name * 64,
-                analyser="1",
-                byte_count=10,
-                facts=b'{"volume_mm3": 1}',
-                first_seen_at=START,
-                score=score,
-                requested_at=START,
-                tenants=frozenset(tenants),
-            )
+            return stored_model(name, START, *tenants, score=score)
 
         await database.store_models([model("a", 1.0, "x"), model("b", 2.0)], 1e6)
         await database.store_models([model("a", 3.0, "y")], 1e6)
@@ -504,15 +496,7 @@ class DatabaseContract:
         self, database: Database
     ) -> None:
         def model(analyser: str) -> StoredModel:
-            return StoredModel(
-                sha256="a" * 64,
-                analyser=analyser,
-                byte_count=10,
-                facts=f'{{"by": {analyser}}}'.encode(),
-                first_seen_at=START,
-                score=1.0,
-                requested_at=START,
-            )
+            return stored_model("a", START, analyser=analyser)
 
         for analyser, kept in (("9", "9"), ("8", "9"), ("10", "10"), ("9", "10"), ("10", "10")):
             await database.store_models([model(analyser)], 1e6)

@@ -1,16 +1,20 @@
 """Which addresses of Redis are understood, and the names of what it holds."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from redis.asyncio.connection import SSLConnection
 
-from server.private_servers import free_port
+from server.private_servers import ValkeyCluster, ValkeySentinel, free_port
 from storage.errors import LogUnavailable
 from storage.redis.endpoint import endpoint_of
 from storage.redis.keys import Keys, body_of, encode_value
 from storage.redis.link import opened
+from tests.certificates import self_signed
+from tests.proxies import proxied
 
 DEADLINE_S = 0.4
 
@@ -91,3 +95,50 @@ def test_a_value_is_read_back_and_one_of_another_format_is_none() -> None:
     assert body_of(None) is None
     assert body_of(b"") is None
     assert body_of(b"9 whatever a later release holds") is None
+
+
+# TLS
+
+
+async def test_sentinels_and_nodes_are_asked_over_tls_as_well(
+    tmp_path: Path, redis_sentinel: ValkeySentinel, redis_cluster: ValkeyCluster
+) -> None:
+    tls, certificate = self_signed(tmp_path)
+    trusted = f"ssl_ca_certs={certificate}"
+    sentinel, node = (urlsplit(server.url.split(",")[0]).port for server in (redis_sentinel, redis_cluster))
+    assert sentinel is not None
+    assert node is not None
+    service = redis_sentinel.url.rpartition("/")[0].rpartition("/")[2]
+    async with proxied(sentinel, tls) as to_sentinel, proxied(node, tls) as to_node:
+        for url in (
+            f"rediss+sentinel://127.0.0.1:{to_sentinel.port}/{service}/0",
+            f"rediss+cluster://127.0.0.1:{to_node.port}",
+        ):
+            options = await options_of(f"{url}?{trusted}")
+            assert issubclass(options["connection_class"], SSLConnection)
+            assert options["ssl_ca_certs"] == str(certificate)
+            with pytest.raises(LogUnavailable, match=r"(?i)certificate"):
+                await options_of(url)
+
+
+@pytest.mark.parametrize("scheme", ["rediss://h/0", "rediss+sentinel://h/s/0", "rediss+cluster://h"])
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("ssl_ca_certs=/not/there.pem", r"ssl_ca_certs: /not/there\.pem: No such file"),
+        ("ssl_certfile=/not/there.pem", "ssl_certfile: /not/there"),
+        ("ssl_ca_path=/not/there", "ssl_ca_path: /not/there is not a directory"),
+        ("ssl_cert_reqs=perhaps", "ssl_cert_reqs: one of required, optional, none"),
+        ("ssl_check_hostname=perhaps", "ssl_check_hostname: one of true, false"),
+        ("ssl_unheard_of=1", "unknown option: ssl_unheard_of"),
+        (f"ssl_ca_certs={__file__}", "its certificates cannot be used"),
+    ],
+)
+def test_wrong_options_of_tls_are_said_before_anybody_connects(scheme: str, query: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        endpoint_of(f"{scheme}?{query}", "facet", DEADLINE_S)
+
+
+def test_options_of_tls_without_tls_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown option"):
+        endpoint_of("redis://h/0?ssl_cert_reqs=none", "facet", DEADLINE_S)

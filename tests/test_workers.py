@@ -123,6 +123,34 @@ def test_reloading_without_workers_is_one_line_and_exit_code_2(tmp_path: Path) -
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
+async def test_reloading_when_all_workers_have_just_died_tells_the_parent(
+    service: Service, engines: dict[str, str]
+) -> None:
+    os.kill(service.pid, signal.SIGSTOP)  # it has not heard of it yet
+    before = workers(service)
+    for worker in before:
+        os.kill(worker, signal.SIGKILL)
+    reload = facet("reload", f"--data-dir={service.data_dir}", **engines)
+    os.kill(service.pid, signal.SIGCONT)
+    assert (reload.returncode, reload.stderr) == (0, "")
+    assert str(service.pid) in reload.stdout
+    await until(lambda: len(workers(service) - before) == 2, service.log_text)
+
+
+async def test_reloading_a_server_whose_parent_was_killed_is_one_line_and_exit_code_2(
+    service: Service, engines: dict[str, str]
+) -> None:
+    worker = min(workers(service))
+    os.kill(worker, signal.SIGSTOP)  # so that its lock still names the parent
+    service.kill()
+    try:
+        refused = facet("reload", f"--data-dir={service.data_dir}", **engines)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "no server with several workers" in refused.stderr
+
+
 async def test_one_scrape_shows_every_worker(service: Service, engines: dict[str, str]) -> None:
     async with clients_of(service.url) as clients:
         text = (await clients.nobody.get("/metrics")).raw.decode()

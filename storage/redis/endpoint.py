@@ -7,8 +7,9 @@ one that is, is asked anew for every connection.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio.connection import (
     AbstractConnection,
@@ -20,6 +21,7 @@ from redis.asyncio.connection import (
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
+from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from storage.errors import LogUnavailable
@@ -73,14 +75,17 @@ class Node(NamedTuple):
 
 def endpoint_of(url: str, prefix: str, deadline_s: float) -> Endpoint:
     """`redis://`, `rediss://`, `unix://`, `redis+sentinel://h:p,h:p/service/db`, `redis+cluster://h:p,h:p`;
-    an `s` after `redis` asks for TLS. Raises ValueError."""
+    an `s` after `redis` asks for TLS, on every connection: to sentinels and all nodes as well. Options of it
+    follow after `?`, see TLS_OPTIONS. Raises ValueError."""
     scheme, _, rest = url.partition("://")
+    address, _, query = rest.partition("?")
+    tls = _tls_of(scheme, query)
     if scheme in ("redis", "rediss", "unix"):
-        return Standalone(_options(parse_url(url), deadline_s))
+        return Standalone(_options({**parse_url(url), **tls}, deadline_s))
     if scheme in ("redis+sentinel", "rediss+sentinel"):
-        return Sentinel(scheme, rest, deadline_s)
+        return Sentinel(tls, address, deadline_s)
     if scheme in ("redis+cluster", "rediss+cluster"):
-        return Cluster(scheme, rest, prefix, deadline_s)
+        return Cluster(tls, address, prefix, deadline_s)
     raise ValueError("must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
 
 
@@ -95,22 +100,23 @@ class Standalone:
 class Sentinel:
     """Asks the sentinels, in turn, for the master."""
 
-    def __init__(self, scheme: str, rest: str, deadline_s: float) -> None:
-        authority, _, path = rest.partition("/")
+    def __init__(self, tls: Mapping[str, Any], address: str, deadline_s: float) -> None:
+        authority, _, path = address.partition("/")
         service, _, database = path.partition("/")
         if not service:
             raise ValueError("names no service: redis+sentinel://host:port/service/0")
         user, self._sentinels = _nodes(authority, SENTINEL_PORT)
         self._service = service
         self._deadline_s = deadline_s
-        self._options = _options({**_kind(scheme), **user, "db": int(database or 0)}, deadline_s)
+        self._tls = tls
+        self._options = _options({**tls, **user, "db": int(database or 0)}, deadline_s)
 
     async def options(self) -> dict[str, Any]:
         failure = "no sentinel answers"
         for sentinel in self._sentinels:
             try:
                 reply = await _ask(
-                    _options(sentinel._asdict(), self._deadline_s),
+                    _options({**self._tls, **sentinel._asdict()}, self._deadline_s),
                     "SENTINEL",
                     "GET-MASTER-ADDR-BY-NAME",
                     self._service,
@@ -128,10 +134,10 @@ class Sentinel:
 class Cluster:
     """Asks any node which one serves the slot of our hash tag."""
 
-    def __init__(self, scheme: str, rest: str, prefix: str, deadline_s: float) -> None:
-        user, self._nodes = _nodes(rest.partition("/")[0], PORT)
+    def __init__(self, tls: Mapping[str, Any], address: str, prefix: str, deadline_s: float) -> None:
+        user, self._nodes = _nodes(address.partition("/")[0], PORT)
         self._slot = key_slot(f"{{{prefix}}}".encode())
-        self._options = _options({**_kind(scheme), **user}, deadline_s)
+        self._options = _options({**tls, **user}, deadline_s)
 
     async def options(self) -> dict[str, Any]:
         failure = "no node answers"
@@ -162,8 +168,64 @@ def _nodes(authority: str, port: int) -> tuple[dict[str, str], list[Node]]:
     return {key: value for key, value in login.items() if value}, nodes
 
 
-def _kind(scheme: str) -> dict[str, Any]:
-    return {"connection_class": SSLConnection} if scheme.startswith("rediss") else {}
+def _tls_of(scheme: str, query: str) -> dict[str, Any]:
+    """What makes connections speak TLS. Raises ValueError for an option there is not, or a file that cannot
+    be read: said now, and not when somebody connects."""
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    secure = scheme.startswith("rediss")
+    known = TLS_OPTIONS if secure else {}
+    other = PLAIN_OPTIONS if scheme in ("redis", "rediss", "unix") else frozenset()
+    if unknown := sorted(given.keys() - known.keys() - other):
+        hint = f"; there are {', '.join(sorted(known.keys() | other))}" if known or other else ""
+        raise ValueError(f"has an unknown option: {', '.join(unknown)}{hint}")
+    if not secure:
+        return {}
+    options = {name: known[name](name, value) for name, value in given.items() if name in known}
+    options["connection_class"] = SSLConnection
+    try:
+        connection_of(_options({**options, "host": "localhost"}, 1.0)).ssl_context.get()  # type: ignore[attr-defined]
+    except (OSError, ValueError, RedisError) as error:
+        raise ValueError(f"its certificates cannot be used: {error}") from None
+    return options
+
+
+def _file(name: str, value: str) -> str:
+    try:
+        Path(value).open("rb").close()
+    except OSError as error:
+        raise ValueError(f"{name}: {value}: {error.strerror}") from None
+    return value
+
+
+def _folder(name: str, value: str) -> str:
+    if not Path(value).is_dir():
+        raise ValueError(f"{name}: {value} is not a directory")
+    return value
+
+
+def _one_of(*choices: str) -> "Callable[[str, str], str]":
+    def check(name: str, value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"{name}: one of {', '.join(choices)}")
+        return value
+
+    return check
+
+
+def _truth(name: str, value: str) -> bool:
+    return _one_of("true", "false")(name, value.lower()) == "true"
+
+
+TLS_OPTIONS: dict[str, Callable[[str, str], Any]] = {
+    "ssl_ca_certs": _file,
+    "ssl_ca_path": _folder,
+    "ssl_certfile": _file,
+    "ssl_keyfile": _file,
+    "ssl_cert_reqs": _one_of("required", "optional", "none"),
+    "ssl_check_hostname": _truth,
+}
+"""As redis-py calls them: whom to trust, who we are, and how strict to be."""
+PLAIN_OPTIONS = frozenset({"db"})
 
 
 def _options(given: Mapping[str, Any], deadline_s: float) -> dict[str, Any]:
