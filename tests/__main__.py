@@ -35,6 +35,7 @@ SERVICE = (
     "test_pool",
     "test_price_command",
     "test_publishing_processes",
+    "test_two_releases",
 )
 DRILLS = (
     "test_day",

@@ -20,7 +20,7 @@ HOT = 50
 
 _POSITION_BITS = 40
 _HEADER = 8
-_OPERATIONS, _POSITION, _ORDERS, _REPEATABLE = range(4)
+_OPERATIONS, _POSITION, _ORDERS, _REPEATABLE, _HEDGED = range(5)
 _ROW = 2 + RACERS
 _CELLS = WRITERS * _HEADER + RACERS * ORDERS_MAX * _ROW
 
@@ -64,6 +64,15 @@ class Board:
     def repeatable(self, writer: int) -> tuple[int, int] | None:
         """The row and the count of a request that was just sent."""
         packed = self._cells[writer * _HEADER + _REPEATABLE]
+        return ((packed & 0xFFFF_FFFF) - 1, packed >> 32) if packed else None
+
+    def offer_hedge(self, row: int, version: int) -> None:
+        """Everybody may now send this keyed request, which is for one version of the order."""
+        self._cells[self._base + _HEDGED] = version << 32 | row + 1
+
+    def hedged(self, writer: int) -> tuple[int, int] | None:
+        """The row and the version of such a request."""
+        packed = self._cells[writer * _HEADER + _HEDGED]
         return ((packed & 0xFFFF_FFFF) - 1, packed >> 32) if packed else None
 
     def add_order(self, order_id: str) -> int:

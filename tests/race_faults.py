@@ -4,8 +4,10 @@ Nothing of this can be switched on in the service: it replaces parts of a proces
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from enum import StrEnum
 from random import Random
 from typing import Any
@@ -14,15 +16,17 @@ from redis.asyncio.connection import AbstractConnection
 
 from storage.applying import expected_versions
 from storage.bounds import Bounds
+from storage.clock import Clock, SharedClock, SystemClock
 from storage.database import Rejected
-from storage.errors import LogUnavailable
+from storage.errors import AlreadyAnswered, LogUnavailable, NotFound, OutcomeUnknown
+from storage.idempotency import Idempotency, Keyed
 from storage.local import Held, LocalOrders
 from storage.log import Logged, Position
 from storage.orders import Order
 from storage.postgresql.apply import any_parked, apply_one_by_one, apply_together
 from storage.postgresql.connection import Connection
 from storage.postgresql.database import PostgresDatabase
-from storage.read_through import ReadThrough
+from storage.read_through import FoundMany, ReadThrough
 from storage.redis import tier
 from storage.redis.endpoint import Endpoint, connection_of
 from storage.redis.link import Argument, Link, Script
@@ -46,6 +50,12 @@ class Fault(StrEnum):
     """The position is committed before the rows, not with them."""
     BLIND_RETRY = "blind-retry"
     """An append without a reply is sent again, as client libraries do."""
+    FINAL_REFUSAL = "final-refusal"
+    """What is refused is not looked for once more: an equal request may have been accepted meanwhile."""
+    OWN_CLOCK = "own-clock"
+    """Each process takes the time from its own machine."""
+    LATE_POSITION = "late-position"
+    """An answer says the position of the moment it is given, not that of its content."""
 
 
 def _without(source: str, guard: str, replacement: str) -> str:
@@ -156,9 +166,27 @@ def plant(fault: Fault, loses: float, random: Random) -> None:
         return link
 
     tier.opened = opened  # type: ignore[attr-defined]
+    if fault is Fault.FINAL_REFUSAL:
+        Idempotency.once = _once_without_another_look  # type: ignore[method-assign]
+    if fault is Fault.LATE_POSITION:
+        ReadThrough.get_many = _many_as_they_come  # type: ignore[method-assign]
     if fault is Fault.UNGUARDED_LOCAL_FILL:
         LocalOrders.fill = _fill_without_guard  # type: ignore[method-assign]
         ReadThrough._missed = _missed_nothing  # type: ignore[method-assign]
+
+
+def clock_of(fault: Fault, skew_s: float) -> Clock:
+    """Of a machine whose clock is ahead by so much."""
+    machine = SkewedClock(skew_s)
+    return machine if fault is Fault.OWN_CLOCK else SharedClock(machine)
+
+
+class SkewedClock(SystemClock):
+    def __init__(self, skew_s: float) -> None:
+        self._skew = timedelta(seconds=skew_s)
+
+    def now(self) -> datetime:
+        return super().now() + self._skew
 
 
 def database_of(fault: Fault, url: str, bounds: Bounds, random: Random) -> PostgresDatabase:
@@ -174,3 +202,26 @@ def _fill_without_guard(self: LocalOrders, held: Held, ticket: int) -> Held:
 
 def _missed_nothing(self: ReadThrough, order_id: str, seen: Position) -> list[Followed]:
     return []
+
+
+async def _once_without_another_look(self: Idempotency, keyed: Keyed | None, act: Any, again: Any) -> Any:
+    if keyed is None:
+        return await act()
+    async with self._locks.hold(keyed.scope):
+        found = await self._find(keyed)
+        if found is None:
+            try:
+                return await act()
+            except AlreadyAnswered:
+                found = await self._find(keyed)
+                if found is None:
+                    raise OutcomeUnknown from None
+    return await again(*found)
+
+
+async def _many_as_they_come(self: ReadThrough, order_ids: Sequence[str]) -> FoundMany:
+    held = {}
+    for order_id in order_ids:
+        with contextlib.suppress(NotFound):
+            held[order_id] = (await self.get(order_id)).held
+    return FoundMany(held, "as they come")

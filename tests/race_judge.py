@@ -9,6 +9,7 @@ import json
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,14 +35,18 @@ KINDS = (
         "gaps",
         "illegal",
         "double takes",
+        "hedged",
+        "clocks",
     ),
     *("forks", "dead letters", "parked", "unexpected", "unrest"),
 )
 """What a violation can be; those of a run are counted by these."""
 ORDERS_MAX = 1_000_000
+CLOCKS_APART_S = 1.0
+"""A process may have decided a change this long before it was accepted."""
 _HISTORY = (
     "SELECT order_id, version, epoch, position, kind, from_status, to_status, actor,"
-    " coalesce(idempotency_key, comment) FROM order_history ORDER BY order_id, version"
+    " coalesce(idempotency_key, comment), at FROM order_history ORDER BY order_id, version"
 )
 
 Facts = list[Any]
@@ -64,6 +69,7 @@ class Row(NamedTuple):
     after: str
     actor: str
     token: str | None
+    at: datetime
 
 
 class Told(NamedTuple):
@@ -134,6 +140,8 @@ def judge(state: State, facts: list[Facts]) -> list[Wrong]:
         *_bodies(facts),
         *_histories(state),
         *_told(state.history, told),
+        *_hedged(told, facts),
+        *_clocks(state.history),
     ]
 
 
@@ -234,3 +242,20 @@ def _told(history: list[Row], told: list[Told]) -> Iterator[Wrong]:
         if other.token != item.token:
             kind = "double takes" if item.status == "MANUFACTURING_STARTED" else "doubled"
             yield Wrong(kind, f"{item} and {other} were told the same version")
+
+
+def _hedged(told: list[Told], facts: list[Facts]) -> Iterator[Wrong]:
+    """Of those who sent one request none was refused when another was told that it happened."""
+    happened = {item.token for item in told}
+    for token in {fact[1] for fact in facts if fact[0] == "refused"} & happened:
+        yield Wrong("hedged", f"{token} was refused by one process and happened by another")
+
+
+def _clocks(history: list[Row]) -> Iterator[Wrong]:
+    """The moments of the log follow one clock, whichever process wrote them."""
+    newest: Row | None = None
+    for row in sorted(history, key=lambda row: (row.epoch, row.position)):
+        if newest is not None and (newest.at - row.at).total_seconds() > CLOCKS_APART_S:
+            yield Wrong("clocks", f"{row} is of a time before {newest}")
+        elif newest is None or row.at > newest.at:
+            newest = row

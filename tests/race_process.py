@@ -15,7 +15,6 @@ import msgspec
 import uvloop
 
 from storage.bounds import Bounds
-from storage.clock import SystemClock
 from storage.errors import NotFound, StorageError
 from storage.filters import ListQuery
 from storage.local import Held
@@ -25,7 +24,7 @@ from storage.redis.tier import RedisTier
 from storage.stack import Storage
 from storage.views import CountsQuery, CountsView, ListView
 from tests.race_board import Board
-from tests.race_faults import Fault, database_of, plant
+from tests.race_faults import Fault, clock_of, database_of, plant
 from tests.race_program import COUNTED, QUERIES, Program, Record
 from tests.shared_stacks import PREFIX, storage_on
 
@@ -49,6 +48,10 @@ BOUNDS = Bounds(
     lease_s=1.0,
 )
 """Small, so that everything is evicted, trimmed and filled again all the time."""
+
+
+SKEWS_S = (0.0, 200.0, -90.0)
+"""How far the clocks of their machines are ahead."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +88,8 @@ class Racer:
         database = database_of(spec.fault, spec.database_url, BOUNDS, random)
         await database.open()
         endpoint = endpoint_of(spec.redis_url, PREFIX, BOUNDS.shared_deadline_s)
-        self._storage = storage_on(endpoint, database, BOUNDS, SystemClock(), self._name)
+        clock = clock_of(spec.fault, SKEWS_S[spec.index])
+        self._storage = storage_on(endpoint, database, BOUNDS, clock, self._name)
         await self._storage.open(self._task_ended)
         seed = f"{spec.seed}.{spec.index}.{spec.incarnation}"
         self._program = Program(self._storage, self._board, self._record, seed, spec.index, spec.operations)

@@ -16,7 +16,14 @@ from typing import Any
 import msgspec
 
 from storage.book import Draft, Outcome, Request
-from storage.errors import Conflict, Forbidden, NotFound, OutcomeUnknown, Unavailable
+from storage.errors import (
+    Conflict,
+    Forbidden,
+    NotFound,
+    OutcomeUnknown,
+    PreconditionFailed,
+    Unavailable,
+)
 from storage.filters import ALL, ListQuery, OrderFilter, Sort, SortField
 from storage.idempotency import Keyed
 from storage.local import Held
@@ -45,6 +52,8 @@ PAUSE_S = 0.02
 ANSWER_S = 20.0
 """A client that has no answer after so long will never have one."""
 PAGE_ROWS = 20
+LOOKED_BACK = 100
+"""Entries before a position that are looked through for what an answer lacks."""
 QUERIES = (
     ListQuery(),
     ListQuery(sort=Sort(SortField.UPDATED_AT, True)),
@@ -103,6 +112,8 @@ class Program:
             (10, self._comment),
             (3, self._repeat),
             (4, self._repeat_of_others),
+            (3, self._hedge),
+            (6, self._hedge_of_others),
             (5, self._note),
             (3, self._refer),
             (16, self._step),
@@ -172,6 +183,7 @@ class Program:
         if len(versions) < newest:
             words = f"the history of {self._board.id_of(row)} ends at {len(versions)}, {newest} was seen"
             self._record.wrong("regressions", words)
+        self._require_complete(self._board.id_of(row), len(versions), found.as_of)
         self._publish(found.as_of)
         self._board.saw(row, len(versions))
         self._record.counts["histories"] += 1
@@ -187,6 +199,7 @@ class Program:
             if shown < version:
                 words = f"{order_id} was seen at {version} and is one of several at {shown} ({found.source})"
                 self._record.wrong("regressions", words)
+            self._require_complete(order_id, shown, None)
         self._publish()
         for row in rows:
             held = found.held.get(self._board.id_of(row))
@@ -221,6 +234,19 @@ class Program:
     async def _reach(self, position: Position) -> None:
         if position.epoch:
             await self._storage.reads.require_position(position)
+
+    def _require_complete(self, order_id: str, version: int, as_of: Position | None) -> None:
+        """What is shown has all that the log has up to the position that is said of it."""
+        as_of, tail = as_of or self._storage.reads.stands, self._storage.tail
+        if as_of.epoch != tail.epoch:
+            return
+        for followed in tail.since(as_of.n - LOOKED_BACK) or ():
+            order = followed.order
+            if order is None or order.id != order_id or followed.n > as_of.n:
+                continue
+            if order.version > version:
+                words = f"{order_id} is shown at {version} as of {as_of}, the log has {order.version}"
+                self._record.wrong("regressions", words)
 
     def _publish(self, as_of: Position | None = None) -> None:
         """What an answer says of its position. None: this moment's."""
@@ -268,6 +294,33 @@ class Program:
         if offered is not None:
             row, count = offered
             await self._remark(row, f"repeat.{writer}.{row}.{count}", keyed=True)
+
+    async def _hedge(self, random: Random) -> None:
+        """A keyed request for one version of an order, which others send at the same time."""
+        row = self._board.hot_row(random)
+        version = 0 if row is None else self._board.newest_seen(row)
+        if row is not None and version:
+            self._board.offer_hedge(row, version)
+            await self._hedged(self._index, row, version)
+
+    async def _hedge_of_others(self, random: Random) -> None:
+        writer = random.randrange(RACERS)
+        offered = self._board.hedged(writer)
+        if offered is not None:
+            await self._hedged(writer, *offered)
+
+    async def _hedged(self, writer: int, row: int, version: int) -> None:
+        """Who is refused must not be one of several of whom another was told that it happened."""
+        token = f"hedge.{writer}.{row}.{version}"
+
+        def decide(newest: Order) -> Change:
+            return comment(newest, token, SHOP, self._storage.clock.now())
+
+        try:
+            await self._decide(row, token, SHOP, True, decide, if_match=frozenset({version}))
+        except PreconditionFailed:
+            self._record.write("refused", token)
+            self._record.counts["hedges refused"] += 1
 
     async def _remark(self, row: int, token: str, *, keyed: bool) -> None:
         def decide(newest: Order) -> Change:
@@ -350,6 +403,7 @@ class Program:
         keyed: bool,
         decide: Callable[[Order], Change | None],
         reference: str | None = None,
+        if_match: frozenset[int] | None = None,
     ) -> None:
         """Make a change, as often as it takes to know what became of it."""
         nothing_to_do = False
@@ -363,7 +417,12 @@ class Program:
         order_id, book = self._board.id_of(row), self._storage.book
         await self._echo(row)
         outcome = await self._sent(
-            token, who, keyed, lambda request: book.edit(order_id, reference, noted, request)
+            token,
+            who,
+            keyed,
+            lambda request: book.edit(
+                order_id, reference, noted, msgspec.structs.replace(request, if_match=if_match)
+            ),
         )
         if nothing_to_do:
             self._record.counts["nothing to do"] += 1

@@ -14,7 +14,7 @@ async def test_a_ready_service_says_so_with_every_dependency(clients: Clients) -
     reply = await clients.nobody.get("/readyz")
     body = reply.json
     assert (reply.status, body["status"], body["troubles"]) == (200, "ready", [])
-    assert body["dependencies"].keys() == {"database", "log", "redis"}
+    assert body["dependencies"].keys() == {"database", "files", "log", "redis"}
     assert body["dependencies"]["database"]["state"] == "up"
     assert body["dependencies"]["log"]["state"] == "up"
     assert body["dependencies"]["redis"]["state"] == "none"

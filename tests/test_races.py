@@ -28,7 +28,15 @@ async def test_three_processes_that_race_for_the_same_orders_end_in_agreement(
     assert report.wrong == []
     for happened in (
         *("acknowledged", "reads", "repeated", "invalidations", "already_taken", "duplicate_reference"),
-        *("evictions", "evicted from Redis", "fills refused", "pages", "histories"),
+        *(
+            "evictions",
+            "evicted from Redis",
+            "fills refused",
+            "pages",
+            "histories",
+            "batches",
+            "hedges refused",
+        ),
     ):
         assert report.counts[happened] > 0, happened
     assert report.counts["kills"] + report.counts["restarts"] > 0
@@ -39,6 +47,9 @@ FINDS: dict[Fault, set[str]] = {
     Fault.UNCHECKED_VERSION: {"lost", "dead letters"},
     Fault.LOOSE_POSITION: {"lost", "regressions", "dead letters"},
     Fault.BLIND_RETRY: {"doubled"},
+    Fault.FINAL_REFUSAL: {"hedged"},
+    Fault.OWN_CLOCK: {"clocks"},
+    Fault.LATE_POSITION: {"regressions"},
 }
 """By which of these each fault shows."""
 
