@@ -34,7 +34,8 @@ LEGAL: dict[tuple[str | None, str], str] = {
 
 
 class Acknowledged(NamedTuple):
-    """A change that a client was told is made. `operator`: whom the answer named as the order's operator."""
+    """A change that a client was told is made. `operator`: whom the answer named as the order's operator.
+    `or_by`: keys of earlier requests for the same, any of which may have made it."""
 
     order_id: str
     version: int
@@ -42,6 +43,7 @@ class Acknowledged(NamedTuple):
     actor: str
     status: str
     operator: str | None
+    or_by: tuple[str, ...] = ()
 
 
 class Row(NamedTuple):
@@ -162,7 +164,7 @@ def _lost_or_doubled(rows: list[Row], acknowledged: list[Acknowledged]) -> Itera
         row = by_place.get((told.order_id, told.version))
         if row is None:
             yield f"lost: {told}"
-        elif (row.key, row.actor, row.after) != (told.key, told.actor, told.status):
+        elif row.key not in (told.key, *told.or_by) or (row.actor, row.after) != (told.actor, told.status):
             yield f"{told} was told, the history has {row}"
         if times[told.key] > 1:
             yield f"{told.key} took effect {times[told.key]} times"

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from tests.day_history import APPROVED, LINE, STARTED, Acknowledged
+from tests.meshes import binary_stl, torus
 from tests.processes import ADMIN_TOKEN, Client, Reply
 
-OPERATORS, POLLERS, PASSERS_BY, SHOPS, MES, SELLERS, CLOSERS = 14, 16, 10, 4, 3, 4, 2
+OPERATORS, POLLERS, PASSERS_BY, SHOPS, MES, SELLERS, CLOSERS = 14, 14, 8, 4, 3, 4, 2
+WAITERS, NEWCOMERS, ASKERS = 4, 2, 2
 ANSWER_S = 6.0
 """How long a client waits for an answer: taking an order may wait for the database for 5 s."""
 OUTCOME_S = 90.0
@@ -26,6 +28,9 @@ PAUSE_MIN_S, PAUSE_MAX_S = 0.02, 0.4
 THINK_S = 0.25
 OLD_S = 1.0
 """What was superseded this long before a read began may not be its answer, unless that says it is stale."""
+IMPATIENT = 0.2
+"""The share of operators who do not wait for what becomes of their first request."""
+WAIT_S = 3
 OPEN_ORDERS_MAX = 60
 RECENT_ORDERS = 80
 
@@ -65,6 +70,8 @@ class Floor:
         self.to_approve: asyncio.Queue[Order] = asyncio.Queue()
         self.to_close: asyncio.Queue[Order] = asyncio.Queue()
         self.closing = False
+        self.model = ""
+        """The hash of a model that has been uploaded."""
         self.slowest_refusal_s = 0.0
         self._versions: dict[str, tuple[list[float], list[int]]] = defaultdict(lambda: ([], []))
 
@@ -76,6 +83,10 @@ class Floor:
         times, versions = self._versions[change.order_id]
         times.append(now_s)
         versions.append(max(change.version, versions[-1] if versions else 0))
+
+    def ids_before(self, at_s: float) -> set[str]:
+        """The orders that anybody was told of before a moment."""
+        return {order_id for order_id, (times, _) in self._versions.items() if times and times[0] < at_s}
 
     def version_before(self, order_id: str, at_s: float) -> int:
         """The newest version that anybody was told of before a moment."""
@@ -131,9 +142,17 @@ class Walker:
         return (await self.change("POST", path, {"comment": "engrave it"}, headers)).json  # type: ignore[no-any-return]
 
     async def take(self, order_id: str) -> Order | None:
-        """None when another operator was first."""
-        refusals = ("already_taken", "illegal_transition")
-        reply = await self.change("POST", f"/v1/orders/{order_id}/take", {}, refusals=refusals)
+        """None when another operator was first. Some are impatient: what is not answered at once they ask for
+        again, as another request."""
+        refusals, path = ("already_taken", "illegal_transition"), f"/v1/orders/{order_id}/take"
+        before: tuple[str, ...] = ()
+        if self.floor.random.random() < IMPATIENT:
+            key = next(self._keys)
+            reply = await self._try("writes", "POST", path, {"Idempotency-Key": key}, {})
+            before = (key,)
+            if reply is not None and reply.status == 200:
+                return self._told(reply, key).json  # type: ignore[no-any-return]
+        reply = await self.change("POST", path, {}, refusals=refusals, or_by=before)
         if reply.status == 409:
             self.floor.counts["takes lost to another"] += 1
             return None
@@ -146,7 +165,9 @@ class Walker:
         body: Any,
         conditions: dict[str, str] | None = None,
         refusals: tuple[str, ...] = (),
+        or_by: tuple[str, ...] = (),
     ) -> Reply:
+        """`or_by`: keys of earlier requests for the same; one of them may have been the one that did it."""
         key = next(self._keys)
         reply = await self._send(method, path, {"Idempotency-Key": key, **(conditions or {})}, body)
         if reply.status not in (200, 201):
@@ -154,13 +175,19 @@ class Walker:
                 raise Violation(f"{self.name} {key}: {method} {path} {body} was answered {reply}", _id(path))
             self.floor.refused_keys.add(key)
             return reply
+        return self._told(reply, key, *or_by)
+
+    def _told(self, reply: Reply, *keys: str) -> Reply:
+        """A change was acknowledged."""
         order = reply.json
         if reply.headers["ETag"] != f'"{order["version"]}"':
-            raise Violation(f"{path}: ETag {reply.headers['ETag']} of {order}", order["id"])
+            raise Violation(f"ETag {reply.headers['ETag']} of {order}", order["id"])
+        if order["status"] == STARTED and reply.headers["Durability"] != "database":
+            raise Violation(f"{self.name} was given {order} by the log alone", order["id"])
         self._note(order)
         self._position = max(self._position, _position(reply))
-        told = (order["id"], order["version"], key, self.name, order["status"], order["operator"])
-        self.floor.told(Acknowledged(*told))
+        told = (order["id"], order["version"], keys[0], self.name, order["status"], order["operator"])
+        self.floor.told(Acknowledged(*told, keys[1:]))
         return reply
 
     async def listed(self, status: str, limit: int) -> list[Order]:
@@ -194,6 +221,49 @@ class Walker:
             self._require_recent(order_id, 0)
         for row in found["items"]:
             self._see_status(row)
+
+    async def history(self, order_id: str) -> None:
+        """Every change of an order: none is missing, and none that is known."""
+        found = await self._read(f"/v1/orders/{order_id}/history", or_nothing={"items": []})
+        versions = [item["version"] for item in found["items"]]
+        if versions != list(range(1, len(versions) + 1)):
+            raise Violation(f"the history of {order_id} has versions {versions}", order_id)
+        self._compare(self._versions, order_id, len(versions))
+        self._require_recent(order_id, len(versions))
+
+    async def wait(self, order_id: str) -> None:
+        """A long poll: in the end it is told the newest, or that nobody can say."""
+        etag, _ = self._held.get(f"/v1/orders/{order_id}", ("", None))
+        if not etag:
+            await self.order(order_id)
+            return
+        path, headers = f"/v1/orders/{order_id}", {"If-None-Match": etag, "Prefer": f"wait={WAIT_S}"}
+        reply = await self._try("reads", "GET", path, headers, None)
+        if reply is None or reply.status == 503:
+            return
+        self.source = reply.headers.get("Cache-Status", "")
+        version = int(etag.strip('"')) if reply.status == 304 else reply.json["version"]
+        self._asked_s = time.monotonic()  # it is as new as its answer, not as the question
+        self._require_recent(order_id, version)
+
+    async def operators(self) -> None:
+        await self._read("/v1/operators")
+
+    async def walk(self) -> None:
+        """By the last change, upwards: everything that was there before is met."""
+        wanted, asked_s, met = self.floor.ids_before(time.monotonic() - OLD_S), time.monotonic(), set()
+        path: str = "/v1/orders?sort=updated_at&limit=200"
+        while path:
+            page = await self._read(path)
+            if self.stale:
+                return
+            met |= {row["id"] for row in page["items"]}
+            path = f"/v1/orders?sort=updated_at&limit=200&cursor={page['next']}" if page["next"] else ""
+        for order_id in wanted - met:
+            order = await self.order(order_id)
+            if order["version"] <= self.floor.version_before(order_id, asked_s):
+                raise Violation(f"{self.name}'s walk missed {order}", order_id)
+            # else it was changed meanwhile, and may have moved behind the walk
 
     def _see_status(self, row: Order) -> None:
         self._compare(self._status_versions, row["id"], row["version"])
@@ -265,6 +335,21 @@ class Walker:
             await asyncio.sleep(pause_s * self.floor.random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
         raise Violation(f"{self.name}: {method} {path} had no outcome in {OUTCOME_S:g} s: {reply}", _id(path))
+
+    @property
+    def clients(self) -> list[Client]:
+        return self._clients
+
+    async def tried(self, client: Client, method: str, path: str, **body: str) -> Reply | None:
+        """One request that nobody repeats; None when it was not answered."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                reply = await client.send(method, path, json=body or None)
+        except (aiohttp.ClientError, ConnectionError, TimeoutError):
+            return None
+        if reply.status >= 500 and reply.status != 503:
+            raise Violation(f"{self.name}: {method} {path} failed: {reply}")
+        return reply
 
     async def _try(
         self, kind: str, method: str, path: str, headers: dict[str, str], body: Any
@@ -368,16 +453,59 @@ async def passer_by(walker: Walker, floor: Floor) -> None:
         await walker.listed(floor.random.choice(LINE), 50)
 
 
+async def waiter(walker: Walker, floor: Floor) -> None:
+    if floor.recent:
+        await walker.wait(floor.random.choice(floor.recent))
+
+
+async def newcomer(walker: Walker, floor: Floor) -> None:
+    """A token issued by one server is good at another at once."""
+    admins = [client.with_token(ADMIN_TOKEN) for client in walker.clients]
+    name = f"newcomer-{next(floor.numbers)}"
+    issued = await walker.tried(floor.random.choice(admins), "POST", "/v1/tokens", role="shop", name=name)
+    if issued is None or issued.status != 201:
+        return
+    there = floor.random.choice(walker.clients).with_token(issued.json["token"])
+    asked = await walker.tried(there, "GET", "/v1/me")
+    if asked is not None and asked.status not in (200, 503):
+        raise Violation(f"{name}, who has just been given a token, was answered {asked}")
+
+
+async def asker(walker: Walker, floor: Floor) -> None:
+    """A quote given by one server is found at another at once."""
+    if not floor.model:
+        body = binary_stl(torus(9.25))
+        reply = await floor.random.choice(walker.clients).send("POST", "/v1/models", data=body)
+        if reply.status == 201:
+            floor.model = reply.json["model"]["sha256"]
+        return
+    query = f"material=silver-925&quantity={floor.random.randrange(1, 10_000)}"
+    path = f"/v1/models/{floor.model}/price?{query}"
+    priced = await walker.tried(floor.random.choice(walker.clients), "GET", path)
+    if priced is None or priced.status != 200:
+        return
+    quote = f"/v1/prices/{priced.json['price']['id']}"
+    found = await walker.tried(floor.random.choice(walker.clients), "GET", quote)
+    if found is not None and found.status not in (200, 503):
+        raise Violation(f"{quote}, which has just been given, was answered {found}")
+
+
 async def poller(walker: Walker, floor: Floor) -> None:
     if not floor.recent:
         return
-    match floor.random.randrange(5):
+    match floor.random.randrange(8):
         case 0 | 1:
             await walker.order(floor.random.choice(floor.recent))
         case 2:
             await walker.status(floor.random.choice(floor.recent))
         case 3:
             await walker.listed(floor.random.choice((*LINE, "CANCELLED")), 50)
+        case 4:
+            await walker.history(floor.random.choice(floor.recent))
+        case 5:
+            await walker.operators()
+        case 6:
+            await walker.walk()
         case _:
             await walker.statuses(floor.random.sample(list(floor.recent), min(20, len(floor.recent))))
 
@@ -391,6 +519,9 @@ CROWD: tuple[tuple[Work, str, int], ...] = (
     (operator, "operator", OPERATORS),
     (poller, "seller", POLLERS),
     (passer_by, "seller", PASSERS_BY),
+    (waiter, "seller", WAITERS),
+    (newcomer, "seller", NEWCOMERS),
+    (asker, "shop", ASKERS),
 )
 
 

@@ -3,18 +3,22 @@ says when."""
 
 import asyncio
 import contextlib
+import resource
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
 import asyncpg
+import msgspec
+import redis
 
 from server.private_servers import Refused, ask
 from storage.redis.scripts import APPEND
 from tests.day_history import APPROVED
-from tests.drill_clients import Floor, People
+from tests.drill_clients import Floor, People, Violation
 from tests.drill_world import SERVERS, World
+from tests.meshes import binary_stl, torus
 
 FOUND_S = 10.0
 
@@ -260,6 +264,111 @@ async def replies_of_writes_lost(scene: Scene) -> None:
     scene.note = f"{proxy.lost - before} replies"
 
 
+async def replies_of_commits_lost(scene: Scene) -> None:
+    """PostgreSQL has done it, and nobody hears of it."""
+    proxies, before = scene.world.to_postgres.each, sum(each.lost for each in scene.world.to_postgres.each)
+    for _ in range(6):
+        for proxy in proxies:
+            proxy.lose_answer_to = b"COMMIT\0"
+        await scene.hold(0.2, 0.4)
+        for proxy in proxies:
+            proxy.lose_answer_to = None
+        await scene.hold(0.1, 0.3)
+    scene.lift()
+    scene.note = f"{sum(each.lost for each in proxies) - before} replies"
+
+
+async def connections_harmed(scene: Scene) -> None:
+    """One after the other, of each server to Redis and PostgreSQL."""
+    for _ in range(40):
+        proxies = scene.random.choice((scene.world.proxies, scene.world.to_postgres))
+        proxies.harm(scene.some(), scene.random)
+        await scene.hold(0.02, 0.15)
+    scene.lift()
+
+
+async def idle_connections_ended(scene: Scene) -> None:
+    """Redis ends all of its connections, again and again."""
+    for _ in range(5):
+        await scene.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await scene.hold(0.3, 0.8)
+    scene.lift()
+
+
+async def redis_without_replicas(scene: Scene) -> None:
+    await scene.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+    await scene.hold(2, 4)
+    await scene.ask("CONFIG", "SET", "min-replicas-to-write", "0")
+    scene.lift()
+
+
+async def postgres_only_reads(scene: Scene) -> None:
+    await scene.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+    await scene.hold(3, 5)
+    await scene.execute(
+        "SET default_transaction_read_only = off",
+        "ALTER SYSTEM RESET default_transaction_read_only",
+        "SELECT pg_reload_conf()",
+    )
+    scene.lift()
+
+
+async def files_cannot_be_written(scene: Scene) -> None:
+    """The kernel lets no file of one server grow, as on a full disk."""
+    index = scene.some()
+    pid, admin = scene.world.services[index].pid, scene.people.admins[index]
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, before[1]))
+    codes = set()
+    for count in range(5):
+        body = binary_stl(torus(9.0 + count / 100 + scene.random.random() / 200))
+        reply = await admin.send("POST", "/v1/models", data=body)
+        codes.add(reply.status if reply.status != 503 else reply.json["code"])
+        await scene.hold(0.2, 0.5)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+    scene.lift()
+    scene.note = f"uploads {sorted(map(str, codes))}"
+    if codes != {"disk_full"}:
+        scene.floor.violated(Violation(f"uploads to a full disk were answered {codes}"))
+
+
+async def entry_of_a_later_release(scene: Scene) -> None:
+    """A process of the next release writes what these do not know, and later brings it to the database."""
+    for _ in range(2):
+        n = await asyncio.to_thread(_append_unknown, scene.world.redis.port)
+        await scene.hold(0.5, 1.5)
+        moved = None
+        while moved is None:
+            async with scene.database() as connection:
+                moved = await connection.fetchval(
+                    "UPDATE log_positions SET position = $1 WHERE name = 'write_behind'"
+                    " AND position = $1 - 1 RETURNING position",
+                    n,
+                )
+            await scene.hold(0.02, 0.05)
+    scene.lift()
+
+
+def _append_unknown(port: int) -> int:
+    """Its position. In one step, as the script of any release does."""
+    payload = b"\x01" + msgspec.msgpack.encode({"t": "courier_called", "id": "0" * 36, "parcel": 5})
+    with redis.Redis(port=port) as client:
+        epoch = client.hget("{facet}:meta", "epoch")
+        assert isinstance(epoch, bytes)
+        n = client.eval(
+            "local n = redis.call('HINCRBY', KEYS[1], 'head', 1);"
+            " redis.call('XADD', KEYS[2], ARGV[1] .. '-' .. n, 'p', ARGV[2], 'o', '', 'c', '\31', 'f', '')"
+            " return n",
+            2,
+            "{facet}:meta",
+            f"{{facet}}:{epoch.decode()}:log",
+            epoch,
+            payload,
+        )
+        assert isinstance(n, int)
+        return n
+
+
 async def server_cut_off_from_redis(scene: Scene) -> None:
     index = scene.some()
     scene.world.proxies.cut(index)
@@ -328,6 +437,13 @@ FAULTS = (
     Fault("server stopped for 10 s", server_stopped_for_10_s),
     Fault("flusher stopped in a transaction", flusher_stopped_in_a_transaction),
     Fault("replies of writes lost", replies_of_writes_lost),
+    Fault("replies of commits lost", replies_of_commits_lost),
+    Fault("connections harmed", connections_harmed),
+    Fault("idle connections ended", idle_connections_ended),
+    Fault("redis without replicas", redis_without_replicas),
+    Fault("postgresql only reads", postgres_only_reads),
+    Fault("files cannot be written", files_cannot_be_written),
+    Fault("entry of a later release", entry_of_a_later_release),
     Fault("server cut off from redis", server_cut_off_from_redis),
     Fault("poison entry", poison_entry),
     Fault("fills race flushes and evictions", fills_race_flushes_and_evictions),

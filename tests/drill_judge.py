@@ -72,7 +72,7 @@ def _excused(rows: list[Row], told: list[Told], windows: list[Window]) -> list[A
     return [
         change
         for at_s, change in told
-        if (change.order_id, change.version, change.key) not in kept
+        if not any((change.order_id, change.version, key) in kept for key in (change.key, *change.or_by))
         and any(window.from_s <= at_s <= window.until_s for window in windows)
     ]
 

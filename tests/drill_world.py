@@ -4,6 +4,7 @@ each of the three and Valkey."""
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from server.private_servers import PostgresServer, ValkeyServer
+from tests.network import NONSENSE, reset
 from tests.processes import Service, free_port
 
 SERVERS = 3
@@ -20,11 +22,17 @@ LOCAL_BYTES = str(2**20)
 """So little that each process evicts what it holds all the time."""
 
 
+SKEWS_S = ("", "200", "-90")
+"""How far the clocks of the servers' machines are ahead."""
+
+
 class FaultyProxy:
-    """Stands between one process and Redis. Its attributes may be set from another thread."""
+    """Stands between one process and a server that all share. Its attributes may be set from another
+    thread."""
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
+        self._clients: set[asyncio.StreamWriter] = set()
         self.port = 0
         self.delay_s = 0.0
         self.cut = False
@@ -45,6 +53,7 @@ class FaultyProxy:
         said = asyncio.Event()
         ends = (writer, server_writer)
         self._ends.update(ends)
+        self._clients.add(writer)
         tasks = [
             asyncio.create_task(self._forth(reader, server_writer, said)),
             asyncio.create_task(self._back(server_reader, writer, said)),
@@ -56,6 +65,7 @@ class FaultyProxy:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.difference_update(tasks)
         self._ends.difference_update(ends)
+        self._clients.discard(writer)
         for end in ends:
             end.transport.abort()
 
@@ -77,6 +87,20 @@ class FaultyProxy:
                 return
             await asyncio.sleep(self.delay_s)
             writer.write(data)
+
+    def harm(self, chance: random.Random) -> None:
+        """One of the connections is reset, closed, or hears nonsense."""
+        clients = sorted(self._clients, key=id)
+        if not clients:
+            return
+        client = chance.choice(clients)
+        match chance.randrange(3):
+            case 0:
+                reset(client)
+            case 1:
+                client.close()
+            case _:
+                client.write(NONSENSE)
 
     def abort(self) -> None:
         """Every connection breaks."""
@@ -101,6 +125,9 @@ class Proxies:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
+    def harm(self, index: int, chance: random.Random) -> None:
+        self._loop.call_soon_threadsafe(self.each[index].harm, chance)
+
     def cut(self, index: int) -> None:
         self.each[index].cut = True
         self._loop.call_soon_threadsafe(self.each[index].abort)
@@ -122,6 +149,7 @@ class World:
         self.redis = ValkeyServer(directory / "redis")
         self.postgres = PostgresServer(directory / "postgres")
         self.proxies = Proxies(self.redis.port)
+        self.to_postgres = Proxies(self.postgres.port)
         self.ports = [free_port() for _ in range(SERVERS)]
         self.services: list[Service] = []
 
@@ -145,10 +173,13 @@ class World:
         await asyncio.to_thread(self.redis.start)
         await asyncio.to_thread(self.postgres.start)
         self.proxies.start()
+        self.to_postgres.start()
         for index, proxy in enumerate(self.proxies.each):
+            there = f":{self.to_postgres.each[index].port}/"
             settings = {
                 "FACET_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0",
-                "FACET_DATABASE_URL": self.postgres.url,
+                "FACET_DATABASE_URL": self.postgres.url.replace(f":{self.postgres.port}/", there),
+                "TEST_SKEW_S": SKEWS_S[index],
                 "FACET_LOCAL_BYTES": LOCAL_BYTES,
                 "FACET_MODEL_WORKERS": "1",
             }
@@ -169,6 +200,7 @@ class World:
         await asyncio.to_thread(self.redis.stop)
         await asyncio.to_thread(self.postgres.stop)
         self.proxies.stop()
+        self.to_postgres.stop()
 
 
 @contextlib.asynccontextmanager

@@ -28,7 +28,7 @@ class Connection:
 
     def reset(self) -> None:
         """A RST to the client: as when the machine in between has forgotten the connection."""
-        _reset(self._client)
+        reset(self._client)
         self._server.transport.abort()
 
     def close(self) -> None:
@@ -133,7 +133,8 @@ async def _either(*directions: Callable[[], Awaitable[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
+def reset(writer: asyncio.StreamWriter) -> None:
+    """A RST to the other end."""
     connection = writer.get_extra_info("socket")
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

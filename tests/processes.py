@@ -129,6 +129,10 @@ class Client:
         """The same token at another server."""
         return Client(self._session, url, self.token)
 
+    def with_token(self, token: str) -> "Client":
+        """Somebody else at the same server."""
+        return Client(self._session, self.url, token)
+
     async def send(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: Any
     ) -> "Reply":
