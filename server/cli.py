@@ -4,7 +4,9 @@ import argparse
 import asyncio
 import csv
 import json
+import os
 import runpy
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -21,7 +23,22 @@ WORKER = "worker"
 Command = Callable[[Settings, argparse.Namespace], int]
 
 
+PIPE_BROKEN = 128 + signal.SIGPIPE
+"""As a shell calls the end of a program whose output nobody reads."""
+
+
 def main(arguments: list[str]) -> int:
+    """The exit code."""
+    code = _run(arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads any more: the interpreter must not find that out when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or PIPE_BROKEN
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("test", "bench"):
         return _passed_on(arguments)
     parsed = parser().parse_args(arguments)
@@ -38,7 +55,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        return 141
+        return PIPE_BROKEN
 
 
 class _Parser(argparse.ArgumentParser):

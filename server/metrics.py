@@ -136,7 +136,7 @@ COUNTERS: dict[str, tuple[str, Sample]] = {
 
 LABELLED = {
     "facet_database_loads": "Loads from the database, by what was loaded.",
-    "facet_files_up": "1 when files can be written to the data directory.",
+    "facet_disk_up": "1 when files can be written to the data directory.",
     "facet_orders": "Orders, by status.",
     "facet_orders_oldest_age_seconds": "Time the longest waiting order has been in its status.",
     "facet_http_requests": "Requests, by route, method and status.",
@@ -211,7 +211,7 @@ class _MachineCollector(Collector):
         self._machine = machine
 
     def collect(self) -> Iterator[Metric]:
-        name = "facet_files_up"
+        name = "facet_disk_up"
         yield GaugeMetricFamily(name, LABELLED[name], 0.0 if self._machine.error else 1.0)
 
 

@@ -1,6 +1,8 @@
 """The commands of operations: what they do, and that bad input is one line and exit code 2."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 
 from storage.data_directory import DataDirectory
 from tests.commands import facet, serving
+from tests.processes import ROOT
 
 
 def one_line(output: str) -> bool:
@@ -132,3 +135,21 @@ def test_doctor_finds_a_damaged_database(tmp_path: Path) -> None:
     examined = facet("doctor", "--data-dir", str(tmp_path))
     assert examined.returncode == 1
     assert "FAIL  database" in examined.stdout
+
+
+def test_an_output_that_nobody_reads_is_no_error_of_the_interpreter() -> None:
+    """Whatever is left to be written when the command is done: it finds out then."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "server", "price", "--help"],
+            cwd=ROOT,
+            stdout=writes,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        os.close(writes)
+    assert done.stderr == ""
+    assert done.returncode in (0, 128 + signal.SIGPIPE)

@@ -144,7 +144,8 @@ async def opened(before: Network, kind: str) -> None:
 
 
 async def harm_done(place: Place, before: Network, kind: str, name: str) -> None:
-    """Every connection of a kind (or of all) is harmed, and the server has noticed."""
+    """Every connection of a kind (or of all) is harmed, and the server has noticed: of those that it keeps in
+    stock, one that it has used since."""
     if kind:
         await opened(before, kind)
     harmed = list(before.open[kind] if kind else before.all)
@@ -152,7 +153,7 @@ async def harm_done(place: Place, before: Network, kind: str, name: str) -> None
         EVENTS[name](connection)
 
     async def is_noticed() -> bool:
-        return not any(connection in before.all for connection in harmed)
+        return any(connection not in before.all for connection in harmed)
 
     try:
         await until_true(is_noticed, WHOLE_S)
