@@ -31,6 +31,8 @@ class Service:
         """With TEST_SKEW_S among the settings, the clock of its machine is so far ahead."""
         self.data_dir = data_dir
         self.url = ""
+        self.checkout = ROOT
+        """Whose code runs."""
         self._settings = settings
         self._process: subprocess.Popen[bytes]
 
@@ -41,13 +43,14 @@ class Service:
     def start(self, port: int = 0, wait_s: float = START_S) -> None:
         """Returns once it is ready. Port 0: a free one, another at each start."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FACET_")}
-        environment |= {"FACET_ADMIN_TOKEN": ADMIN_TOKEN, "PYTHONPATH": str(ROOT), **self._settings}
+        environment |= {"FACET_ADMIN_TOKEN": ADMIN_TOKEN, "PYTHONPATH": str(self.checkout), **self._settings}
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with (self.data_dir.parent / f"{self.data_dir.name}.log").open("ab") as log:
             skew_s = self._settings.get("TEST_SKEW_S")
             program = ["-m", "tests.skewed_server", skew_s] if skew_s else ["-m", "server"]
             self._process = subprocess.Popen(
                 [sys.executable, *program, "serve", f"--port={port}", f"--data-dir={self.data_dir}"],
+                cwd=self.checkout,
                 env=environment,
                 stdout=log,
                 stderr=log,
