@@ -27,6 +27,16 @@ class Plan(NamedTuple):
     """In the order in which they serve."""
 
 
+def cloned(clone: Path, commit: str) -> Path:
+    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+    check_out(clone, commit)
+    return clone
+
+
+def commit_of(name: str) -> str:
+    return subprocess.check_output(["git", "rev-parse", name], cwd=ROOT, text=True).strip()
+
+
 def check_out(clone: Path, commit: str) -> None:
     subprocess.run(["git", "-C", clone, "checkout", "-q", commit], check=True)
 
@@ -40,9 +50,7 @@ def reload(clone: Path, service: Service) -> str:
 
 async def roll(plan: Plan, folder: Path) -> list[str]:
     """What went wrong."""
-    clone = folder / "checkout"
-    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
-    check_out(clone, plan.commits[0])
+    clone = cloned(folder / "checkout", plan.commits[0])
     with ValkeyServer(folder / "valkey") as valkey, PostgresServer(folder / "postgres") as postgres:
         service = Service(
             folder / "data",
