@@ -1,7 +1,7 @@
 """The fault drill: three servers over one Redis and one PostgreSQL, more than fifty clients, and everything
 that can break, one after the other.
 
-`python -m tests.drill [--seed N] [--faults 25] [--only NAME ...]`
+`python -m tests.drill [--seed N] [--faults 25] [--only NAME ...] [--plant NAME]`
 
 The order of the faults is drawn from the seed. After each the service must be whole again within 10 s. In the
 end nothing acknowledged may be lost or doubled, no two operators may have got one order, and nobody may have
@@ -19,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.altered_server import PLANTS
 from tests.drill_clients import Floor, People, Violation, Walker, people_of
 from tests.drill_faults import FAULTS, Fault, Scene
 from tests.drill_judge import Window, divergences, drained, judge, stored
@@ -170,9 +171,9 @@ def drawn(chance: random.Random, count: int, names: list[str]) -> list[Fault]:
     return faults[:count]
 
 
-async def run(seed: int, faults: list[Fault], directory: Path) -> Report:
+async def run(seed: int, faults: list[Fault], directory: Path, plant: str = "") -> Report:
     began_s = time.monotonic()
-    async with opened_world(directory) as world:
+    async with opened_world(directory, plant) as world:
         floor = Floor(world.urls, random.Random(seed))
         async with people_of(floor) as people:
             drill = Drill(world, people, floor)
@@ -195,11 +196,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--only", action="append", default=[], help="only faults of this name; may be repeated"
     )
+    parser.add_argument(
+        "--plant", default="", choices=list(PLANTS), help="a fault of before, to see that it is found"
+    )
     chosen = parser.parse_args(arguments)
     print(f"seed {chosen.seed}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="facet-drill-"))
     faults = drawn(random.Random(chosen.seed), chosen.faults, chosen.only)
-    report = asyncio.run(run(chosen.seed, faults, directory))
+    report = asyncio.run(run(chosen.seed, faults, directory, chosen.plant))
     print(report)
     if not report.violations:
         shutil.rmtree(directory)

@@ -30,6 +30,7 @@ OLD_S = 1.0
 """What was superseded this long before a read began may not be its answer, unless that says it is stale."""
 IMPATIENT = 0.2
 """The share of operators who do not wait for what becomes of their first request."""
+IMPATIENT_S = 0.5
 WAIT_S = 3
 OPEN_ORDERS_MAX = 60
 RECENT_ORDERS = 80
@@ -148,7 +149,8 @@ class Walker:
         before: tuple[str, ...] = ()
         if self.floor.random.random() < IMPATIENT:
             key = next(self._keys)
-            reply = await self._try("writes", "POST", path, {"Idempotency-Key": key}, {})
+            headers = {"Idempotency-Key": key}
+            reply = await self._try("writes", "POST", path, headers, {}, answer_s=IMPATIENT_S)
             before = (key,)
             if reply is not None and reply.status == 200:
                 return self._told(reply, key).json  # type: ignore[no-any-return]
@@ -252,13 +254,13 @@ class Walker:
     async def walk(self) -> None:
         """By the last change, upwards: everything that was there before is met."""
         wanted, asked_s, met = self.floor.ids_before(time.monotonic() - OLD_S), time.monotonic(), set()
-        path: str = "/v1/orders?sort=updated_at&limit=200"
+        path: str = "/v1/orders?sort=updated_at&limit=20"
         while path:
             page = await self._read(path)
             if self.stale:
                 return
             met |= {row["id"] for row in page["items"]}
-            path = f"/v1/orders?sort=updated_at&limit=200&cursor={page['next']}" if page["next"] else ""
+            path = f"/v1/orders?sort=updated_at&limit=20&cursor={page['next']}" if page["next"] else ""
         for order_id in wanted - met:
             order = await self.order(order_id)
             if order["version"] <= self.floor.version_before(order_id, asked_s):
@@ -352,14 +354,20 @@ class Walker:
         return reply
 
     async def _try(
-        self, kind: str, method: str, path: str, headers: dict[str, str], body: Any
+        self,
+        kind: str,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: Any,
+        answer_s: float = ANSWER_S,
     ) -> Reply | None:
         floor, self._asked_s = self.floor, time.monotonic()
         client = (
             self._clients[self._pinned] if self._pinned is not None else floor.random.choice(self._clients)
         )
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(answer_s):
                 reply = await client.send(method, path, headers=headers, json=body)
         except (aiohttp.ClientError, ConnectionError, TimeoutError):
             floor.counts[f"{kind} unanswered"] += 1

@@ -337,16 +337,26 @@ async def entry_of_a_later_release(scene: Scene) -> None:
     for _ in range(2):
         n = await asyncio.to_thread(_append_unknown, scene.world.redis.port)
         await scene.hold(0.5, 1.5)
-        moved = None
-        while moved is None:
-            async with scene.database() as connection:
-                moved = await connection.fetchval(
-                    "UPDATE log_positions SET position = $1 WHERE name = 'write_behind'"
-                    " AND position = $1 - 1 RETURNING position",
-                    n,
-                )
-            await scene.hold(0.02, 0.05)
+        if not await _brought_on(scene, n):
+            scene.floor.violated(Violation(f"the entry of a later release at {n} was not waited for"))
     scene.lift()
+
+
+async def _brought_on(scene: Scene, n: int) -> bool:
+    """The later release brings its entry to the database, once that is there. False when it never comes to
+    be there, or is beyond already."""
+    end_s = time.monotonic() + FOUND_S
+    while time.monotonic() < end_s:
+        async with scene.database() as connection:
+            moved = await connection.fetchval(
+                "UPDATE log_positions SET position = $1 WHERE name = 'write_behind'"
+                " AND position = $1 - 1 RETURNING position",
+                n,
+            )
+        if moved is not None:
+            return True
+        await scene.hold(0.02, 0.05)
+    return False
 
 
 def _append_unknown(port: int) -> int:

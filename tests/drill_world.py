@@ -144,8 +144,9 @@ class Proxies:
 
 
 class World:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, plant: str) -> None:
         self.directory = directory
+        self._plant = plant
         self.redis = ValkeyServer(directory / "redis")
         self.postgres = PostgresServer(directory / "postgres")
         self.proxies = Proxies(self.redis.port)
@@ -180,6 +181,7 @@ class World:
                 "FACET_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0",
                 "FACET_DATABASE_URL": self.postgres.url.replace(f":{self.postgres.port}/", there),
                 "TEST_SKEW_S": SKEWS_S[index],
+                "TEST_PLANT": self._plant,
                 "FACET_LOCAL_BYTES": LOCAL_BYTES,
                 "FACET_MODEL_WORKERS": "1",
             }
@@ -204,8 +206,9 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def opened_world(directory: Path) -> AsyncIterator[World]:
-    world = World(directory)
+async def opened_world(directory: Path, plant: str = "") -> AsyncIterator[World]:
+    """`plant`: a fault of before that its servers have again."""
+    world = World(directory, plant)
     try:
         await world.open()
         yield world

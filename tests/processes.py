@@ -28,7 +28,7 @@ class Service:
     """`facet serve` over a data directory."""
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
-        """With TEST_SKEW_S among the settings, the clock of its machine is so far ahead."""
+        """TEST_SKEW_S and TEST_PLANT among the settings: see `tests.altered_server`."""
         self.data_dir = data_dir
         self.url = ""
         self.checkout = ROOT
@@ -46,8 +46,8 @@ class Service:
         environment |= {"FACET_ADMIN_TOKEN": ADMIN_TOKEN, "PYTHONPATH": str(self.checkout), **self._settings}
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with (self.data_dir.parent / f"{self.data_dir.name}.log").open("ab") as log:
-            skew_s = self._settings.get("TEST_SKEW_S")
-            program = ["-m", "tests.skewed_server", skew_s] if skew_s else ["-m", "server"]
+            altered = self._settings.keys() & {"TEST_SKEW_S", "TEST_PLANT"}
+            program = ["-m", "tests.altered_server" if altered else "server"]
             self._process = subprocess.Popen(
                 [sys.executable, *program, "serve", f"--port={port}", f"--data-dir={self.data_dir}"],
                 cwd=self.checkout,
