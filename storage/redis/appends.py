@@ -130,6 +130,7 @@ class Appends:
     async def run(self, link: Link, keys: Keys) -> None:
         """Until the link fails. While Redis works on one group, the next is sent."""
         await link.load(APPEND)
+        self._drop_outdated(keys.epoch)
         sent: Sent = deque()
         arrived, room = asyncio.Event(), asyncio.Semaphore(self._bounds.appends_in_flight)
         try:
@@ -186,7 +187,6 @@ class Appends:
             await room.acquire()
             self._wake.clear()
             link.require()
-            self._drop_outdated(keys.epoch)
             count = self._group_size(len(sent))
             if count == 0 and not idle:
                 room.release()

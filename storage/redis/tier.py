@@ -313,9 +313,10 @@ class RedisTier:
                 await self.copies.close()
                 for link in links:
                     await link.close()
-            if closed and joined_s >= JOINED_S:  # most likely it is back at once
+            if joined_s >= JOINED_S:
                 pause_s = self._bounds.shared_pause_s
-                continue
+                if closed:
+                    continue  # most likely it is back at once
             self._give_up_waiting()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._bounds.shared_pause_max_s)
