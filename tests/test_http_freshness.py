@@ -3,7 +3,8 @@ says, whatever is asked."""
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -161,20 +162,31 @@ def lagging(pair: Pair) -> Pair:
     return pair
 
 
+async def once_caught_up(ask: Callable[[], Awaitable[Reply]]) -> Reply:
+    """The first answer that is not "I am behind, ask again": a busy machine may say that many times."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            reply = await ask()
+            if reply.status != 503 or reply.json["code"] != "behind":
+                return reply
+
+
 async def test_what_another_server_has_just_acknowledged_is_not_refused_as_unknown(
     lagging: Pair, workshop: Workshop
 ) -> None:
     for count in range(3):
         who = await workshop.clients.of("shop", f"shop-{count}")
-        assert (await who.at(lagging.two).get("/v1/me")).status == 200
+        there = who.at(lagging.two)
+        assert (await once_caught_up(partial(there.get, "/v1/me"))).status == 200
         body = binary_stl(torus(9.2 + count / 10))
         query = "material=gold-585-yellow"
         priced = await who.send("POST", f"/v1/prices?{query}", data=body)
         quote = priced.json["price"]["id"]
-        assert (await who.at(lagging.two).get(f"/v1/prices/{quote}")).status == 200
+        assert (await once_caught_up(partial(there.get, f"/v1/prices/{quote}"))).status == 200
         body = binary_stl(torus(9.5 + count / 10))
         quote = (await who.send("POST", f"/v1/prices?{query}", data=body)).json["price"]["id"]
-        ordered = await who.at(lagging.two).post("/v1/orders", {"customer": "anna", "quote": quote})
+        order = {"customer": "anna", "quote": quote}
+        ordered = await once_caught_up(partial(there.post, "/v1/orders", order))
         assert ordered.status == 201, ordered
 
 
@@ -183,8 +195,8 @@ async def test_an_unknown_token_is_refused_and_keeps_nobody_waiting(
 ) -> None:
     there = workshop.admin.at(lagging.two)
     strangers = [Client(there._session, lagging.two, f"facet_{count}") for count in range(200)]
-    replies = await asyncio.gather(*(stranger.get("/v1/me") for stranger in strangers))
-    assert {reply.status for reply in replies} == {401}
+    asked = [once_caught_up(partial(stranger.get, "/v1/me")) for stranger in strangers]
+    assert {reply.status for reply in await asyncio.gather(*asked)} == {401}
     nonsense = await Client(there._session, lagging.two, "nonsense").get("/v1/me")
     assert nonsense.status == 401
 
@@ -199,13 +211,12 @@ async def test_a_price_is_decided_on_what_the_caller_has_seen_and_found_elsewher
         listed = await workshop.admin.post("/v1/price-lists", {**current, "version": version})
         seen = {"Facet-Position": listed.headers["Facet-Position"]}
         there, path = workshop.shop.at(lagging.two), "/v1/prices?material=silver-925"
-        priced = await there.send("POST", path, data=body, headers=seen)
+        priced = await once_caught_up(partial(there.send, "POST", path, data=body, headers=seen))
         assert priced.json["price"]["price_list"] == version
         assert head_of(priced) > head_of(listed)
         seen = {"Facet-Position": priced.headers["Facet-Position"]}
-        assert (
-            await workshop.shop.get(f"/v1/prices/{priced.json['price']['id']}", headers=seen)
-        ).status == 200
+        quote = f"/v1/prices/{priced.json['price']['id']}"
+        assert (await once_caught_up(partial(workshop.shop.get, quote, headers=seen))).status == 200
 
 
 # Long polls
