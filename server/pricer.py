@@ -17,7 +17,7 @@ from pricing.formats import check_content_type
 from pricing.formula import Options, check_options, price
 from pricing.mesh_warning import MeshWarning
 from pricing.model import ModelView, model_view
-from pricing.pool import FactsPool, PoolBusy
+from pricing.pool import FactsPool, PoolBusy, PoolClosed
 from pricing.price_list import MetalFix, PriceList
 from pricing.units import DECLARABLE_UNITS
 from server.price_answers import PriceAnswer, PriceAnswers, Question
@@ -171,13 +171,13 @@ class Pricer:
         if path is None:
             return True
         try:
+            byte_count = (await asyncio.to_thread(path.stat)).st_size
             facts = await self._pool.analyse(path)
-        except (PoolBusy, OSError):
+        except (PoolBusy, PoolClosed, OSError):  # closed: not started yet, or about to end
             return False
         except Refused as refused:  # what was priced before stays priced
             logger.warning("model %s is refused by this analyser: %s", sha256, refused)
-            return refused.code not in PASSING
-        byte_count = (await asyncio.to_thread(path.stat)).st_size
+            return True
         self._storage.models.take_in(sha256, byte_count, msgspec.json.encode(facts))
         return True
 

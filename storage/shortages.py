@@ -35,11 +35,8 @@ def shortage_of(error: BaseException) -> Unavailable | None:
 
 
 def probe(directory: Path) -> None:
-    """Write a file there and remove it. Blocking. Raises OSError."""
-    descriptor, name = tempfile.mkstemp(dir=directory, prefix=".probe-")
-    try:
-        os.write(descriptor, bytes(PROBE_BYTES))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-        os.unlink(name)
+    """Write a file there that has no name, so that none is left whenever this ends. Blocking. Raises
+    OSError."""
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        file.write(bytes(PROBE_BYTES))
+        os.fsync(file.fileno())

@@ -17,6 +17,7 @@ from tests.processes import Service, clients_of
 from tests.workshop import Workshop, set_status
 
 EARLIER = str(int(ANALYSER_VERSION) - 1)
+MODELS = 12
 QUERY = "material=gold-585-yellow"
 
 
@@ -52,6 +53,11 @@ class Shop:
         with closing(sqlite3.connect(self.service.data_dir / "facet.db", timeout=5)) as connection:
             rows = connection.execute("SELECT analyser FROM models WHERE sha256 = ?", (self.sha256,))
             return str(rows.fetchone()[0])
+
+    def outdated(self) -> int:
+        with closing(sqlite3.connect(self.service.data_dir / "facet.db", timeout=5)) as connection:
+            rows = connection.execute("SELECT count(*) FROM models WHERE analyser = ?", (EARLIER,))
+            return int(rows.fetchone()[0])
 
     def upgrade(self, *, without_file: bool = False) -> None:
         """As if the release before had found the facts, and this one had another analyser."""
@@ -112,3 +118,20 @@ async def test_an_upload_of_the_same_bytes_is_analysed_anew(shop: Shop) -> None:
 
     await until_true(is_known_anew)
     assert (await shop.order_price()).status == 200
+
+
+async def test_a_server_that_stops_while_files_are_read_anew_stops_as_ever_and_goes_on_later(
+    shop: Shop,
+) -> None:
+    async with clients_of(shop.service.url) as clients:
+        for count in range(MODELS):
+            body = binary_stl(torus(9.4 + count / 10))
+            assert (await clients.admin.send("POST", f"/v1/prices?{QUERY}", data=body)).status == 200
+    shop.upgrade()
+    assert shop.service.stop() == 0
+    shop.service.start()
+
+    async def all_are_read_anew() -> bool:
+        return shop.outdated() == 0
+
+    await until_true(all_are_read_anew)

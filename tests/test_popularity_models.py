@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from storage.bounds import smaller
+from storage.ending import end
 from storage.local import MISS
 from storage.model_copies import Model
 from storage.models import Models, PopularModels
 from storage.popularity import Popularity
+from storage.renewals import Renewals
 from storage.stack import Storage
 from tests.changes import START
 from tests.computations import FACTS, Computation
@@ -192,6 +194,34 @@ async def test_kept_files_are_read_anew_the_most_popular_first(tmp_path: Path) -
         await storage.models.warm(10)
         await until(lambda: len(read) == 3 and not len(storage.models.renewals))
         assert read == ["b", "c", "a"]
+
+
+async def test_a_file_that_cannot_be_read_now_keeps_no_other_waiting_and_a_settled_one_is_not_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("PAUSE_S", "RETRY_S"):
+        monkeypatch.setattr(f"storage.renewals.{name}", 0.0)
+    scores = popularity()
+    for name in ("failing", "failing", "other"):
+        scores.count(name, START)
+    renewals = Renewals(10, scores)
+    read: list[str] = []
+
+    async def read_anew(sha256: str) -> bool:
+        read.append(sha256)
+        return sha256 != "failing" or read.count("failing") == 3
+
+    renewals.read_anew = read_anew
+    for name in ("other", "failing"):
+        renewals.add(name)
+    task = asyncio.create_task(renewals.run())
+    await until(lambda: not len(renewals))
+    assert read == ["failing", "other", "failing", "failing"]
+    renewals.add("failing")
+    renewals.add("new")
+    await until(lambda: not len(renewals))
+    assert read[4:] == ["new"]
+    await end(task)
 
 
 async def test_facts_wait_for_a_locked_database_and_the_oldest_are_dropped_beyond_the_bound(
