@@ -56,6 +56,17 @@ def network_ends_server() -> None:
     RedisTier._keep = keep_or_fall  # type: ignore[method-assign]
 
 
+def lost_commit_is_another_facet() -> None:
+    """A position that this process has not heard of was moved by somebody else."""
+    from storage.errors import Fenced
+    from storage.write_behind import WriteBehind
+
+    async def fenced(self: WriteBehind, old: object, new: object) -> None:
+        raise Fenced(f"The database is past {old}: another Facet uses it.")
+
+    WriteBehind._fenced = fenced  # type: ignore[method-assign]
+
+
 def full_disk_is_internal() -> None:
     """A write that fails is nobody's business."""
     from server import problems
@@ -145,6 +156,7 @@ PLANTS: dict[str, Callable[[], None]] = {
     for plant in (
         own_clock,
         network_ends_server,
+        lost_commit_is_another_facet,
         full_disk_is_internal,
         later_entry_is_fatal,
         flushed_past,

@@ -266,6 +266,18 @@ async def replies_of_writes_lost(scene: Scene) -> None:
 
 async def replies_of_commits_lost(scene: Scene) -> None:
     """PostgreSQL has done it, and nobody hears of it."""
+    await _lose_commits(scene)
+    scene.lift()
+
+
+async def replies_of_commits_lost_without_redis(scene: Scene) -> None:
+    await asyncio.to_thread(scene.world.redis.kill)
+    await _lose_commits(scene)
+    scene.lift()
+    await asyncio.to_thread(scene.world.redis.start)
+
+
+async def _lose_commits(scene: Scene) -> None:
     proxies, before = scene.world.to_postgres.each, sum(each.lost for each in scene.world.to_postgres.each)
     for _ in range(6):
         for proxy in proxies:
@@ -274,7 +286,6 @@ async def replies_of_commits_lost(scene: Scene) -> None:
         for proxy in proxies:
             proxy.lose_answer_to = None
         await scene.hold(0.1, 0.3)
-    scene.lift()
     scene.note = f"{sum(each.lost for each in proxies) - before} replies"
 
 
@@ -448,6 +459,7 @@ FAULTS = (
     Fault("flusher stopped in a transaction", flusher_stopped_in_a_transaction),
     Fault("replies of writes lost", replies_of_writes_lost),
     Fault("replies of commits lost", replies_of_commits_lost),
+    Fault("replies of commits lost without redis", replies_of_commits_lost_without_redis),
     Fault("connections harmed", connections_harmed),
     Fault("idle connections ended", idle_connections_ended),
     Fault("redis without replicas", redis_without_replicas),
