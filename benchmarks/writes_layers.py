@@ -21,6 +21,7 @@ from benchmarks.pool_each import PoolChanges, copy_orders
 from storage.book import Draft, Request
 from storage.migrate import migrate_postgresql
 from storage.orders import Change, Order, Status
+from storage.single_flight import KeyedLocks
 from storage.stack import Storage
 from storage.steps import Wish, advance
 
@@ -130,8 +131,10 @@ async def work_through(ids: list[str], make: Make, count: int) -> list[float]:
 
 
 async def work_for(wanted: Iterator[tuple[str, Status]], make: Make, seconds: float) -> list[float]:
-    """Changes by 32 callers, each of which waits for its own; how long each took, sorted."""
+    """Changes by 32 callers, each of which waits for its own; how long each took, sorted. Those of one order
+    keep their turn: back before there would change nothing."""
     taken_s: list[float] = []
+    turns: KeyedLocks[str] = KeyedLocks()
     until_s = time.perf_counter() + seconds
 
     async def caller() -> None:
@@ -139,7 +142,8 @@ async def work_for(wanted: Iterator[tuple[str, Status]], make: Make, seconds: fl
             one = next(wanted, None)
             if one is None:
                 return
-            await make(*one)
+            async with turns.hold(one[0]):
+                await make(*one)
             taken_s.append(time.perf_counter() - began_s)
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
