@@ -71,6 +71,10 @@ GAUGES: dict[str, tuple[str, Sample]] = {
     "facet_views_bytes": ("Bytes of maintained lists.", lambda s: s.reads.views.lru.byte_count),
     "facet_models": ("Models in the local tier.", lambda s: len(s.models.cache)),
     "facet_models_waiting": ("Model facts on their way to the database.", lambda s: len(s.models.records)),
+    "facet_models_outdated": (
+        "Models whose kept files are still to be read anew.",
+        lambda s: len(s.models.renewals),
+    ),
 }
 
 COUNTERS: dict[str, tuple[str, Sample]] = {

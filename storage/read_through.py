@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -25,6 +25,8 @@ from storage.snapshots import Snapshots
 from storage.tail import Followed, Tail
 from storage.view_cache import ViewCache
 from storage.views import Page
+
+Result = TypeVar("Result")
 
 MANY_ATTEMPTS = 3
 """A read of several orders that the log overtakes by more than the tail holds is begun again this often."""
@@ -231,7 +233,7 @@ class ReadThrough:
             self.pending_hits += 1
             self.local.replace(pending.held)
             return Found(pending.held, Source.PENDING)
-        loaded = await self._flights.do(order_id, lambda: self._load(order_id))
+        loaded = await self._flights.do(order_id, lambda: _once_more(self._load, order_id))
         if not isinstance(loaded.held, Held):
             raise NotFound("There is no such order.")
         return Found(loaded.held, loaded.source, loaded.as_of)
@@ -264,7 +266,7 @@ class ReadThrough:
             return Found(held, Source.STALE)
         if not is_id(order_id):
             raise NotFound("There is no such order.")
-        loaded = await self._flights.do(order_id, lambda: self._load(order_id))
+        loaded = await self._flights.do(order_id, lambda: _once_more(self._load, order_id))
         if not isinstance(loaded.held, Held):
             raise Behind("The database does not have this order; others may, but Redis is away.")
         return Found(loaded.held, Source.STALE, loaded.as_of)
@@ -288,7 +290,7 @@ class ReadThrough:
         items = self._histories.get(order_id)
         if isinstance(items, list):
             return FoundHistory(items, Source.STALE if alone else Source.LOCAL)
-        found = await self._history_flights.do(order_id, lambda: self._load_history(order_id))
+        found = await self._history_flights.do(order_id, lambda: _once_more(self._load_history, order_id))
         return found._replace(source=Source.STALE) if alone else found
 
     async def page(self, query: ListQuery, limit: int, now: datetime) -> FoundPage:
@@ -421,12 +423,6 @@ class ReadThrough:
         return len(bodies)
 
     async def _load(self, order_id: str) -> _Loaded:
-        try:
-            return await self._load_once(order_id)
-        except Behind:  # a new life of the log began meanwhile, or very much has happened
-            return await self._load_once(order_id)
-
-    async def _load_once(self, order_id: str) -> _Loaded:
         ticket, seen = self.local.begin_fill(), self.stands
         order, source = await self._shared.load(order_id), Source.SHARED
         if order is None:
@@ -451,12 +447,6 @@ class ReadThrough:
         return _Loaded(held, source, self.stands)
 
     async def _load_history(self, order_id: str) -> FoundHistory:
-        try:
-            return await self._load_history_once(order_id)
-        except Behind:  # a new life of the log began meanwhile, or very much has happened
-            return await self._load_history_once(order_id)
-
-    async def _load_history_once(self, order_id: str) -> FoundHistory:
         self.loads["history"] += 1
         ticket, pending = self.local.begin_fill(), self._tail.pending(order_id)
         seen = self.stands
@@ -477,6 +467,14 @@ class ReadThrough:
         if followed is None:
             raise Behind("The log moves faster than the database can be read.")
         return [entry for entry in followed if entry.order is not None and entry.order.id == order_id]
+
+
+async def _once_more(load: Callable[[str], Awaitable[Result]], order_id: str) -> Result:
+    """Again when a new life of the log began meanwhile, or very much has happened."""
+    try:
+        return await load(order_id)
+    except Behind:
+        return await load(order_id)
 
 
 def _newer(one: Held, other: Held | None) -> Held:

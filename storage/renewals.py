@@ -26,7 +26,6 @@ class Renewals:
         outdated, and would be read again with every request."""
         self._more = asyncio.Event()
         self.read_anew: ReadAnew | None = None
-        self.renewed = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -61,4 +60,3 @@ class Renewals:
         if len(self._settled) >= self._entries_max:
             self._settled.pop()
         self._settled.add(sha256)
-        self.renewed += 1

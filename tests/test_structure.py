@@ -21,6 +21,7 @@ OTHERS = sorted((ROOT / "benchmarks").rglob("*.py"))
 LINES_MAX = 600
 FUNCTION_LINES_MAX = 60
 HEAD = re.compile(r"^#+ (.+)$", re.MULTILINE)
+LOG_LINE = re.compile(r"\blog `([^`]+)`")
 UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
 MAY_IMPORT = {"server": {"server", "storage", "pricing"}, "storage": {"storage"}, "pricing": {"pricing"}}
 BELONGS_TO = {
@@ -151,6 +152,23 @@ def test_every_setting_is_in_the_operations_manual() -> None:
 def test_every_metric_is_in_the_operations_manual() -> None:
     text = document("operations.md")
     assert [name for name in (*GAUGES, *COUNTERS, *LABELLED) if name not in text] == []
+
+
+def test_every_line_of_the_log_that_the_operations_manual_names_is_written() -> None:
+    written = [
+        node.value
+        for file in SOURCES
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    named = LOG_LINE.findall(document("operations.md"))
+    assert len(named) > 5
+    assert [line for line in named if not any(_beginning(line) in each for each in written)] == []
+
+
+def _beginning(line: str) -> str:
+    """Of what is logged, the words before those that differ each time."""
+    return re.split(r" ?\.\.\.|: | N\b| \(", line)[0]
 
 
 async def test_every_route_is_in_the_api_manual(clients: Clients) -> None:
