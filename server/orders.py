@@ -1,6 +1,8 @@
 """Orders over HTTP: read, list, create, edit, move, take, undo, comment."""
 
 import asyncio
+import logging
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated
@@ -40,17 +42,21 @@ from storage.orders import (
     Status,
 )
 from storage.read_through import Found
-from storage.steps import Wish, advance, comment, edit
+from storage.steps import Wish, advance, comment, edit, require_visible
+
+logger = logging.getLogger("facet.http")
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS, pattern=r"\S")]
 Reference = Annotated[str, Meta(min_length=1, max_length=REFERENCE_CHARS, pattern=r"\S")]
 Note = Annotated[str, Meta(max_length=NOTE_CHARS)]
 Comment = Annotated[str, Meta(min_length=1, max_length=COMMENT_CHARS, pattern=r"\S")]
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", max_length=64)]
 Code = Annotated[str, Meta(min_length=1, max_length=40)]
 QuoteId = Annotated[str, Meta(min_length=1, max_length=64)]
 Moment = Annotated[datetime, Meta(tz=True)]
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 NOTHING_APPLIED: Mapping[str, str] = {}
@@ -175,7 +181,7 @@ async def create_order(call: Call) -> web.StreamResponse:
 async def edit_order(call: Call) -> web.StreamResponse:
     changes = await call.body(OrderEdit)
     fields = {
-        name: in_range(name, value)
+        name: canonical(name, value)
         for name in changes.__struct_fields__
         if (value := getattr(changes, name)) is not UNSET
     }
@@ -225,8 +231,27 @@ async def make_link(call: Call) -> web.StreamResponse:
     await call.body(Nothing, optional=True)
     await _visible(call)
     path, expires_at = call.request.app[LINKS].make(call.order_id, call.storage.clock.now())
-    origin = call.request.app[SETTINGS].public_url.rstrip("/") or str(call.request.url.origin())
-    return json_response(Link(origin + path, expires_at), 201)
+    return json_response(Link(_public_origin(call) + path, expires_at), 201)
+
+
+def _public_origin(call: Call) -> str:
+    """What links begin with: never what a request says, once it is set."""
+    public_url = call.request.app[SETTINGS].public_url
+    if public_url:
+        return public_url.rstrip("/")
+    logger.warning(
+        "FACET_PUBLIC_URL is not set: a link names the address of its request, %s", call.request.host
+    )
+    if not _HOST.fullmatch(call.request.host):
+        raise HttpError(400, "invalid_host", "The Host header is not a host and a port.")
+    return f"{call.request.scheme}://{call.request.host}"
+
+
+def canonical(name: str, value: object) -> object:
+    """A field as it is kept: hashes and ids in lower case, moments in UTC. Raises Invalid."""
+    if name in ("model", "quote") and isinstance(value, str):
+        return value.lower()
+    return in_range(name, value)
 
 
 def in_range(name: str, value: object) -> object:
@@ -261,13 +286,13 @@ def _draft(new: NewOrder, actor: Actor) -> Draft:
     due_at = in_range("due_at", new.due_at)
     return Draft(
         customer=customer,
-        model=new.model,
+        model=None if new.model is None else new.model.lower(),
         units=new.units,
         material=new.material,
         finish=new.finish,
         plating=new.plating,
         quantity=new.quantity if new.quantity is not None else 0,
-        quote=new.quote,
+        quote=None if new.quote is None else new.quote.lower(),
         due_at=due_at if isinstance(due_at, datetime) else None,
         note=new.note,
         reference=new.reference,
@@ -284,14 +309,30 @@ async def _advance(call: Call, change: StatusChange, only_from: Status | None = 
     async def decide(order: Order) -> Change | None:
         if only_from is not None and order.status is not only_from:
             raise Conflict(f"The order is {order.status}, not {only_from}.")
+        require_visible(order, call.actor)
         price = None
-        if change.status is Status.PRICE_CALCULATED and order.status is Status.SUBMITTED:
+        if given is not None or (change.status, order.status) == (
+            Status.PRICE_CALCULATED,
+            Status.SUBMITTED,
+        ):
             person = None if given is None else (given.net, given.reason)
             price = await pricer.price_of_order(order, call.actor, person)
         wish = Wish(status=change.status, comment=change.comment, operator=change.operator, price=price)
-        return advance(order, wish, call.actor, call.storage.clock.now())
+        repeats = change.comment is not None and change.status is order.status
+        said = await _said(call, order) if repeats else ()
+        return advance(order, wish, call.actor, call.storage.clock.now(), said)
 
     return _changed(call, await call.storage.book.change(call.order_id, decide, call.change()))
+
+
+async def _said(call: Call, order: Order) -> list[str]:
+    """What the caller has remarked since the order's last step, and at it."""
+    items = (await call.storage.reads.history(order.id)).items
+    return [
+        item.comment
+        for item in items
+        if item.version >= order.status_version and item.actor == call.actor.name and item.comment is not None
+    ]
 
 
 async def _find(call: Call, tag: Callable[[Held], int]) -> tuple[Found, Mapping[str, str]]:
@@ -345,7 +386,10 @@ def read_answer(
     applied: Mapping[str, str] = NOTHING_APPLIED,
     as_of: Position | None = None,
 ) -> web.Response:
-    headers = {"ETag": etag, **read_headers(call, source, as_of), **applied}
+    headers = read_headers(call, source, as_of)
+    headers["ETag"] = etag
+    if applied:
+        headers.update(applied)
     if if_none_match(call.request, etag):
         return ReadyResponse(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
     return json_response(body, headers=headers)

@@ -4,7 +4,7 @@ A change is decided under the order's lock on its newest state, accepted by the 
 the newest, and visible once durable. Changes that give an order to somebody wait for the database.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from datetime import datetime
 from typing import TypeVar
 
@@ -30,7 +30,7 @@ from storage.idempotency import Idempotency, Keyed
 from storage.ids import new_id
 from storage.log import Position
 from storage.numbers import Numbers
-from storage.orders import Actor, Change, Order, Status, decode_order, encode_order
+from storage.orders import Actor, Change, Kind, Order, Status, decode_order, encode_order
 from storage.read_through import ReadThrough
 from storage.shared import SharedTier
 from storage.single_flight import KeyedLocks
@@ -46,10 +46,11 @@ Act = Callable[[], Awaitable[Decided]]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks for a change, and under which conditions. `if_match` None: any version."""
+    """Who asks for a change, and when: `if_match` None is any version, `unless` none of these."""
 
     actor: Actor
     if_match: frozenset[int] | None = None
+    unless: Container[int] = frozenset()
     keyed: Keyed | None = None
     wait_for_database: bool = False
     success: int = 200
@@ -278,7 +279,8 @@ class OrderBook:
     async def _change_newest(self, order_id: str, decide: Decide, request: Request) -> Outcome:
         seen = self._seen()
         order = await self._visible(order_id, request)
-        if request.if_match is not None and order.version not in request.if_match:
+        wanted = request.if_match is None or order.version in request.if_match
+        if not wanted or order.version in request.unless:
             raise PreconditionFailed(f"The order has version {order.version}.", current=order)
         change = await decide(order)
         if change is None:
@@ -307,7 +309,7 @@ class OrderBook:
             body=self._encoded(change.order),
             position=position,
             status=request.success,
-            must_wait=assigns_operator(change),
+            must_wait=_gives(change, request.success),
         )
 
     def _encoded(self, order: Order) -> bytes:
@@ -345,12 +347,19 @@ def _was_given(order: Order) -> bool:
     return order.status is Status.MANUFACTURING_STARTED
 
 
+def _gives(change: Change, success: int) -> bool:
+    """Whether the answer tells somebody that the order is theirs: it was given to them, or a repeated take
+    has left a new comment (a comment alone is answered with 201)."""
+    remarked = change.kind is Kind.COMMENT and success != 201 and _was_given(change.order)
+    return remarked or assigns_operator(change)
+
+
 async def _repeated(position: Position, entry: AnyEntry) -> Outcome:
     """The first answer again."""
     assert entry.remembered is not None
     answer = entry.remembered.answer
     if isinstance(entry, OrderChanged):
-        order, must_wait = entry.change.order, assigns_operator(entry.change)
+        order, must_wait = entry.change.order, _gives(entry.change, answer.status)
         body = answer.body if answer.body is not None else encode_order(order)
     else:
         assert answer.body is not None

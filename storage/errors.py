@@ -72,6 +72,12 @@ class NotPriceable(Conflict):
     code = "not_priceable"
 
 
+class AlreadyPriced(Conflict):
+    """The order has another price already; `price` is it."""
+
+    code = "already_priced"
+
+
 class NothingToUndo(Conflict):
     """Only one's own last step can be undone, and only for a short time."""
 

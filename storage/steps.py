@@ -3,13 +3,14 @@
 No clock, no I/O: whoever calls passes the moment. `None` means there is nothing to do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from storage.errors import (
+    AlreadyPriced,
     AlreadyTaken,
     Forbidden,
     IllegalTransition,
@@ -33,6 +34,7 @@ from storage.orders import (
     Kind,
     Order,
     OrderPrice,
+    PriceSource,
     Role,
     Status,
     Step,
@@ -69,17 +71,22 @@ def create(order: Order, actor: Actor, comment: str | None = None) -> Change:
     )
 
 
-def advance(order: Order, wish: Wish, actor: Actor, now: datetime) -> Change | None:
-    """Bring the order to another status.
+def advance(
+    order: Order, wish: Wish, actor: Actor, now: datetime, said: Collection[str] = ()
+) -> Change | None:
+    """Bring the order to another status. `said`: comments that the actor has left since the last step.
 
-    Raises NotFound, Forbidden, AlreadyTaken, IllegalTransition or Invalid.
+    Raises NotFound, Forbidden, AlreadyTaken, AlreadyPriced, IllegalTransition or Invalid.
     """
     require_visible(order, actor)
+    if wish.price is not None and wish.status is not Status.PRICE_CALCULATED:
+        raise Invalid(("/price", "goes with PRICE_CALCULATED only"))
     if wish.status is _STARTED:
+        _refuse_other_operator(wish, actor)
         _refuse_second_take(order, wish, actor)
     if wish.status is order.status:
         _require_role(MAY_SET[wish.status] | {Role.ADMIN}, actor, wish.status)
-        return None
+        return _repeat(order, wish, actor, now, said)
     step = STEPS.get((order.status, wish.status))
     if step is None:
         return _correct(order, wish, actor, now)
@@ -167,27 +174,49 @@ def _refuse_second_take(order: Order, wish: Wish, actor: Actor) -> None:
         raise AlreadyTaken(f"The order was taken by {taken_by}.", operator=taken_by, since=order.status_since)
 
 
-def _check_details(order: Order, wish: Wish, step: Step, actor: Actor) -> None:
-    if wish.price is not None and wish.status is not Status.PRICE_CALCULATED:
-        raise Invalid(("/price", "goes with PRICE_CALCULATED only"))
+def _repeat(order: Order, wish: Wish, actor: Actor, now: datetime, said: Collection[str]) -> Change | None:
+    """A status that the order has already: only a new comment leaves something."""
+    _require_operator_fits(wish)
+    if wish.price is not None and not _is_same_price(wish.price, order.price):
+        raise AlreadyPriced(
+            "The order has another price. To change it, undo that step within 30 s; or set FILE_UPLOADED,"
+            " SUBMITTED, and PRICE_CALCULATED with the new price.",
+            price=order.price,
+        )
+    if wish.comment is None or wish.comment in said:
+        return None
+    return comment(order, wish.comment, actor, now)
+
+
+def _is_same_price(wished: OrderPrice, price: OrderPrice | None) -> bool:
+    """VAT follows from the price list, which may have changed since."""
+    return (
+        price is not None
+        and price.source is PriceSource.PERSON
+        and (price.net, price.reason) == (wished.net, wished.reason)
+    )
+
+
+def _require_operator_fits(wish: Wish) -> None:
     if wish.operator is not None and wish.status is not _STARTED:
         raise Invalid(("/operator", "goes with MANUFACTURING_STARTED only"))
+
+
+def _check_details(order: Order, wish: Wish, step: Step, actor: Actor) -> None:
+    _require_operator_fits(wish)
     if wish.status is Status.CANCELLED and not wish.comment:
         raise Invalid(("/comment", "say why the order is cancelled"), code="comment_required")
-    if step.kind is Kind.TAKE:
-        _check_take(wish, actor)
+    if step.kind is Kind.TAKE and actor.role is not Role.OPERATOR and not wish.operator:
+        raise Invalid(("/operator", "say which operator takes the order"), code="operator_required")
     if actor.role is Role.OPERATOR and wish.status is Status.MANUFACTURING_COMPLETED:
         _require_own(order, actor)
     if step.kind is Kind.RELEASE:
         _check_release(order, wish, actor)
 
 
-def _check_take(wish: Wish, actor: Actor) -> None:
-    if actor.role is Role.OPERATOR:
-        if wish.operator not in (None, actor.name):
-            raise Forbidden("An operator takes orders for themselves only.")
-    elif not wish.operator:
-        raise Invalid(("/operator", "say which operator takes the order"), code="operator_required")
+def _refuse_other_operator(wish: Wish, actor: Actor) -> None:
+    if actor.role is Role.OPERATOR and wish.operator not in (None, actor.name):
+        raise Forbidden("An operator takes orders for themselves only.")
 
 
 def _check_release(order: Order, wish: Wish, actor: Actor) -> None:
@@ -224,6 +253,8 @@ def _correct(order: Order, wish: Wish, actor: Actor, now: datetime) -> Change:
             f"An order cannot go from {order.status} to {wish.status}.{hint}",
             **{"from": order.status.value, "to": wish.status.value, "legal": legal},
         )
+    if wish.operator is not None and wish.status not in WITH_OPERATOR:
+        raise Invalid(("/operator", f"an order that is {wish.status} has no operator"))
     effects: dict[str, Any] = {"status": wish.status}
     if wish.status in WITH_OPERATOR:
         effects["operator"] = wish.operator or order.operator
