@@ -8,7 +8,7 @@ from typing import Any
 
 from server.private_servers import ServerUnavailable
 
-NAMES = ("pricing", "orders", "reads", "stall", "uploads", "writes", "coherence")
+NAMES = ("pricing", "orders", "reads", "stall", "uploads", "attack", "writes", "coherence")
 
 
 def show(result: dict[str, Any]) -> None:

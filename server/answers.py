@@ -11,9 +11,6 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 
-DRAIN_BYTES = 1 << 16
-"""From this size on the connection's flow control is waited for."""
-
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _BODILESS = frozenset({204, 304})
 
@@ -38,8 +35,6 @@ class ReadyResponse(web.Response):
         writer.output_size += len(data)
         self._body_length = len(data)
         self._eof_sent = True
-        if len(data) >= DRAIN_BYTES:
-            await writer.drain()
         return None
 
     def _head(self, length: int | None, keep_alive: bool) -> bytes:

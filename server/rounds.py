@@ -27,15 +27,20 @@ class Rounds:
 
     def _take(self, byte_count: int) -> None:
         self._left -= byte_count
+        self._call_next()
+
+    def _call_next(self) -> None:
         if not self._next_is_due:
             self._next_is_due = True
             asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
-        """The event loop has looked at all connections since."""
-        self._next_is_due, self._left = False, self._round_bytes
+        """The event loop has looked at all connections since. What went beyond a round is made up for."""
+        self._next_is_due, self._left = False, min(self._left, 0) + self._round_bytes
         while self._waiting and self._left > 0:
             byte_count, waiter = self._waiting.popleft()
             if not waiter.done():  # cancelled, else
                 self._take(byte_count)
                 waiter.set_result(None)
+        if self._waiting or self._left <= 0:
+            self._call_next()

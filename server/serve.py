@@ -16,13 +16,11 @@ from pathlib import Path
 
 import uvloop
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from server.app import build
-from server.calls import request_id_of
 from server.config import ConfigError, Settings
+from server.connections import Connections
 from server.keys import READINESS, STORAGE
-from server.problems import HttpError, problem_response
 from server.readiness import Phase
 from server.uploads import READ_AHEAD_BYTES
 from storage.data_directory import DataDirectory, Holder
@@ -37,58 +35,11 @@ SHUTDOWN_S = 15.0
 """How long requests under way may take to finish at a stop."""
 HURRIED_S = 0.2
 """The same when it is hurried."""
+LINGERING_S = 2.0
+"""How long the rest of a refused body is read and thrown away, so that its sender gets to read the answer."""
 LEAVING_LOOK_S = 0.02
 """How often a leaving process looks whether anybody is still connected."""
 BACKLOG_CONNECTIONS = 1024
-
-
-class ProblemHandler(RequestHandler):
-    """aiohttp's protocol; what it refuses by itself is a problem document too."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
-            raise ConnectionError("There is nobody to answer, or the answer has begun already.")
-        error: BaseException = HttpError(
-            status, "malformed_request", "This is not a request that can be read."
-        )
-        if status == 500:
-            error = exc or RuntimeError(message)
-        request_id = request_id_of(request)
-        response = problem_response(error, request_id)
-        response.headers["X-Request-Id"] = request_id
-        response.force_close()
-        return response
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        if isinstance(self._manager, ProblemServer) and self._manager.leaving and not resp.prepared:
-            resp.force_close()
-        return await super().finish_response(request, resp, start_time)
-
-
-class ProblemServer(web.Server):
-    leaving = False
-    """From now on each answer says that it is the last one on its connection."""
-
-    def __init__(self, inner: web.Server) -> None:
-        super().__init__(
-            inner.request_handler,
-            request_factory=inner.request_factory,
-            loop=asyncio.get_running_loop(),
-            **inner._kwargs,
-        )
-
-    def __call__(self) -> RequestHandler:
-        return ProblemHandler(self, loop=self._loop, **self._kwargs)
 
 
 class Stopping:
@@ -105,7 +56,7 @@ class Stopping:
 
 class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
-        self._answering = ProblemServer(await super()._make_server())
+        self._answering = Connections(await super()._make_server())
         return self._answering
 
     async def take_leave(self, grace_s: float, stopping: Stopping) -> None:
@@ -133,6 +84,7 @@ def runner_of(app: web.Application, settings: Settings) -> Runner:
         shutdown_timeout=SHUTDOWN_S,
         auto_decompress=False,
         read_bufsize=READ_AHEAD_BYTES,
+        lingering_time=LINGERING_S,
     )
 
 
@@ -168,6 +120,11 @@ def _no_directory(settings: Settings, error: OSError) -> ConfigError:
 def prepared_directory(settings: Settings) -> Iterator[DataDirectory]:
     """The data directory, made if need be and locked. Raises ConfigError when it cannot be used."""
     directory = DataDirectory(settings.data_dir, shared=settings.lets_many_serve)
+    if directory.own_postgres.exists() and not settings.uses_postgresql:
+        raise ConfigError(
+            f"the demo in {settings.data_dir} keeps its data in a PostgreSQL of its own: start it with"
+            " ./facet demo"
+        )
     try:
         directory.create()
         directory.__enter__()
@@ -183,7 +140,10 @@ def prepared_directory(settings: Settings) -> Iterator[DataDirectory]:
 
 async def _serve_alone(settings: Settings, directory: DataDirectory, started: Started | None) -> int:
     stopping = Stopping()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    stops = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        stops.append(signal.SIGHUP)
+    for number in stops:
         asyncio.get_running_loop().add_signal_handler(number, stopping.asked.set)
     listener = bound_socket(settings.host, settings.port)
     return await serve(settings, directory, listener, stopping, started)

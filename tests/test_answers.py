@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from server.answers import DRAIN_BYTES, ReadyResponse
+from server.answers import ReadyResponse
 
 Make = Callable[..., web.Response]
 
@@ -20,7 +20,7 @@ CASES: dict[str, Callable[[Make], web.Response]] = {
     "empty": lambda make: make(status=200, headers={"X-A": "b"}),
     "not modified": lambda make: make(status=304, headers={"ETag": '"1"'}),
     "no content": lambda make: make(status=204),
-    "large": lambda make: make(body=b"y" * DRAIN_BYTES * 3, headers={"Content-Type": "text/plain"}),
+    "large": lambda make: make(body=b"y" * (1 << 16) * 3, headers={"Content-Type": "text/plain"}),
     "unicode header": lambda make: make(body=b"x", headers={"X-Name": "Анна", "Content-Type": "text/plain"}),
 }
 REQUESTS = {

@@ -42,3 +42,21 @@ async def test_one_alone_never_waits_long() -> None:
     async with asyncio.timeout(5):
         for _ in range(1_000):
             await rounds.turn(7)
+
+
+async def test_what_one_takes_beyond_a_round_is_made_up_for() -> None:
+    rounds, taken = Rounds(round_bytes=2), []
+
+    async def read(name: str, byte_count: int) -> None:
+        await rounds.turn(byte_count)
+        taken.append(name)
+
+    tasks = [asyncio.create_task(read("large", 10)), asyncio.create_task(read("next", 10))]
+    counts = []
+    while not all(task.done() for task in tasks):
+        await asyncio.sleep(0)
+        counts.append(len(taken))
+    assert taken == ["large", "next"]
+    assert counts.count(1) >= 4
+    async with asyncio.timeout(5):
+        await rounds.turn(1)
