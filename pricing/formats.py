@@ -14,15 +14,17 @@ FORMATS = ("stl-binary", "stl-ascii", "obj", "ply", "off", "glb", "3mf")
 _USE_ONE_OF = "Send STL (binary is best), OBJ, PLY, OFF, GLB or 3MF."
 
 _CONTENT_TYPES: dict[str, tuple[str, ...]] = {
-    "model/stl": ("stl-binary", "stl-ascii"),
-    "model/x.stl-binary": ("stl-binary",),
-    "model/x.stl-ascii": ("stl-ascii",),
-    "model/obj": ("obj",),
-    "model/ply": ("ply",),
-    "model/off": ("off",),
-    "model/gltf-binary": ("glb",),
-    "model/3mf": ("3mf",),
+    "stl": ("stl-binary", "stl-ascii"),
+    "stl-binary": ("stl-binary",),
+    "stl-ascii": ("stl-ascii",),
+    "obj": ("obj",),
+    "ply": ("ply",),
+    "off": ("off",),
+    "gltf-binary": ("glb",),
+    "glb": ("glb",),
+    "3mf": ("3mf",),
 }
+"""What stands behind `model/`, or behind `model/x-` and `model/x.` from before a name was registered."""
 
 # What jewellers also send, by its first bytes: a refusal that names it helps more than "unknown".
 _KNOWN_STRANGERS: tuple[tuple[bytes, str], ...] = (
@@ -66,7 +68,8 @@ def check_content_type(content_type: str | None, found: str) -> None:
     """Refused `content_type_mismatch` when a `model/*` content type names another format than the content
     has."""
     stated = (content_type or "").split(";")[0].strip().lower()
-    if stated.startswith("model/") and found not in _CONTENT_TYPES.get(stated, ()):
+    name = stated.removeprefix("model/").removeprefix("x-").removeprefix("x.")
+    if stated.startswith("model/") and found not in _CONTENT_TYPES.get(name, ()):
         raise Refused(
             "content_type_mismatch",
             f"The content type says {stated}, the content is {found}.",

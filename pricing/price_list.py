@@ -5,6 +5,9 @@ on the way. Rates are shares (0.05 is 5 %). Densities differ by up to 7 % betwee
 comes with its source.
 """
 
+import codecs
+import functools
+import itertools
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from importlib.resources import files
@@ -123,26 +126,74 @@ class MetalFix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return prices[metal]
 
 
-DATA_BYTES_MAX = 1 << 20
+DATA_BYTES_MAX = 256 << 10
 """A price list is some 6 KB; a longer document than this is refused unread."""
 
 CODE_LENGTH_MAX = 40
 """Requests name codes no longer than this."""
 
+ROWS_MAX = 200
+"""Alloys, finishes, platings, stones, or breaks: as many of each as have room in a document, with texts and
+numbers of the greatest length."""
+
+NAME_LENGTH_MAX = 80
+SOURCE_LENGTH_MAX = 200
+VERSION_LENGTH_MAX = 100
+
+_PROBLEMS_MAX = 200
 _DIGITS_MAX = 18
+_DECIMAL_LENGTH_MAX = 64
+"""A text this long has leading zeros or an exponent that nobody needs."""
+_ROWS = ("quantity_breaks", "materials", "finishes", "platings", "stones")
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
 
 def parse_price_list(data: bytes) -> PriceList:
-    """The price list in a JSON document; InvalidData with every error in it."""
-    price_list = _parse(PriceList, data)
+    """The price list in a JSON document that somebody sends; InvalidData with every error in it."""
+    return price_list_of(_parse_json(data))
+
+
+def price_list_of(document: object) -> PriceList:
+    """The price list in a parsed document that somebody sends; InvalidData with every error in it."""
+    _raise_if_any(_length_problems(document))
+    price_list = _checked_price_list(document)
+    _raise_if_any(_text_problems(price_list))
+    return price_list
+
+
+def read_price_list(data: bytes) -> PriceList:
+    """A published price list. It may be longer than what is published today. InvalidData when it breaks the
+    rules."""
+    return _checked_price_list(_decode_json(data))
+
+
+def _checked_price_list(document: object) -> PriceList:
+    price_list = _record_of(PriceList, document)
     _raise_if_any(_price_list_problems(price_list))
     return price_list
 
 
 def parse_metal_fix(data: bytes) -> MetalFix:
-    """The metal fix in a JSON document; InvalidData with every error in it."""
-    fix = _parse(MetalFix, data)
+    """The metal fix in a JSON document that somebody sends; InvalidData with every error in it."""
+    return metal_fix_of(_parse_json(data))
+
+
+def metal_fix_of(document: object) -> MetalFix:
+    """The metal fix in a parsed document that somebody sends; InvalidData with every error in it."""
+    fix = _checked_metal_fix(document)
+    _raise_if_any(
+        _short("/version", fix.version, VERSION_LENGTH_MAX) + _short("/source", fix.source, SOURCE_LENGTH_MAX)
+    )
+    return fix
+
+
+def read_metal_fix(data: bytes) -> MetalFix:
+    """A published metal fix. InvalidData when it breaks the rules."""
+    return _checked_metal_fix(_decode_json(data))
+
+
+def _checked_metal_fix(document: object) -> MetalFix:
+    fix = _record_of(MetalFix, document)
     problems = (
         _zoned("/fixed_at", fix.fixed_at) + _named("/version", fix.version) + _named("/source", fix.source)
     )
@@ -168,15 +219,22 @@ def _raise_if_any(problems: list[Problem]) -> None:
         raise InvalidData(problems)
 
 
-def _parse(record: type[_Record], data: bytes) -> _Record:
+def _parse_json(data: bytes) -> object:
     if len(data) > DATA_BYTES_MAX:
         raise InvalidData([("", f"has {len(data)} bytes; at most {DATA_BYTES_MAX} are read")])
+    return _decode_json(data.removeprefix(codecs.BOM_UTF8))
+
+
+def _decode_json(data: bytes) -> object:
     try:
-        raw = msgspec.json.decode(data)
+        return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidData([("", f"is not JSON: {error}")]) from None
+
+
+def _record_of(record: type[_Record], document: object) -> _Record:
     problems: list[Problem] = []
-    decoded = _decode(record, raw, "", problems)
+    decoded = _decode(record, document, "", problems)
     _raise_if_any(problems)
     assert isinstance(decoded, record)
     return decoded
@@ -188,6 +246,8 @@ def _decode(kind: Any, raw: object, pointer: str, problems: list[Problem]) -> An
     msgspec stops at the first error; a person who edits a price list wants all of them, so records and
     arrays are walked here and only single values are left to msgspec.
     """
+    if len(problems) > _PROBLEMS_MAX:
+        return None  # nobody reads more of them
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _decode_record(kind, raw, pointer, problems)
     if get_origin(kind) is tuple:
@@ -208,11 +268,9 @@ def _decode_record(
         problems.append((pointer, "must be an object"))
         return None
     before = len(problems)
-    kinds = get_type_hints(record)
-    required = {field.name for field in msgspec.structs.fields(record) if field.required}
-    problems += [
-        (f"{pointer}/{_escaped(name)}", "is not a known field") for name in raw.keys() - kinds.keys()
-    ]
+    kinds, required = _fields(record)
+    unknown = itertools.islice((name for name in raw if name not in kinds), _PROBLEMS_MAX)
+    problems += [(f"{pointer}/{_escaped(name)}", "is not a known field") for name in unknown]
     problems += [(f"{pointer}/{name}", "is missing") for name in sorted(required - raw.keys())]
     values = {
         name: _decode(kinds[name], value, f"{pointer}/{name}", problems)
@@ -220,6 +278,13 @@ def _decode_record(
         if name in kinds
     }
     return record(**values) if len(problems) == before else None
+
+
+@functools.cache
+def _fields(record: type[msgspec.Struct]) -> tuple[dict[str, Any], frozenset[str]]:
+    """The kind of each field, and the names of those that must be there."""
+    required = frozenset(field.name for field in msgspec.structs.fields(record) if field.required)
+    return get_type_hints(record), required
 
 
 def _decode_array(kind: Any, raw: object, pointer: str, problems: list[Problem]) -> tuple[Any, ...] | None:
@@ -231,7 +296,7 @@ def _decode_array(kind: Any, raw: object, pointer: str, problems: list[Problem])
 
 def _decode_decimal(raw: object, pointer: str, problems: list[Problem]) -> Decimal | None:
     try:
-        value = Decimal(raw) if isinstance(raw, str) else None
+        value = Decimal(raw) if isinstance(raw, str) and len(raw) <= _DECIMAL_LENGTH_MAX else None
     except InvalidOperation:
         value = None
     if value is None or not value.is_finite():
@@ -246,6 +311,33 @@ def _decode_decimal(raw: object, pointer: str, problems: list[Problem]) -> Decim
 
 def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
+
+
+def _length_problems(document: object) -> list[Problem]:
+    """Lists with more rows than are looked at."""
+    if not isinstance(document, dict):
+        return []
+    return [
+        (f"/{field}", f"has {len(rows)} rows; at most {ROWS_MAX} are read")
+        for field in _ROWS
+        if isinstance(rows := document.get(field), list) and len(rows) > ROWS_MAX
+    ]
+
+
+def _text_problems(price_list: PriceList) -> list[Problem]:
+    """Texts that are longer than ROWS_MAX rows have room for."""
+    problems = _short("/version", price_list.version, VERSION_LENGTH_MAX)
+    for field in ("materials", "finishes", "platings", "stones"):
+        for index, row in enumerate(getattr(price_list, field)):
+            problems += _short(f"/{field}/{index}/name", row.name, NAME_LENGTH_MAX)
+    for index, material in enumerate(price_list.materials):
+        pointer = f"/materials/{index}/density_source"
+        problems += _short(pointer, material.density_source, SOURCE_LENGTH_MAX)
+    return problems
+
+
+def _short(pointer: str, text: str, length_max: int) -> list[Problem]:
+    return [(pointer, f"has more than {length_max} characters")] if len(text) > length_max else []
 
 
 def _price_list_problems(price_list: PriceList) -> list[Problem]:
@@ -340,11 +432,13 @@ def _material_problems(pointer: str, material: Material) -> list[Problem]:
 
 def _code_problems(field: str, codes: list[str]) -> list[Problem]:
     problems = []
+    before: set[str] = set()
     for index, code in enumerate(codes):
         if not code or not code.replace("-", "").replace("_", "").isalnum() or code != code.lower():
             problems.append((f"/{field}/{index}/code", "must be lower-case letters, digits, - and _"))
         if len(code) > CODE_LENGTH_MAX:
             problems.append((f"/{field}/{index}/code", f"has more than {CODE_LENGTH_MAX} characters"))
-        if code in codes[:index]:
-            problems.append((f"/{field}/{index}/code", f"occurs twice: {code}"))
+        if code in before:
+            problems.append((f"/{field}/{index}/code", f"occurs twice: {code[:CODE_LENGTH_MAX]}"))
+        before.add(code)
     return problems

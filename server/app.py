@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from pricing.pool import FactsPool, Limits
-from pricing.price_list import default_metal_fix, default_price_list, parse_metal_fix, parse_price_list
+from pricing.price_list import default_metal_fix, default_price_list, read_metal_fix, read_price_list
 from server import (
     cache,
     health,
@@ -24,12 +24,14 @@ from server import (
     prices,
     tokens,
 )
+from server.bodies import Bodies
 from server.cache import warm
 from server.config import Settings
 from server.documents import Documents, document_routes
 from server.engines import engines_of
 from server.jobs import Jobs
 from server.keys import (
+    BODIES,
     DIRECTORY,
     JOBS,
     LINKS,
@@ -47,7 +49,7 @@ from server.keys import (
 from server.links import Links
 from server.loop_monitor import LoopMonitor
 from server.machine import Machine
-from server.memory import settle
+from server.memory import keep_collected, keep_trimmed, settle
 from server.metrics import Metrics
 from server.pages import Pages, page_routes
 from server.previews import KEPT_BYTES_MAX, Previews
@@ -90,6 +92,13 @@ def all_routes() -> list[Route]:
     ]
 
 
+def served_routes() -> list[Route]:
+    """Every route, documents and pages as well."""
+    environment = templates()
+    routes = [*all_routes(), *page_routes(Pages(environment))]
+    return [*routes, *document_routes(Documents(routes, environment))]
+
+
 def build(
     settings: Settings, directory: DataDirectory, failed: Failed, clock: Clock | None = None
 ) -> web.Application:
@@ -103,6 +112,7 @@ def build(
     app[DIRECTORY] = directory
     app[STORAGE] = storage
     app[PRICER], app[PREVIEWS] = pricing_of(settings, directory, storage, pool, clock)
+    app[BODIES] = Bodies()
     app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
     app[JOBS] = Jobs(storage.shared.copies, job_answers.gone, clock)
     app[MACHINE] = Machine(directory.path)
@@ -112,9 +122,7 @@ def build(
     app[SIBLINGS] = Siblings(directory)
     app[LINKS] = Links(directory.link_key)
 
-    environment = templates()
-    routes = [*all_routes(), *page_routes(Pages(environment))]
-    add_routes(app, [*routes, *document_routes(Documents(routes, environment))])
+    add_routes(app, served_routes())
 
     async def open_everything(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
@@ -136,7 +144,8 @@ def build(
             warmed = await warm(storage)
             logger.info("warm: %d orders, %d lists, %d models", warmed.orders, warmed.lists, warmed.models)
             settle()
-            stack.push_async_callback(end, asyncio.create_task(app[MACHINE].run(), name="machine"))
+            for watch in (app[MACHINE].run(), keep_trimmed(), keep_collected()):
+                stack.push_async_callback(end, asyncio.create_task(watch))
             app[LOOP_MONITOR].start()  # what a start does all at once held nobody up
             stack.callback(app[LOOP_MONITOR].stop)
             app[READINESS].phase = Phase.READY
@@ -157,8 +166,8 @@ def pricing_of(
 ) -> tuple[Pricer, Previews]:
     """Before `storage.open`: price lists and metal fixes follow the log."""
     database = storage.database
-    price_lists = Published(PriceListPublished, parse_price_list, storage.shared, clock)
-    metal_fixes = Published(MetalFixed, parse_metal_fix, storage.shared, clock)
+    price_lists = Published(PriceListPublished, read_price_list, storage.shared, clock)
+    metal_fixes = Published(MetalFixed, read_metal_fix, storage.shared, clock)
     storage.follow(price_lists.apply, reload_of(price_lists, database.load_price_lists))
     storage.follow(metal_fixes.apply, reload_of(metal_fixes, database.load_metal_fixes))
     age_s_max = settings.model_files_days * DAY_S

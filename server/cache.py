@@ -131,7 +131,7 @@ async def delete_cached_order(call: Call) -> web.StreamResponse:
 
 
 async def delete_cached_model(call: Call) -> web.StreamResponse:
-    if not await call.storage.invalidate_model(call.request.match_info["sha256"]):
+    if not await call.storage.invalidate_model(call.named("sha256")):
         raise HttpError(404, "unknown_model", "This model is not known here; nothing is held of it now.")
     return web.Response(status=204)
 
@@ -155,7 +155,7 @@ async def replay_dead_letter(call: Call) -> web.StreamResponse:
     """Apply all dead letters of this one's order, in order, after the cause was repaired."""
     await call.body(Nothing, optional=True)
     letters = await call.storage.database.load_dead_letters()
-    letter = next((letter for letter, _ in letters if letter.id == call.request.match_info["id"]), None)
+    letter = next((letter for letter, _ in letters if letter.id == call.named("id")), None)
     if letter is None or letter.order_id is None:
         raise NotFound("There is no such dead letter.")
     await call.storage.replay_dead_letters(letter.order_id)

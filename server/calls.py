@@ -1,24 +1,31 @@
 """One request as handlers see it: who asks, what was sent, and how to answer."""
 
-import contextlib
 import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
-from aiohttp import BodyPartReader, HttpVersion11, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import HttpVersion11, web
+from multidict import MultiDict
 
 from server.answers import ReadyResponse
-from server.conditions import Preferences, echoed_position, if_match, preferences
+from server.bodies import RawBody, read_whole
+from server.conditions import (
+    Preferences,
+    announces_digest,
+    echoed_position,
+    if_match,
+    preferences,
+    unless,
+)
 from server.json_body import convert, parse_json
-from server.keys import STORAGE
+from server.keys import BODIES, STORAGE
 from server.problems import HttpError
-from server.uploads import Pace
 from storage.book import Request
 from storage.errors import Invalid
 from storage.idempotency import Keyed
@@ -28,9 +35,16 @@ from storage.stack import Storage
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
-JSON_BYTES_MAX = 1 << 20
-"""A price list is the largest JSON document there is; orders are bounded field by field."""
-PART_CHUNK_BYTES = 1 << 16
+JSON_BYTES_MAX = 64 << 10
+"""A JSON body; an order with the longest texts has a quarter of it."""
+LIST_BYTES_MAX = 256 << 10
+"""A JSON body that is a list of 200, or a price list."""
+
+CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
+"""Of JSON. What is said to be in another one is not read as if it were in this."""
+SMALL_BYTES = 4 << 10
+"""A larger JSON body takes its turn."""
+NO_FIELDS: Mapping[str, str] = {}
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
@@ -53,50 +67,19 @@ async def invite_body(request: web.Request) -> None:
         request.writer.output_size = 0  # nothing of the answer itself was sent yet
 
 
-class RawBody:
-    """The request's body as a source of bytes."""
-
-    def __init__(self, request: web.Request) -> None:
-        self._content = request.content
-
-    async def read_chunk(self) -> bytes:
-        return await self._content.readany()
-
-
-class PartBody:
-    """One field of a multipart body as a source of bytes."""
-
-    def __init__(self, part: BodyPartReader) -> None:
-        self._part = part
-
-    async def read_chunk(self) -> bytes:
-        with reading_multipart():
-            chunk = bytes(await self._part.read_chunk(PART_CHUNK_BYTES))
-            if not chunk and not self._part.at_eof():
-                raise ValueError("it ends without its last boundary")
-        return chunk
-
-
-@contextlib.contextmanager
-def reading_multipart() -> Iterator[None]:
-    """Raises HttpError 400 for all that aiohttp's reader of multipart bodies raises."""
-    try:
-        yield
-    except (ValueError, AssertionError, RuntimeError, HttpProcessingError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise HttpError(400, "malformed_multipart", f"The multipart body cannot be read: {reason}.") from None
-
-
 class Call:
     """A request with its actor. `raw`: the body once it has been read. `as_of`: how far this process had
     followed the log when the handler began. `alone`: it cannot say whether that is the newest."""
 
-    __slots__ = ("actor", "alone", "as_of", "raw", "request", "request_id", "storage")
+    __slots__ = ("actor", "alone", "as_of", "body_bytes_max", "raw", "request", "request_id", "storage")
 
-    def __init__(self, request: web.Request, actor: Actor, request_id: str) -> None:
+    def __init__(
+        self, request: web.Request, actor: Actor, request_id: str, body_bytes_max: int = JSON_BYTES_MAX
+    ) -> None:
         self.request = request
         self.actor = actor
         self.request_id = request_id
+        self.body_bytes_max = body_bytes_max
         self.storage: Storage = request.app[STORAGE]
         self.raw = b""
         self.alone = False
@@ -106,11 +89,14 @@ class Call:
         """Any JSON body. Raises HttpError 413, 415, 408 or MalformedJson."""
         self.raw = await self._read()
         content_type = self.request.content_type
-        if content_type != "application/json" and not content_type.endswith("+json"):
+        charset = (self.request.charset or "utf-8").lower()
+        if charset not in CHARSETS or (
+            content_type != "application/json" and not content_type.endswith("+json")
+        ):
             raise HttpError(
                 415,
                 "unsupported_media_type",
-                f"Send JSON with Content-Type: application/json, not {content_type}.",
+                f"Send JSON in UTF-8 with Content-Type: application/json, not {content_type}.",
             )
         return parse_json(self.raw)
 
@@ -120,12 +106,19 @@ class Call:
             return convert({}, record)
         return convert(await self.document(), record)
 
-    def query(self, record: type[Record]) -> Record:
-        """The query parameters as a record. Raises Invalid with every error."""
-        given = self.request.query
-        twice = [(f"/{name}", "given twice") for name in given if len(given.getall(name)) > 1]
-        if twice:
-            raise Invalid(*dict.fromkeys(twice))
+    def query(
+        self,
+        record: type[Record],
+        fields: Mapping[str, str] = NO_FIELDS,
+        leave_out: tuple[str, ...] = (),
+    ) -> Record:
+        """The query parameters, and the fields of a form, as a record. `leave_out`: what names of parameters
+        begin with that are no concern of ours. Raises Invalid with every error."""
+        asked = self.request.query.items()
+        given = MultiDict([*(item for item in asked if not item[0].startswith(leave_out)), *fields.items()])
+        counts = Counter(name for name, _ in given.items())
+        if len(counts) < len(given):
+            raise Invalid(*((f"/{name}", "given twice") for name, count in counts.items() if count > 1))
         # Neither engine can hold or find this character in a text.
         if nul := [(f"/{name}", "contains the character U+0000") for name in given if "\0" in given[name]]:
             raise Invalid(*nul)
@@ -136,6 +129,7 @@ class Call:
         return Request(
             actor=self.actor,
             if_match=if_match(self.request),
+            unless=unless(self.request),
             keyed=self.keyed(self.raw),
             wait_for_database=self.preferences.wait_for_database,
             success=success,
@@ -146,9 +140,9 @@ class Call:
         key = self.request.headers.get("Idempotency-Key")
         if key is None:
             return None
-        if not _KEY.match(key):
+        if not _KEY.match(key) or len(self.request.headers.getall("Idempotency-Key")) > 1:
             raise HttpError(
-                400, "invalid_idempotency_key", "An Idempotency-Key has 1 to 255 visible characters."
+                400, "invalid_idempotency_key", "One Idempotency-Key, of 1 to 255 visible characters."
             )
         request = self.request
         scope = "\n".join((self.actor.token_id, request.method, request.path, key))
@@ -165,11 +159,23 @@ class Call:
 
     @property
     def order_id(self) -> str:
-        return self.request.match_info["id"]
+        return self.named("id")
+
+    def named(self, variable: str) -> str:
+        """The id or hash in the path. Capitals in it mean the same (RFC 9562)."""
+        return self.request.match_info[variable].lower()
 
     @property
     def flushed(self) -> Position:
         return Position(self.storage.shared.epoch, self.storage.tail.flushed)
+
+    def begins_at_once(self) -> bool:
+        """Whether there is nothing to wait for, most often; else see `begin`."""
+        if "Facet-Position" in self.request.headers or not self.storage.reads.fresh:
+            return False
+        tail = self.storage.tail
+        self.as_of = (tail.epoch, tail.head)
+        return True
 
     async def begin(self) -> None:
         """Waits a moment when the caller, or the log, is ahead of this process: nothing is decided or shown
@@ -189,24 +195,24 @@ class Call:
         return f"{self.as_of[0]}-{self.as_of[1]}"
 
     async def _read(self) -> bytes:
-        if (self.request.content_length or 0) > JSON_BYTES_MAX:
-            raise _too_large()
-        if not self.request.body_exists:
+        request, bytes_max = self.request, self.body_bytes_max
+        if (request.content_length or 0) > bytes_max:
+            raise HttpError(413, "too_large", f"A body here may have at most {bytes_max} bytes.")
+        if not request.body_exists and not announces_digest(request):
             return b""
-        content = self.request.content
-        if content.is_eof() and content.total_bytes <= JSON_BYTES_MAX:
+        content, bodies = request.content, request.app[BODIES]
+        if content.is_eof() and content.total_bytes <= SMALL_BYTES and not announces_digest(request):
             return content.read_nowait()  # all of it came with the head: there is nothing to wait for
-        pace, source, raw = Pace(), RawBody(self.request), bytearray()
-        while chunk := await pace.next(source):
-            raw += chunk
-            if len(raw) > JSON_BYTES_MAX:
-                raise _too_large()
-        return bytes(raw)
+        raw = await read_whole(RawBody(request, bodies), bytes_max)
+        if len(raw) > SMALL_BYTES:
+            await bodies.json_rounds.turn(len(raw))
+        return raw
 
 
 def convert_query(given: Mapping[str, str], record: type[Record]) -> Record:
-    """Texts to a record; what is empty counts as absent."""
-    texts = {name: value for name, value in given.items() if value}
+    """Texts to a record; what is empty counts as absent, but for its name."""
+    known = record.__struct_encode_fields__
+    texts = {name: value for name, value in given.items() if value or name not in known}
     try:
         converted = msgspec.convert(texts, record, strict=False)
     except msgspec.ValidationError:
@@ -251,7 +257,3 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
         status=status,
         headers={"Content-Type": "application/json", "Cache-Control": "private, no-cache", **(headers or {})},
     )
-
-
-def _too_large() -> HttpError:
-    return HttpError(413, "too_large", f"A JSON body may have at most {JSON_BYTES_MAX} bytes.")

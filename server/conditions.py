@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Container
 from typing import NamedTuple
 
 from aiohttp import web
@@ -10,20 +11,42 @@ from server.problems import HttpError
 from storage.errors import Invalid
 from storage.log import Position, parse_position
 
-_TAG = re.compile(r'\s*(?:(W/)?"([^"]*)"|(\*))\s*(?:,|$)')
-_VERSION = re.compile(r"([0-9]{1,18})(?:[-;][A-Za-z0-9_.-]+)?\Z")
-"""A version, perhaps with the suffix of a content coding that a proxy has added."""
+_TAG = re.compile(r'[\s,]*(?:W/)?"([^"]*)"\s*(?:,|$)')
+_SUFFIX = r"[-;][A-Za-z0-9_.-]+"
+"""What a proxy adds to a tag when it encodes the content."""
+_VERSION = re.compile(rf"(0|[1-9][0-9]{{0,17}})(?:{_SUFFIX})?\Z")
+_ONLY_SUFFIX = re.compile(_SUFFIX)
 
-_SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):")
+DIGESTS = ("Repr-Digest", "Content-Digest")
+"""Requests here have no content coding and no ranges: both digests are of the same bytes."""
+_SHA256 = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):(?:;.*)?")
 
 WAIT_S_MAX = 60
+
+
+class Anything:
+    """The tag list `*`: whatever there is. (A quoted `"*"` is a tag like others.)"""
+
+    def __contains__(self, version: object) -> bool:
+        return True
+
+
+ANYTHING = Anything()
 
 
 def if_match(request: web.Request) -> frozenset[int] | None:
     """Versions that the caller would change; None when any will do."""
     tags = _tags(request, "If-Match")
-    if tags is None or tags == ["*"]:
+    if tags is None or isinstance(tags, Anything):
         return None
+    return frozenset(version for tag in tags if (version := version_of(tag)) is not None)
+
+
+def unless(request: web.Request) -> Container[int]:
+    """Versions that a change must not meet (`If-None-Match` of a change)."""
+    tags = _tags(request, "If-None-Match") or []
+    if isinstance(tags, Anything):
+        return tags
     return frozenset(version for tag in tags if (version := version_of(tag)) is not None)
 
 
@@ -35,14 +58,20 @@ def if_none_match(request: web.Request, etag: str) -> bool:
     if given == etag:
         return True
     tags = _tags(request, "If-None-Match") or []
-    return tags == ["*"] or _opaque(etag) in map(_without_suffix, tags)
+    if isinstance(tags, Anything):
+        return True
+    opaque = etag.removeprefix("W/").strip('"')
+    return any(tag == opaque or _is_encoded(tag, opaque) for tag in tags)
 
 
 def echoed_version(request: web.Request) -> int:
     """The newest version that the caller says it has seen; 0 when it does not say."""
     if "If-None-Match" not in request.headers:
         return 0
-    return max((version_of(tag) or 0 for tag in _tags(request, "If-None-Match") or ()), default=0)
+    tags = _tags(request, "If-None-Match") or []
+    if isinstance(tags, Anything):
+        return 0
+    return max((version_of(tag) or 0 for tag in tags), default=0)
 
 
 def version_of(tag: str) -> int | None:
@@ -89,31 +118,57 @@ def preferences(request: web.Request) -> Preferences:
 
 def announced_sha256(request: web.Request) -> str | None:
     """The hash of a body that its sender holds back (`Expect: 100-continue` with `Repr-Digest`, RFC 9530),
-    in hex."""
+    in hex. One that cannot be read is refused when the body comes."""
     if request.headers.get("Expect", "").lower() != "100-continue":
         return None
-    match = _SHA256.search(",".join(request.headers.getall("Repr-Digest", ())))
-    return base64.b64decode(match[1]).hex() if match else None
-
-
-def _tags(request: web.Request, header: str) -> list[str] | None:
-    given = ",".join(request.headers.getall(header, ()))
-    if not given:
+    try:
+        announced = announced_digest(request)
+    except HttpError:
         return None
+    return None if announced is None else announced.hex()
+
+
+def announces_digest(request: web.Request) -> bool:
+    return any(name in request.headers for name in DIGESTS)
+
+
+def announced_digest(request: web.Request) -> bytes | None:
+    """The SHA-256 that the body has, as its sender says (RFC 9530). Other algorithms are passed over. Raises
+    HttpError 400 for what is no such digest, and for two of them."""
+    announced: set[bytes] = set()
+    for header in DIGESTS:
+        for item in ",".join(request.headers.getall(header, ())).split(","):
+            if item.partition("=")[0].strip() == "sha-256":
+                match = _SHA256.fullmatch(item.strip())
+                if match is None:
+                    raise HttpError(400, "invalid_digest", f"{header} has no SHA-256 in base64.")
+                announced.add(base64.b64decode(match[1]))
+    if len(announced) > 1:
+        raise HttpError(400, "invalid_digest", "The headers name two digests of one body.")
+    return announced.pop() if announced else None
+
+
+def _tags(request: web.Request, header: str) -> list[str] | Anything | None:
+    """None without the header. Raises HttpError 400, also for an empty list."""
+    values = request.headers.getall(header, ())
+    if not values:
+        return None
+    given = ",".join(values)
+    if given.strip() == "*":
+        return ANYTHING
+    given = given.rstrip(", \t")  # empty elements are passed over (RFC 9110)
     tags, at = [], 0
     while at < len(given):
         match = _TAG.match(given, at)
         if match is None:
-            raise HttpError(400, "invalid_etag", f"{header} is not a list of entity tags.")
-        tags.append(match[3] or match[2])
+            break
+        tags.append(match[1])
         at = match.end()
+    if at < len(given) or not tags:
+        raise HttpError(400, "invalid_etag", f"{header} is not a list of entity tags.")
     return tags
 
 
-def _opaque(etag: str) -> str:
-    return etag.removeprefix("W/").strip('"')
-
-
-def _without_suffix(tag: str) -> str:
-    match = _VERSION.match(tag)
-    return match[1] if match else tag
+def _is_encoded(tag: str, opaque: str) -> bool:
+    """Whether this is the tag with the suffix of a content coding."""
+    return tag.startswith(opaque) and _ONLY_SUFFIX.fullmatch(tag, len(opaque)) is not None

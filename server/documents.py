@@ -82,11 +82,16 @@ def _operation(route: Route) -> dict[str, Any]:
         who = "any role" if route.roles == EVERYBODY else ", ".join(sorted(route.roles))
         operation["description"] = f"Roles: {who}."
     if route.uploads:
-        binary = {"schema": {"type": "string", "format": "binary"}}
-        field = {"type": "object", "properties": {"model": binary["schema"]}, "required": ["model"]}
+        file = {"type": "string", "format": "binary"}
+        content = {"multipart/form-data": {"schema": _form(route, {"model": file}, ["model"])}}
+        if not route.is_page:
+            content["application/octet-stream"] = {"schema": file}
+        operation["requestBody"] = {"required": True, "content": content}
+    elif route.form is not None:
+        form = {"schema": _form(route, {}, [])}
         operation["requestBody"] = {
-            "required": True,
-            "content": {"application/octet-stream": binary, "multipart/form-data": {"schema": field}},
+            "required": False,
+            "content": {"application/x-www-form-urlencoded": form},
         }
     elif route.body is not None:
         operation["requestBody"] = {
@@ -94,6 +99,17 @@ def _operation(route: Route) -> dict[str, Any]:
             "content": {"application/json": {"schema": _reference(route.body)}},
         }
     return operation
+
+
+def _form(route: Route, file: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    """Its fields are as the parameters of a query, and may be there instead."""
+    fields = [] if route.form is None else _query_parameters(route.form)
+    return {
+        "type": "object",
+        "properties": {**file, **{field["name"]: field["schema"] for field in fields}},
+        "required": required,
+        "additionalProperties": False,
+    }
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
@@ -181,15 +197,13 @@ def _responses(route: Route) -> dict[str, Any]:
 
 
 def _refusals(route: Route) -> set[int]:
-    statuses = {*route.errors, 400, 415}
+    statuses = {*route.errors, 400, 415, 422}
     if route.roles is not None:
         statuses |= {401}
     if route.roles not in (None, EVERYBODY) or route.path == "/metrics":
         statuses |= {401, 403}
-    if route.query is not None or route.body is not None or route.changes:
-        statuses |= {422}
-    if route.body is not None:
-        statuses |= {403, 408, 413}
+    if route.body is not None or route.form is not None:
+        statuses |= {403, 408, 413, 503}
     return statuses
 
 

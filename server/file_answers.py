@@ -29,7 +29,7 @@ class Span(NamedTuple):
 def span_of(text: str | None, size: int) -> Span | None:
     """What a Range header (RFC 9110) asks for; None for all, also when it cannot be understood or names
     several. Raises HttpError 416 when there is no such byte."""
-    match = _RANGE.fullmatch(text.replace(" ", "")) if text is not None else None
+    match = _RANGE.fullmatch(text.strip()) if text is not None else None
     if match is None or not (match[1] or match[2]):
         return None
     if match[1]:
@@ -64,7 +64,10 @@ async def send_file(call: Call, path: Path, etag: str, headers: Mapping[str, str
         raise HttpError(404, "file_gone", "The file is no longer kept. Upload it again.") from None
     try:
         size = os.fstat(descriptor).st_size
-        asked = request.headers.get("Range") if request.headers.get("If-Range", etag) == etag else None
+        ranged = request.method == "GET"  # RFC 9110: with no other
+        asked = (
+            request.headers.get("Range") if ranged and request.headers.get("If-Range", etag) == etag else None
+        )
         span = span_of(asked, size)
         response = web.StreamResponse(status=200 if span is None else 206, headers=headers)
         if span is not None:

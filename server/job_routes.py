@@ -13,7 +13,7 @@ from storage.orders import PRICING_ROLES
 
 async def get_job(call: Call) -> web.StreamResponse:
     jobs = call.request.app[JOBS]
-    record = await jobs.find(call.request.match_info["id"], call.actor.token_id)
+    record = await jobs.find(call.named("id"), call.actor.token_id)
     headers = {"Retry-After": str(POLL_S)} if record.state is JobState.RUNNING else {}
     job = shown(record, await _result(call, record), jobs.expires_at(record))
     return json_response(job, headers={"Cache-Control": "no-store", **headers})

@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from server.bodies import Bodies
 from server.config import Settings
 from server.jobs import Jobs
 from server.links import Links
@@ -21,6 +22,7 @@ STORAGE: web.AppKey[Storage] = web.AppKey("storage", Storage)
 DIRECTORY: web.AppKey[DataDirectory] = web.AppKey("directory", DataDirectory)
 PRICER: web.AppKey[Pricer] = web.AppKey("pricer", Pricer)
 PREVIEWS: web.AppKey[Previews] = web.AppKey("previews", Previews)
+BODIES: web.AppKey[Bodies] = web.AppKey("bodies", Bodies)
 UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
 READINESS: web.AppKey[Readiness] = web.AppKey("readiness", Readiness)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)

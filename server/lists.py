@@ -107,7 +107,9 @@ async def count_orders(call: Call) -> web.StreamResponse:
 
 async def get_statuses(call: Call) -> web.StreamResponse:
     """Up to 200 statuses in one answer, in the order asked for; each id once."""
-    ids = list(dict.fromkeys(call.query(Ids).ids.split(",")))
+    ids = list(dict.fromkeys(call.query(Ids).ids.lower().split(",")))
+    if "" in ids:
+        raise Invalid(("/ids", "an id is empty"))
     if len(ids) > LIMIT_MAX:
         raise Invalid(("/ids", f"at most {LIMIT_MAX}"))
     found = await call.storage.reads.get_many(ids)
@@ -148,7 +150,7 @@ def _link(call: Call, cursor: str) -> str:
     known = _links.get(key)
     if not isinstance(known, Sentinel):
         return known
-    link = f'<{call.request.url.update_query(cursor=cursor).raw_path_qs}>; rel="next"'
+    link = f'<{call.request.rel_url.update_query(cursor=cursor).raw_path_qs}>; rel="next"'
     _links.put(key, link, 2 * len(link))
     return link
 
@@ -188,10 +190,10 @@ def order_filter(filters: Filters, actor: Actor) -> OrderFilter:
 
 
 def _statuses(text: str | None) -> frozenset[Status]:
-    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    names = [] if text is None else [name.strip() for name in text.split(",")]
     unknown = [name for name in names if name not in Status.__members__]
     if unknown:
-        raise Invalid(("/status", f"no such status: {', '.join(unknown)[:100]}"))
+        raise Invalid(("/status", f"no such status: {', '.join(unknown)[:100] or 'one is empty'}"))
     return frozenset(Status(name) for name in names)
 
 

@@ -28,11 +28,11 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def make_backup(call: Call) -> web.StreamResponse:
+    target = Path((await call.body(BackupRequest)).path)
     if not is_local(call.request):
         raise HttpError(
             403, "local_only", "Backups are made by a command on the machine: ./facet backup FILE."
         )
-    target = Path((await call.body(BackupRequest)).path)
     try:
         manifest: Any = await back_up(call.storage, call.request.app[DIRECTORY], target)
     except OSError as error:

@@ -12,8 +12,8 @@ from server.answers import ReadyResponse
 from server.calls import Call, json_response
 from server.conditions import if_none_match
 from server.file_answers import send_file
+from server.forms import is_form, received
 from server.keys import PREVIEWS, PRICER
-from server.model_upload import received
 from server.orders import Code, read_answer
 from server.prices import Priced, PriceQuery, cache_status, quote_tag
 from server.problems import HttpError
@@ -51,8 +51,12 @@ class ModelBody(msgspec.Struct, frozen=True):
 
 async def post_model(call: Call) -> web.StreamResponse:
     """Upload without pricing."""
-    pricer, units = call.request.app[PRICER], check_declared_unit(call.query(Units).units)
-    async with received(call) as (upload, content_type):
+    pricer = call.request.app[PRICER]
+    if not is_form(call.request):
+        check_declared_unit(call.query(Units).units)
+    async with received(call, Units.__struct_fields__) as sent:
+        upload, content_type = sent.upload, sent.content_type
+        units = check_declared_unit(call.query(Units, sent.fields).units)
 
         async def act() -> Reply:
             model, source = await pricer.receive(upload, content_type, call.actor)
@@ -67,7 +71,7 @@ async def post_model(call: Call) -> web.StreamResponse:
                 answer.body or b"", answer.status, {"Location": f"/v1/models/{upload.sha256}"}
             )
 
-        return (await once(call, call.keyed(upload.sha256.encode()), act, again)).response
+        return (await once(call, call.keyed(sent.identity), act, again)).response
 
 
 async def get_model(call: Call) -> web.StreamResponse:
@@ -125,9 +129,9 @@ async def get_model_preview(call: Call) -> web.StreamResponse:
 
 
 def _sha256(call: Call) -> str:
-    text = call.request.match_info["sha256"]
+    text = call.named("sha256")
     if not _HEX.fullmatch(text):
-        raise HttpError(404, "unknown_model", "This is not the SHA-256 of a model, in lower-case hex.")
+        raise HttpError(404, "unknown_model", "This is not the SHA-256 of a model, in hex.")
     return text
 
 
@@ -140,6 +144,7 @@ ROUTES = [
         tag="models",
         roles=PRICING_ROLES,
         query=Units,
+        form=Units,
         uploads=True,
         answers={201: ModelBody},
         errors=(408, 413, 415, 503),

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
-from server.calls import Call, json_response
+from server.calls import LIST_BYTES_MAX, Call, json_response
 from server.job_answers import refusal, respond
 from server.jobs import Job, Progress
 from server.keys import PRICER
@@ -25,6 +25,8 @@ from storage.orders import PRICING_ROLES
 
 ITEMS_MAX = 200
 """As many as a list shows at once."""
+STONES_TEXT_MAX = 900
+"""Characters: so that as many rows fit into one body, with every field."""
 SHAPE = "price_batch"
 NO_PROBLEM = msgspec.Raw(b"null")
 
@@ -33,6 +35,7 @@ class BatchItem(Choices, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One question: a known model and what a price depends on beside it."""
 
     model: Sha256
+    stones: Annotated[str, Meta(max_length=STONES_TEXT_MAX)] = ""
 
 
 class PriceBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,7 +127,7 @@ async def _answered(call: Call, item: BatchItem, progress: Progress) -> tuple[_R
 async def _quote(call: Call, item: BatchItem) -> Quoted:
     pricer = call.request.app[PRICER]
     options = item.options()
-    model, _ = await pricer.known_model(item.model, call.actor)
+    model, _ = await pricer.known_model(item.model.lower(), call.actor)
     call.storage.models.count(model)
     return await pricer.quote(model, options, call.actor)
 
@@ -157,6 +160,7 @@ ROUTES = [
         roles=PRICING_ROLES,
         query=Explain,
         body=PriceBatch,
+        body_bytes_max=LIST_BYTES_MAX,
         answers={200: PricedBatch, 202: Job},
         errors=(409, 429, 503),
         changes=True,

@@ -9,17 +9,18 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
+from pricing.formats import check_content_type
 from pricing.formula import Options, check_options
 from pricing.model import ModelView
-from pricing.price_list import MetalFix, PriceList, parse_metal_fix, parse_price_list
+from pricing.price_list import MetalFix, PriceList, metal_fix_of, price_list_of
 from pricing.stones import parse_stones
 from pricing.units import DECLARABLE_UNITS
-from server.calls import Call, json_response
+from server.calls import LIST_BYTES_MAX, Call, json_response
 from server.conditions import announced_sha256
+from server.forms import is_form, received
 from server.job_answers import respond
 from server.jobs import Job, Progress
 from server.keys import PRICER
-from server.model_upload import received
 from server.orders import Code, read_answer
 from server.problems import HttpError
 from server.quotes import QuoteView
@@ -119,27 +120,31 @@ class PriceLists(msgspec.Struct, frozen=True):
 
 
 async def post_price(call: Call) -> web.StreamResponse:
-    """The model as the raw body, or as the field `model` of a multipart body."""
-    pricer, query = call.request.app[PRICER], call.query(PriceQuery)
-    check_options(query.options(), pricer.current()[0])
-    sha256 = await _known_already(call)
-    if sha256 is not None:
-        reply = await _price_once(call, sha256, query, lambda: _known(call, sha256))
-        reply.response.force_close()  # the body held back is not waited for
-        return reply.response
+    """The model as the raw body, or as the field `model` of a form, with other fields as in the query."""
+    pricer = call.request.app[PRICER]
+    if not is_form(call.request):
+        query = call.query(PriceQuery)
+        check_options(query.options(), pricer.current()[0])
+        sha256 = await _known_already(call)
+        if sha256 is not None:
+            reply = await _price_once(call, sha256.encode(), query, lambda: _known(call, sha256))
+            reply.response.force_close()  # the body held back is not waited for
+            return reply.response
     async with contextlib.AsyncExitStack() as stack:
-        upload, content_type = await stack.enter_async_context(received(call))
+        sent = await stack.enter_async_context(received(call, PriceQuery.__struct_fields__))
+        query = call.query(PriceQuery, sent.fields)
+        check_options(query.options(), pricer.current()[0])
 
         async def work(progress: Progress) -> Reply:
             async def receive() -> tuple[Model, str]:
                 progress.stage = "measuring"
-                received = await pricer.receive(upload, content_type, call.actor)
+                received = await pricer.receive(sent.upload, sent.content_type, call.actor)
                 progress.stage = "pricing"
                 return received
 
-            return await _price_once(call, upload.sha256, query, receive)
+            return await _price_once(call, sent.identity, query, receive)
 
-        return await respond(call, call.keyed(upload.sha256.encode()), work, stack)
+        return await respond(call, call.keyed(sent.identity), work, stack)
 
 
 async def _known(call: Call, sha256: str) -> tuple[Model, str]:
@@ -153,20 +158,25 @@ async def _known_already(call: Call) -> str | None:
     sha256 = announced_sha256(call.request)
     if sha256 is None:
         return None
+    pricer, length = call.request.app[PRICER], call.request.content_length
     try:
-        await call.request.app[PRICER].known_model(sha256, call.actor)
+        model, _ = await pricer.known_model(sha256, call.actor)
     except HttpError:
         return None
+    if length not in (None, model.byte_count):
+        return None  # another body is announced than the digest says: it is looked at
+    check_content_type(call.request.headers.get("Content-Type"), pricer.facts(model).format)
     return sha256
 
 
-async def _price_once(call: Call, sha256: str, query: PriceQuery, receive: Receive) -> Reply:
-    """The price of the model that `receive` returns; a request that was answered before is not priced."""
+async def _price_once(call: Call, identity: bytes, query: PriceQuery, receive: Receive) -> Reply:
+    """The price of the model that `receive` returns; a request that was answered before is not priced.
+    `identity`: what tells its body from others."""
 
     async def act() -> Reply:
         return await _price(call, query, receive)
 
-    return await once(call, call.keyed(sha256.encode()), act, as_kept)
+    return await once(call, call.keyed(identity), act, as_kept)
 
 
 async def _price(call: Call, query: PriceQuery, receive: Receive) -> Reply:
@@ -182,7 +192,7 @@ async def _price(call: Call, query: PriceQuery, receive: Receive) -> Reply:
 async def get_quote(call: Call) -> web.StreamResponse:
     explain = call.query(Explain).explain
     pricer = call.request.app[PRICER]
-    stored = await pricer.known_quote(call.request.match_info["id"], call.actor)
+    stored = await pricer.known_quote(call.named("id"), call.actor)
     body = pricer.explain(stored) if explain else stored.body
     return read_answer(call, body, quote_tag(stored.id, explain), "facet; hit; detail=local")
 
@@ -220,15 +230,13 @@ async def get_current_price_list(call: Call) -> web.StreamResponse:
 
 
 async def publish_price_list(call: Call) -> web.StreamResponse:
-    await call.document()
-    record = parse_price_list(call.raw)
+    record = price_list_of(await call.document())
     stored = StoredVersion(record.version, record.valid_from, record.valid_to, msgspec.json.encode(record))
     return await _publish(call, call.request.app[PRICER].price_lists, stored)
 
 
 async def publish_metal_fix(call: Call) -> web.StreamResponse:
-    await call.document()
-    record = parse_metal_fix(call.raw)
+    record = metal_fix_of(await call.document())
     stored = StoredVersion(record.version, record.fixed_at, None, msgspec.json.encode(record))
     return await _publish(call, call.request.app[PRICER].metal_fixes, stored)
 
@@ -276,6 +284,7 @@ ROUTES = [
         tag="prices",
         roles=PRICING_ROLES,
         query=PriceQuery,
+        form=PriceQuery,
         uploads=True,
         answers={200: Priced, 202: Job},
         errors=(*_UPLOAD_ERRORS, 429),
@@ -331,6 +340,7 @@ ROUTES = [
         tag="prices",
         roles=ADMIN,
         body=PriceList,
+        body_bytes_max=LIST_BYTES_MAX,
         answers={201: PriceList},
         errors=(409, 503),
         changes=True,

@@ -1,6 +1,7 @@
 """Errors as problem+json (RFC 9457): one table from what can go wrong to what is answered."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from pricing.errors import Refused
 from pricing.pool import PoolBusy
 from pricing.price_list import InvalidData
 from server.answers import ReadyResponse
-from server.json_body import MalformedJson
+from server.json_body import ERRORS_MAX, MalformedJson
 from storage.errors import (
     Behind,
     Conflict,
@@ -36,7 +37,8 @@ class FieldError(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """RFC 9457. `code` is stable; members beyond these depend on the code."""
+    """RFC 9457. `code` is stable; members beyond these depend on the code. `errors_cut`: there are more
+    errors than are named."""
 
     type: str
     title: str
@@ -45,6 +47,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str
     request_id: str
     errors: list[FieldError] = []
+    errors_cut: bool = False
 
 
 class HttpError(Exception):
@@ -139,9 +142,9 @@ def _describe(error: BaseException) -> tuple[int, str, str, dict[str, Any], dict
     if isinstance(error, Refused):
         return _refused(error)
     if isinstance(error, Invalid):
-        return status, error.code, "The request does not fit.", {"errors": _field_errors(error.errors)}, {}
+        return status, error.code, *_named("The request does not fit.", error.errors), {}
     if isinstance(error, InvalidData):
-        return status, "invalid", "The document does not fit.", {"errors": _field_errors(error.errors)}, {}
+        return status, "invalid", *_named("The document does not fit.", error.errors), {}
     if isinstance(error, StorageError):
         headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else {}
         return status, error.code, error.detail, _members(error), headers
@@ -155,8 +158,15 @@ def _refused(error: Refused) -> tuple[int, str, str, dict[str, Any], dict[str, s
     return status, error.code, error.detail, {"remedy": error.remedy}, {}
 
 
-def _field_errors(errors: Any) -> list[FieldError]:
-    return [FieldError(pointer, message) for pointer, message in errors]
+def _named(detail: str, errors: Sequence[tuple[str, str]]) -> tuple[str, dict[str, Any]]:
+    """The detail and the members that name the errors, as many as are named."""
+    members: dict[str, Any] = {
+        "errors": [FieldError(pointer, message) for pointer, message in errors[:ERRORS_MAX]]
+    }
+    if len(errors) > ERRORS_MAX:
+        detail = f"{detail} There are more errors than the {ERRORS_MAX} that are named here."
+        members["errors_cut"] = True
+    return detail, members
 
 
 def _members(error: StorageError) -> dict[str, Any]:

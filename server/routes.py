@@ -9,10 +9,10 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from server.calls import Call, invite_body, request_id_of
+from server.calls import JSON_BYTES_MAX, Call, invite_body, request_id_of
 from server.keys import METRICS, STORAGE
 from server.problems import HttpError, problem_response
-from storage.errors import Behind, NotFound
+from storage.errors import Behind, Invalid, NotFound
 from storage.orders import Actor, Role
 from storage.read_through import Source
 
@@ -29,7 +29,8 @@ ADMIN = frozenset({Role.ADMIN})
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One method of one path: what it does, who may, what goes in and what comes out.
 
-    `roles` None: no token is needed. `answers`: status -> the record of the body, or a media type.
+    `roles` None: no token is needed. `form`: the fields of a form, beside its file for uploads.
+    `answers`: status -> the record of the body, or a media type.
     `errors`: statuses it can be refused with, beside those every route has.
     """
 
@@ -42,13 +43,21 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     query: type[msgspec.Struct] | None = None
     body: type[msgspec.Struct] | None = None
     body_optional: bool = False
+    body_bytes_max: int = JSON_BYTES_MAX
+    form: type[msgspec.Struct] | None = None
     uploads: bool = False
     answers: Mapping[int, Any] = {}
     errors: tuple[int, ...] = ()
+    shows: Callable[[web.Request, web.Response], web.Response] | None = None
+    """How a refusal is shown to a person; None: as the problem document that it is."""
     conditional: bool = False
     changes: bool = False
     prefers: bool = False
     """Can be answered later: `Prefer: respond-async`."""
+
+    @property
+    def is_page(self) -> bool:
+        return self.shows is not None
 
     @property
     def name(self) -> str:
@@ -77,31 +86,43 @@ def _endpoint(app: web.Application, route: Route) -> Callable[[web.Request], Awa
     observe = app[METRICS].observer(route.path, route.method)
     roles, handler = route.roles, route.handler
     clock = time.perf_counter
+    body_bytes_max = route.body_bytes_max
+    takes_query = route.query is not None
+    takes_body = route.uploads or route.body is not None or route.form is not None
+
+    def refused(error: Exception, request: web.Request, request_id: str) -> web.Response:
+        response = problem_response(error, request_id)
+        return response if route.shows is None else route.shows(request, response)
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
         began_s = clock()
         request_id = request_id_of(request)
         response: web.StreamResponse
-        call = Call(request, ANYBODY, request_id)
+        call = Call(request, ANYBODY, request_id, body_bytes_max)
         try:
             if roles is not None:
-                call.actor = await _authorized(request, roles)
-                await call.begin()
+                call.actor = _known(request, roles) or await _authorized(request, roles)
+                if not call.begins_at_once():
+                    await call.begin()
             if "Content-Encoding" in request.headers:
-                raise HttpError(
-                    415, "content_encoding_unsupported", "Send the body without Content-Encoding."
-                )
+                _require_identity(request)
+            if "#" in request.raw_path:
+                raise HttpError(400, "malformed_request", "An address here has no fragment (#).")
+            if not takes_query and "?" in request.raw_path:
+                _refuse_query(request)
+            if not takes_body and request.body_exists and not _is_empty(request):
+                raise HttpError(400, "unexpected_body", "This request has no body.")
             response = await handler(call)
         except web.HTTPException as error:
-            response = problem_response(HttpError(error.status, "refused", error.reason), request_id)
+            response = refused(HttpError(error.status, "refused", error.reason), request, request_id)
         except (web.RequestPayloadError, HttpProcessingError):
-            response = problem_response(_malformed_body(), request_id)
+            response = refused(_malformed_body(), request, request_id)
             response.force_close()
         except ConnectionError:
             observe(499, clock() - began_s)
             raise
         except Exception as error:
-            response = problem_response(_as_far_as_known(error, call), request_id)
+            response = refused(_as_far_as_known(error, call), request, request_id)
             _end_unread(request, response)
         except asyncio.CancelledError:
             observe(499, clock() - began_s)
@@ -133,6 +154,30 @@ def _say_how_new(call: Call, response: web.StreamResponse) -> None:
         headers["Cache-Status"] = Source.STALE
 
 
+def _require_identity(request: web.Request) -> None:
+    """Raises HttpError 415 for a body that is sent encoded."""
+    codings = ",".join(request.headers.getall("Content-Encoding")).lower().split(",")
+    if not {coding.strip() for coding in codings} <= {"", "identity"}:
+        raise HttpError(
+            415,
+            "content_encoding_unsupported",
+            "Send the body without Content-Encoding.",
+            {"Accept-Encoding": "identity"},
+        )
+
+
+def _is_empty(request: web.Request) -> bool:
+    """A body of no bytes, sent in chunks."""
+    return request.content.is_eof() and request.content.total_bytes == 0
+
+
+def _refuse_query(request: web.Request) -> None:
+    """What would not be read is refused. Raises Invalid."""
+    unknown = dict.fromkeys(request.query)
+    if unknown:
+        raise Invalid(*((f"/{name}", "unknown parameter") for name in unknown))
+
+
 def _malformed_body() -> HttpError:
     return HttpError(400, "malformed_body", "The body is not what the request's headers announced.")
 
@@ -141,6 +186,15 @@ def _end_unread(request: web.Request, response: web.StreamResponse) -> None:
     """A refused body that is still coming is not waited for: the connection ends with the answer."""
     if request.body_exists and not request.content.is_eof() and not response.prepared:
         response.force_close()
+
+
+def _known(request: web.Request, roles: frozenset[Role]) -> Actor | None:
+    """Who asks, when the token is known here and may: most often."""
+    header = request.headers.get("Authorization")
+    if header is None or header[:7] != "Bearer ":
+        return None
+    actor = request.app[STORAGE].tokens.authenticate(header[7:])
+    return actor if actor is not None and actor.role in roles else None
 
 
 async def _authorized(request: web.Request, roles: frozenset[Role]) -> Actor:

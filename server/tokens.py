@@ -71,7 +71,7 @@ async def list_tokens(call: Call) -> web.StreamResponse:
 
 
 async def revoke_token(call: Call) -> web.StreamResponse:
-    position = await call.storage.tokens.revoke(call.request.match_info["id"])
+    position = await call.storage.tokens.revoke(call.named("id"))
     return web.Response(status=204, headers={"Facet-Position": str(position)})
 
 

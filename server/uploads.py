@@ -1,5 +1,4 @@
-"""Receiving bodies: hashed while they arrive, kept in memory up to a bound and on disk past it, cut off when
-they stall or trickle.
+"""Receiving models: hashed while they arrive, kept in memory up to a bound and on disk past it.
 
 Two bounds decide what is kept in memory: one for each body, so that a large one costs no more than a small
 one, and one for all of them together, so that a thousand small ones at once are received as well, most of
@@ -13,10 +12,9 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
-import msgspec
-
+from server.bodies import Source
 from server.problems import HttpError
 from server.rounds import Rounds
 
@@ -45,14 +43,6 @@ UPLOADS_MAX = 4096
 """Uploads under way at once; more are told to come back. Each costs a connection, and what is read ahead of
 it."""
 BUFFER_BYTES = 1 << 18
-
-
-class Source(Protocol):
-    """A body or one field of a multipart body."""
-
-    async def read_chunk(self) -> bytes:
-        """Some bytes; none at the end."""
-        ...
 
 
 class Upload:
@@ -111,45 +101,6 @@ class Upload:
             store, self._store = self._store, None
             await store()
         return self.path if self.path is not None else self.data
-
-
-class PaceBounds(msgspec.Struct, frozen=True, kw_only=True):
-    """A body is cut off after `idle_s_max` without a byte, or when it brings fewer than `rate_bytes_min` a
-    second, averaged over `window_s`. 65 MB at 10 Mbit/s pass."""
-
-    idle_s_max: float = 20.0
-    window_s: float = 20.0
-    rate_bytes_min: int = 16 * 1024
-
-
-PACE_BOUNDS = PaceBounds()
-
-
-class Pace:
-    """Whether a body comes fast enough."""
-
-    def __init__(self, bounds: PaceBounds = PACE_BOUNDS, now_s: Callable[[], float] | None = None) -> None:
-        self._bounds = bounds
-        self._now_s = now_s or asyncio.get_running_loop().time
-        self._window_began_s = self._now_s()
-        self._window_bytes = 0
-
-    async def next(self, source: Source) -> bytes:
-        """The next bytes. Raises HttpError 408 when they do not come in time."""
-        bounds = self._bounds
-        try:
-            async with asyncio.timeout(bounds.idle_s_max):
-                chunk = await source.read_chunk()
-        except TimeoutError:
-            raise _too_slow(f"No byte came for {bounds.idle_s_max:g} s.") from None
-        now_s = self._now_s()
-        self._window_bytes += len(chunk)
-        elapsed_s = now_s - self._window_began_s
-        if elapsed_s >= bounds.window_s:
-            if chunk and self._window_bytes < bounds.rate_bytes_min * elapsed_s:
-                raise _too_slow(f"The body comes at less than {bounds.rate_bytes_min} bytes a second.")
-            self._window_began_s, self._window_bytes = now_s, 0
-        return chunk
 
 
 class Uploads:
@@ -214,8 +165,7 @@ class _Arriving:
         self._spool: Spool | None = None
 
     async def receive(self, source: Source) -> Upload:
-        pace = Pace()
-        while chunk := await pace.next(source):
+        while chunk := await source.read_chunk():
             await self._take(chunk)
         await self._finish()
         return self.upload
@@ -335,7 +285,3 @@ class Spool:
 
 def _busy(detail: str) -> HttpError:
     return HttpError(503, "busy", detail, {"Retry-After": "2"})
-
-
-def _too_slow(detail: str) -> HttpError:
-    return HttpError(408, "body_too_slow", detail, {"Connection": "close"})

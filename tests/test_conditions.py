@@ -44,6 +44,9 @@ IF_MATCH: list[tuple[tuple[str, ...], set[int] | None]] = [
     (('"7" , W/"8","9-br"',), {7, 8, 9}),
     (('"7"', '"8"'), {7, 8}),
     (('"x", "7"',), {7}),
+    (('"x", , "7",',), {7}),
+    (('"*"',), set()),
+    (('W/"*"',), set()),
     (('""',), set()),
     (('"7,8"',), set()),
     (('"-7"',), set()),
@@ -56,7 +59,7 @@ def test_if_match_names_versions(values: tuple[str, ...], versions: set[int] | N
     assert if_match(a_request("If-Match", *values)) == versions
 
 
-@pytest.mark.parametrize("value", ["7", '"7', 'W/7"', '"7" "8"', 'w/"7"', "'7'", ",", '"7";q=1'])
+@pytest.mark.parametrize("value", ["", " ", "7", '"7', 'W/7"', '"7" "8"', 'w/"7"', "'7'", ",", '"7";q=1'])
 def test_what_is_no_list_of_tags_is_refused(value: str) -> None:
     for read in (if_match, lambda request: if_none_match(request, '"7"')):
         with pytest.raises(HttpError) as refused:
@@ -76,6 +79,11 @@ IF_NONE_MATCH: list[tuple[str, str, bool]] = [
     ('W/"b1946ac92492d2347c"', 'W/"b1946ac92492d2347c"', True),
     ('W/"b1946ac92492d2347c"', '"b1946ac92492d2347c"', True),
     ('W/"b1946ac92492d2347c"', '"a", W/"b1946ac92492d2347c"', True),
+    ('W/"b1946ac92492d2347c"', 'W/"b1946ac92492d2347c-gzip"', True),
+    ('"b1946ac92492d2347c"', '"b1946ac92492d2347c;br"', True),
+    ('"b1946ac92492d2347c"', '"b1946ac92492d2347cgzip"', False),
+    ('"b1946ac92492d2347c"', '"*"', False),
+    ('"b1946ac92492d2347c"', 'W/"*"', False),
     ('W/"b1946ac92492d2347c"', 'W/"c1946ac92492d2347c"', False),
 ]
 

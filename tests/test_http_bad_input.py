@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from server.calls import JSON_BYTES_MAX
 from tests import raw_http
 from tests.processes import Clients, Reply, Service
 from tests.workshop import Workshop, case_name, pointers, problem, set_status
@@ -45,17 +46,18 @@ MALFORMED = {
     "overlong UTF-8": b'{"customer": "\xc0\xaf"}',
     "a surrogate in UTF-8": b'{"customer": "\xed\xa0\x80"}',
     "UTF-16": '{"customer": "anna"}'.encode("utf-16"),
-    "a byte order mark": b'\xef\xbb\xbf{"customer": "anna"}',
+    "two byte order marks": b'\xef\xbb\xbf\xef\xbb\xbf{"customer": "anna"}',
+    "a byte order mark inside": b'{"customer": \xef\xbb\xbf"anna"}',
     "a lone surrogate": b'{"customer": "\\ud800"}',
     "a lone surrogate as key": b'{"\\udfff": 1}',
     "U+0000": b'{"customer": "an\\u0000na"}',
     "U+0000 as it is": b'{"customer": "an\x00na"}',
     "a control character": b'{"customer": "an\nna"}',
     "an integer past 63 bits": b'{"customer": "anna", "quantity": 9223372036854775808}',
-    "a very long integer": b'{"customer": "anna", "quantity": ' + b"9" * 100_000 + b"}",
+    "a very long integer": b'{"customer": "anna", "quantity": ' + b"9" * 60_000 + b"}",
     "arrays 33 deep": b"[" * 33 + b"]" * 33,
-    "arrays 400000 deep": b"[" * 400_000,
-    "objects 100000 deep": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "arrays 12000 deep": b"[" * 12_000,
+    "objects 10000 deep": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
 }
 
 
@@ -64,8 +66,8 @@ async def test_what_two_readers_could_understand_differently_is_not_json(clients
     problem(await post_raw(clients, MALFORMED[name]), 400, "malformed_json")
 
 
-async def test_a_body_past_a_mebibyte_is_too_large(clients: Clients) -> None:
-    body = b'{"customer": "anna", "note": "' + b"x" * (1 << 20) + b'"}'
+async def test_a_body_past_its_bound_is_too_large(clients: Clients) -> None:
+    body = b'{"customer": "anna", "note": "' + b"x" * JSON_BYTES_MAX + b'"}'
     problem(await post_raw(clients, body), 413, "too_large")
 
     async def in_chunks() -> Any:
@@ -92,7 +94,7 @@ WRONG_BODIES: list[tuple[Any, set[str]]] = [
     ({"customer": "anna", "quantity": 1.5}, {"/quantity"}),
     ({"customer": "anna", "quantity": True}, {"/quantity"}),
     ({"customer": "anna", "quantity": 2**63 - 1}, {"/quantity"}),
-    ({"customer": "anna", "model": "AB" * 32}, {"/model"}),
+    ({"customer": "anna", "model": "AG" * 32}, {"/model"}),
     ({"customer": "anna", "model": "ab" * 32 + "\n"}, {"/model"}),
     ({"customer": "anna", "due_at": "tomorrow"}, {"/due_at"}),
     ({"customer": "anna", "due_at": 1_700_000_000}, {"/due_at"}),
@@ -151,7 +153,7 @@ async def test_json_has_parameters_and_relatives(clients: Clients, content_type:
     assert reply.status == 201
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "identity", "x"])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "x"])
 async def test_a_body_is_sent_without_encoding(clients: Clients, encoding: str) -> None:
     for method, path in (
         ("POST", "/v1/orders"),

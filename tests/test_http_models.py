@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from server.bodies import Bodies, Pace, PaceBounds
 from server.problems import HttpError
-from server.uploads import Pace, PaceBounds, Uploads
+from server.uploads import Uploads
 from tests import raw_http
 from tests.meshes import ALL_FORMATS, binary_stl, cube, torus
 from tests.processes import Client, Clients, Reply, Service, clients_of, served
-from tests.workshop import Workshop, new_key, problem
+from tests.workshop import Workshop, new_key, pointers, problem
 
 SMALL_BYTES = 4096
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=edge"}
@@ -260,16 +261,22 @@ BROKEN_FORMS: dict[str, tuple[bytes, str, int, str]] = {
         400,
         "malformed_multipart",
     ),
+    "a boundary that is no ASCII": (
+        part() + END,
+        "multipart/form-data; boundary=\u00e9dge",
+        400,
+        "malformed_multipart",
+    ),
     "another boundary": (part() + END, "multipart/form-data; boundary=cliff", 400, "malformed_multipart"),
     "nothing": (b"", MULTIPART["Content-Type"], 400, "malformed_multipart"),
     "no parts": (END, MULTIPART["Content-Type"], 422, "no_model"),
     "no last boundary": (part(), MULTIPART["Content-Type"], 400, "malformed_multipart"),
     "cut in the file": (part()[:2000], MULTIPART["Content-Type"], 400, "malformed_multipart"),
-    "cut in the headers": (part()[:30], MULTIPART["Content-Type"], 422, "no_model"),
-    "another field": (part("file") + END, MULTIPART["Content-Type"], 422, "no_model"),
-    "another field first": (part("note") + part() + END, MULTIPART["Content-Type"], 422, "no_model"),
-    "a part without a name": (NO_FILE + END, MULTIPART["Content-Type"], 422, "no_model"),
-    "parts in a part": (NESTED + b"--in--\r\n" + END, MULTIPART["Content-Type"], 422, "no_model"),
+    "cut in the headers": (part()[:30], MULTIPART["Content-Type"], 400, "malformed_multipart"),
+    "another field": (part("file") + END, MULTIPART["Content-Type"], 422, "unknown_field"),
+    "another field first": (part("note") + part() + END, MULTIPART["Content-Type"], 422, "unknown_field"),
+    "a part without a name": (NO_FILE + END, MULTIPART["Content-Type"], 400, "malformed_multipart"),
+    "parts in a part": (NESTED + b"--in--\r\n" + END, MULTIPART["Content-Type"], 422, "not_a_mesh"),
     "base64": (
         part(more=b"Content-Transfer-Encoding: base64\r\n") + END,
         MULTIPART["Content-Type"],
@@ -317,9 +324,91 @@ async def test_a_broken_form_is_refused(workshop: Workshop, name: str) -> None:
     problem(reply, status, code)
 
 
-async def test_what_follows_the_file_in_a_form_does_not_matter(workshop: Workshop) -> None:
-    reply = await upload(workshop.partner, part() + part("note", body=b"x") + END, **MULTIPART)
-    assert (reply.status, reply.json["model"]["sha256"]) == (201, sha256_of(RING))
+@pytest.mark.parametrize("name", ["note", "", "Model", "units\u00a0", "x" * 300])
+async def test_a_field_that_is_not_documented_is_refused_wherever_it_stands(
+    workshop: Workshop, name: str
+) -> None:
+    other = part(name, body=b"x")
+    for body in (part() + other + END, other + part() + END, other + END):
+        problem(await upload(workshop.partner, body, **MULTIPART), 422, "unknown_field")
+
+
+QUANTITY = b'Content-Disposition: form-data; name="units"\r\n\r\ncm\r\n'
+ODD_FORMS = {
+    "a part behind the last boundary": part() + END + b"--edge\r\n" + QUANTITY + b"--edge--\r\n",
+    "a part before the first boundary": b"--other\r\n" + QUANTITY + part() + END,
+    "a preamble": b"hello\r\n" + part() + END,
+    "an epilogue": part() + END + b"hello",
+    "a folded header": part(more=b"X: a\r\n b\r\n") + END,
+    "two dispositions": part("units", more=b'Content-Disposition: form-data; name="model"\r\n') + END,
+    "two types": part(more=b"Content-Type: a/b\r\nContent-Type: c/d\r\n") + END,
+    "two names": part('units"; name="model') + END,
+}
+
+
+@pytest.mark.parametrize("name", ODD_FORMS)
+async def test_a_form_of_which_something_would_be_passed_over_is_refused(
+    workshop: Workshop, name: str
+) -> None:
+    body = ODD_FORMS[name]
+    problem(await upload(workshop.partner, body, **MULTIPART), 400, "malformed_multipart")
+    for size in (1, 7, 64):
+        chunks = [body[at : at + size] for at in range(0, min(len(body), 600), size)] + [body[600:]]
+
+        async def sent(chunks: list[bytes] = chunks) -> AsyncIterator[bytes]:
+            for chunk in chunks:
+                yield chunk
+
+        reply = await workshop.partner.send("POST", "/v1/models", data=sent(), headers=MULTIPART)
+        problem(reply, 400, "malformed_multipart")
+
+
+async def test_blank_lines_around_a_form_are_nothing(workshop: Workshop) -> None:
+    for body in (b"\r\n" + part() + END, part() + END + b"\r\n\r\n", part() + END.rstrip()):
+        assert (await upload(workshop.partner, body, **MULTIPART)).status == 201
+    quoted = part(more=b"").replace(b'name="model"', b'name="model"; filename="a; name=b.stl"')
+    assert (await upload(workshop.partner, quoted + END, **MULTIPART)).status == 201
+
+
+@pytest.mark.parametrize(
+    "more", [b"Content-Transfer-Encoding: base64\r\n", b"Content-Type: text/plain; charset=utf-16\r\n"]
+)
+async def test_an_encoded_field_is_refused(workshop: Workshop, more: bytes) -> None:
+    reply = await upload(workshop.partner, part() + part("units", more, b"mm") + END, **MULTIPART)
+    problem(reply, 415, "content_encoding_unsupported")
+
+
+async def test_a_field_is_given_once(workshop: Workshop) -> None:
+    twice = part("units", body=b"mm")
+    for body in (part() + part() + END, twice + part() + twice + END):
+        problem(await upload(workshop.partner, body, **MULTIPART), 422, "invalid")
+    reply = await workshop.partner.send(
+        "POST", "/v1/models?units=mm", data=part() + twice + END, headers=MULTIPART
+    )
+    assert pointers(problem(reply, 422, "invalid")) == {"/units"}
+
+
+@pytest.mark.parametrize(
+    "written", ["===123===", "----=_Part_0_1.2", "a:b/c", '"with a blank"', "edge; charset=utf-8"]
+)
+async def test_a_boundary_is_read_as_clients_write_it(workshop: Workshop, written: str) -> None:
+    boundary = written.partition(";")[0].strip('"').encode()
+    body = (part() + END).replace(b"--edge", b"--" + boundary)
+    for content_type in (
+        f"multipart/form-data; boundary={written}",
+        f"multipart/form-data;\tboundary={written}",
+    ):
+        reply = await upload(workshop.partner, body, **{"Content-Type": content_type})
+        assert reply.status == 201, (content_type, reply)
+
+
+async def test_a_field_counts_wherever_it_stands(workshop: Workshop) -> None:
+    metres = part("units", body=b"cm")
+    for body in (part() + metres + END, metres + part() + END):
+        reply = await upload(workshop.partner, body, **MULTIPART)
+        assert (reply.status, reply.json["model"]["sha256"]) == (201, sha256_of(RING))
+        in_mm = (await upload(workshop.partner, part() + END, **MULTIPART)).json["model"]
+        assert reply.json["model"]["bbox_mm"] == [pytest.approx(10 * side) for side in in_mm["bbox_mm"]]
 
 
 # --- Limits
@@ -392,7 +481,7 @@ async def never() -> bytes:
 
 async def read_all(pace: Pace, source: Given) -> bytes:
     whole = b""
-    while chunk := await pace.next(source):
+    while chunk := await pace.next(source.read_chunk):
         whole += chunk
     return whole
 
@@ -401,6 +490,32 @@ async def test_a_body_that_stalls_is_cut_off() -> None:
     with pytest.raises(HttpError) as refused:
         await read_all(Pace(PaceBounds(idle_s_max=0.01)), Given(b"solid", then=never))
     assert (refused.value.status, refused.value.code) == (408, "body_too_slow")
+
+
+async def test_of_too_many_that_are_waited_for_the_most_silent_makes_room() -> None:
+    bodies = Bodies(most=2)
+
+    async def begun() -> "asyncio.Task[bytes]":
+        task = asyncio.create_task(Pace(bodies=bodies).next(never))
+        await asyncio.sleep(0)
+        return task
+
+    first, second = await begun(), await begun()
+    with pytest.raises(HttpError) as refused:
+        await (await begun())
+    assert (refused.value.status, refused.value.code) == (503, "busy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("server.bodies.SILENT_S_MIN", 0.0)
+        third = await begun()
+    with pytest.raises(HttpError) as cut_off:
+        await first
+    assert cut_off.value.code == "body_too_slow"
+    assert len(bodies) == 2
+    for task in (second, third):
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert len(bodies) == 0
 
 
 @pytest.mark.parametrize(("bytes_each", "arrives"), [(16 * 1024, True), (16 * 1024 - 1, False)])

@@ -14,7 +14,7 @@ import pytest
 import pricing.formula
 from pricing.facts import Facts
 from pricing.formula import Options
-from pricing.price_list import default_metal_fix, parse_metal_fix, parse_price_list
+from pricing.price_list import default_metal_fix, parse_metal_fix, parse_price_list, read_metal_fix
 from storage.database import StoredVersion
 from storage.entries import MetalFixed
 from storage.errors import Conflict
@@ -310,7 +310,7 @@ async def test_equal_versions_at_once_are_published_once(workshop: Workshop) -> 
 
 
 async def test_of_equal_versions_at_once_the_log_has_one(storage: Storage, clock: ManualClock) -> None:
-    fixes = Published(MetalFixed, parse_metal_fix, storage.shared, clock)
+    fixes = Published(MetalFixed, read_metal_fix, storage.shared, clock)
     storage.shared.follow(fixes.apply)
     default = default_metal_fix()
     stored = StoredVersion(default.version, default.fixed_at, None, msgspec.json.encode(default))

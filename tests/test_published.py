@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pricing.formula import Options, price
-from pricing.price_list import MetalFix, PriceList, parse_metal_fix, parse_price_list
+from pricing.price_list import MetalFix, PriceList, read_metal_fix, read_price_list
 from storage.database import StoredVersion
 from storage.entries import MetalFixed, PriceListPublished
 from storage.errors import Conflict
@@ -38,9 +38,9 @@ class Desk:
     def __init__(self, storage: Storage, clock: ManualClock) -> None:
         self.clock = clock
         self.lists: Published[PriceList] = Published(
-            PriceListPublished, parse_price_list, storage.shared, clock
+            PriceListPublished, read_price_list, storage.shared, clock
         )
-        self.fixes: Published[MetalFix] = Published(MetalFixed, parse_metal_fix, storage.shared, clock)
+        self.fixes: Published[MetalFix] = Published(MetalFixed, read_metal_fix, storage.shared, clock)
         storage.shared.follow(self.lists.apply)
         storage.shared.follow(self.fixes.apply)
 
