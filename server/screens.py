@@ -54,6 +54,8 @@ LINE_NAMES = {
         "minimum": "Up to the minimum",
         "markup": "Markup",
         "rush": "Rush",
+        "stones": "Stones",
+        "setting": "Setting stones",
     },
     "ru": {
         "metal": "Металл",
@@ -67,6 +69,33 @@ LINE_NAMES = {
         "minimum": "До минимальной суммы",
         "markup": "Наценка",
         "rush": "Срочность",
+        "stones": "Камни",
+        "setting": "Закрепка камней",
+    },
+}
+
+FILTER_NAMES = {
+    "en": {
+        "operator": "Operator",
+        "customer": "Customer",
+        "number": "Number",
+        "reference": "Reference",
+        "q": "Search",
+        "created_from": "Created from",
+        "created_to": "Created before",
+        "due_from": "Due from",
+        "due_to": "Due before",
+    },
+    "ru": {
+        "operator": "Оператор",
+        "customer": "Клиент",
+        "number": "Номер",
+        "reference": "Внешний номер",
+        "q": "Поиск",
+        "created_from": "Создан с",
+        "created_to": "Создан до",
+        "due_from": "Срок с",
+        "due_to": "Срок до",
     },
 }
 
@@ -106,6 +135,11 @@ TEXTS = {
         "expired": "This link is not valid, or no longer.",
         "next": "Next page",
         "problem": "This did not work",
+        "choose_file": "Choose a file.",
+        "search": "Search",
+        "find": "Find",
+        "home": "To the start page",
+        "request_id": "Request",
     },
     "ru": {
         "title": "Facet",
@@ -142,6 +176,11 @@ TEXTS = {
         "expired": "Ссылка недействительна или устарела.",
         "next": "Следующая страница",
         "problem": "Не получилось",
+        "choose_file": "Выберите файл.",
+        "search": "Поиск",
+        "find": "Найти",
+        "home": "На главную",
+        "request_id": "Запрос",
     },
 }
 
@@ -173,7 +212,12 @@ def render(
 ) -> web.Response:
     """A page; `values` are what its template shows."""
     page = environment.get_template(name).render(
-        t=TEXTS[lang], lang=lang, status_names=STATUS_NAMES[lang], line_names=LINE_NAMES[lang], **values
+        t=TEXTS[lang],
+        lang=lang,
+        status_names=STATUS_NAMES[lang],
+        line_names=LINE_NAMES[lang],
+        filter_names=FILTER_NAMES[lang],
+        **values,
     )
     headers = {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store", **SAFE_PAGE}
     return web.Response(body=page.encode(), status=http_status, headers=headers)

@@ -1,10 +1,15 @@
 """The pages: logging in, the newest orders, the price form, a customer's page."""
 
+import html
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from pricing.formula import LineCode
+from server.lists import Filters
+from server.screens import FILTER_NAMES, LANGUAGES, LINE_NAMES, TEXTS
+from tests import raw_http
 from tests.meshes import binary_stl, torus
 from tests.processes import ADMIN_TOKEN, Client, Reply
 from tests.workshop import Workshop, problem, set_status
@@ -88,7 +93,9 @@ async def test_the_price_of_an_order_is_shown(workshop: Workshop) -> None:
     "query", ["status=DONE", "cursor=x", "status=%00", "status=%ff", "cursor=" + "x" * 500]
 )
 async def test_a_wrong_address_of_the_page_is_told_on_the_page(workshop: Workshop, query: str) -> None:
-    assert "This did not work" in page(await workshop.nobody.get(f"/?{query}", headers=cookie()))
+    reply = await workshop.nobody.get(f"/?{query}", headers={**cookie(), "Accept": "text/html"})
+    assert "This did not work" in page(reply, 422)
+    problem(await workshop.nobody.get(f"/?{query}", headers=cookie()), 422, "invalid")
 
 
 async def test_the_page_speaks_russian_to_those_who_do(workshop: Workshop) -> None:
@@ -125,22 +132,144 @@ WRONG_FORMS = [
     ((RING, BRASS, ("colour", "red")), "/colour"),
     ((("model", b""), BRASS), "no bytes"),
     ((("model", b"hello"), BRASS), "no mesh"),
-    ((("material", "x" * 300), RING), "too large"),
+    ((("material", "x" * 9_000), RING), "may have at most"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "said"), WRONG_FORMS, ids=lambda value: str(value)[:40])
 async def test_a_wrong_form_is_told_on_the_page(workshop: Workshop, fields: Any, said: str) -> None:
-    shown = page(await workshop.nobody.send("POST", "/price", **form(*fields)))
+    reply = await workshop.nobody.send("POST", "/price", **form(*fields))
+    shown = page(reply, 413 if said == "may have at most" else 422)
     assert "This did not work" in shown
     assert said in shown
+
+
+async def test_the_form_prices_stones(workshop: Workshop) -> None:
+    codes = {row["code"] for row in (await workshop.admin.get("/v1/materials")).json["stones"]}
+    code = min(codes)
+    sent = form(RING, BRASS, ("stones", f"{code}:3"))
+    shown = page(await workshop.nobody.send("POST", "/price", **sent))
+    assert "Setting stones" in shown
+    sent["headers"]["Accept-Language"] = "ru"
+    assert "Закрепка камней" in page(await workshop.nobody.send("POST", "/price", **sent))
+
+
+def test_every_line_of_a_price_has_a_name_in_every_language() -> None:
+    for lang in LANGUAGES:
+        assert set(LINE_NAMES[lang]) == set(get_args(LineCode))
+        assert set(FILTER_NAMES[lang]) == {*Filters.__struct_fields__} - {"status"}
+        assert TEXTS[lang].keys() == TEXTS["en"].keys()
+
+
+async def test_the_language_changes_after_a_form_and_the_price_stays(workshop: Workshop) -> None:
+    shown = page(await workshop.nobody.send("POST", "/price", **form(RING, BRASS)))
+    amount = re.search(r'class="big">([\d.]+ EUR)', shown)
+    assert amount is not None
+    link = re.search(r'href="([^"]*)">Русский', shown)
+    assert link is not None
+    address = html.unescape(link[1])
+    russian = page(await workshop.nobody.get(address, headers=cookie()))
+    assert "Новые заказы" in russian
+    assert amount[1] in russian
+    for path in ("/price", "/login"):
+        back = await workshop.nobody.get(f"{path}?lang=ru", headers=cookie(), allow_redirects=False)
+        assert (back.status, back.headers["Location"]) == (303, "/?lang=ru")
+
+
+async def test_a_quote_is_shown_to_whom_it_was_given(workshop: Workshop) -> None:
+    priced = await workshop.partner.send("POST", "/v1/prices?material=brass", data=RING[1])
+    quote = priced.json["price"]["id"]
+    own = await workshop.nobody.get(f"/?quote={quote}", headers=cookie(workshop.partner.token or ""))
+    assert 'class="big"' in page(own)
+    other = await workshop.clients.of("partner", "rival", "rival")
+    for reader, address, status in (
+        (other, quote, 404),
+        (workshop.customer, quote, 200),
+        (workshop.partner, "q_unknown", 404),
+    ):
+        reply = await workshop.nobody.get(f"/?quote={address}", headers=cookie(reader.token or ""))
+        assert 'class="big"' not in page(reply, status)
+
+
+async def test_the_language_is_kept_through_the_forms(workshop: Workshop) -> None:
+    shown = page(await workshop.nobody.get("/?lang=ru"))
+    assert 'action="/login?lang=ru"' in shown
+    reply = await workshop.nobody.send(
+        "POST", "/login?lang=ru", data={"token": ADMIN_TOKEN}, allow_redirects=False
+    )
+    assert reply.headers["Location"] == "/?lang=ru"
+    wrong = page(await workshop.nobody.send("POST", "/login?lang=ru", data={"token": "x"}), 401)
+    assert 'href="/?lang=en"' in wrong
+
+
+async def test_a_price_without_a_mass_names_none(workshop: Workshop) -> None:
+    open_mesh = binary_stl(torus()[:-4])
+    shown = page(await workshop.nobody.send("POST", "/price", **form(("model", open_mesh), BRASS)))
+    assert "A person has to price this model" in shown
+    assert "None" not in shown
+
+
+async def test_the_home_page_is_narrowed_as_the_list_of_orders_is(workshop: Workshop) -> None:
+    mine = await workshop.order("MANUFACTURING_STARTED", customer="Needle & Co")
+    other = await workshop.order(customer="Haystack")
+    for query in ("q=needle", "operator=ivan", f"number={mine['number']}", "customer=Needle%20%26%20Co"):
+        shown = page(await workshop.nobody.get(f"/?{query}", headers=cookie()))
+        assert f"<td>{mine['number']}</td>" in shown, query
+        assert f"<td>{other['number']}</td>" not in shown, query
+        kept = html.unescape("".join(re.findall(r'href="(/\?[^"]*)"', shown)))
+        assert query.replace("%20", "+") in kept
+    assert 'value="needle"' in page(await workshop.nobody.get("/?q=needle", headers=cookie()))
+
+
+async def test_a_parameter_that_the_page_does_not_know_is_told(workshop: Workshop) -> None:
+    headers = {**cookie(), "Accept": "text/html"}
+    shown = page(await workshop.nobody.get("/?colour=red", headers=headers), 422)
+    assert "This did not work" in shown
+    assert "/colour" in shown
+
+
+async def test_what_messengers_add_to_an_address_is_passed_over(workshop: Workshop) -> None:
+    path = await link_of(workshop, await workshop.order())
+    for added in ("fbclid=x", "utm_source=mail&utm_medium=x", "yclid=1&lang=ru"):
+        page(await workshop.nobody.get(f"{path}?{added}"))
+        page(await workshop.nobody.get(f"/?{added}", headers=cookie()))
+
+
+@pytest.mark.parametrize("host", ["x:99999999", "evil.example/x?", "a b", '"'])
+async def test_a_host_that_is_none_begins_no_link(workshop: Workshop, host: str) -> None:
+    order = await workshop.order()
+    request = raw_http.request(
+        f"POST /v1/orders/{order['id']}/links".encode(), b"Content-Length: 0\r\n"
+    ).replace(b"Host: facet", f"Host: {host}".encode())
+    reply = await raw_http.sent(workshop.nobody.url, request)
+    assert reply is not None
+    assert reply.status == 400
+
+
+@pytest.mark.parametrize(("language", "said"), [("en", "To the start page"), ("ru", "На главную")])
+async def test_a_refusal_is_a_page_to_a_person_and_a_document_to_a_program(
+    workshop: Workshop, language: str, said: str
+) -> None:
+    headers = {"Accept": "text/html,*/*;q=0.8", "Accept-Language": language}
+    for method, path, status in (("GET", "/c/x?colour=red", 422), ("POST", "/login?colour=red", 422)):
+        reply = await workshop.nobody.send(method, path, headers=headers)
+        assert said in page(reply, status)
+        problem(await workshop.nobody.send(method, path), status, "invalid")
+
+
+@pytest.mark.parametrize("path", ["/login", "/logout"])
+async def test_a_form_has_the_fields_it_is_documented_with(workshop: Workshop, path: str) -> None:
+    reply = await workshop.nobody.send("POST", path, data={"colour": "red"}, allow_redirects=False)
+    problem(reply, 422, "unknown_field")
+    reply = await workshop.nobody.send("POST", path, json={"token": ADMIN_TOKEN}, allow_redirects=False)
+    problem(reply, 415, "unsupported_media_type")
 
 
 async def test_a_form_that_is_no_form_is_told_on_the_page(workshop: Workshop) -> None:
     for data, content_type in ((b"x", "text/plain"), (b"--edge\r\n", "multipart/form-data; boundary=edge")):
         headers = {**cookie(), "Content-Type": content_type}
-        shown = page(await workshop.nobody.send("POST", "/price", data=data, headers=headers))
-        assert "This did not work" in shown
+        reply = await workshop.nobody.send("POST", "/price", data=data, headers=headers)
+        assert "This did not work" in page(reply, 415 if content_type == "text/plain" else 400)
 
 
 async def test_a_login_form_is_small(workshop: Workshop) -> None:
