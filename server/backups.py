@@ -1,6 +1,7 @@
 """Backup and restore: one file with the database, the models and a manifest."""
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 from server.config import ConfigError, Settings
 from storage.clock import to_text
 from storage.copying import copy_into_postgresql, require_empty
-from storage.data_directory import DataDirectory
+from storage.data_directory import DataDirectory, make_private
 from storage.errors import Conflict, Incompatible, Unavailable
 from storage.migrate import migrate_postgresql, migrate_sqlite
 from storage.sqlite.files import begin_epoch, examine_database, position_of
@@ -48,9 +49,11 @@ def _pack(copy: Path, directory: DataDirectory, target: Path, now: datetime) -> 
         "position": str(position_of(copy)),
         "orders": examine_database(copy).rows,
     }
-    partial = target.with_name(target.name + ".partial")
+    # A name that nobody can have put a link at, readable by its owner only.
+    descriptor, name = tempfile.mkstemp(".partial", f"{target.name}.", target.parent)
+    partial = Path(name)
     try:
-        with tarfile.open(partial, "w") as archive:
+        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w") as archive:
             described = copy.with_name(MANIFEST)
             described.write_text(json.dumps(manifest))
             archive.add(described, MANIFEST)
@@ -59,10 +62,23 @@ def _pack(copy: Path, directory: DataDirectory, target: Path, now: datetime) -> 
             if directory.link_key.exists():
                 archive.add(directory.link_key, directory.link_key.name)
         _sync(partial)
-        partial.rename(target)
+        _name(partial, target)
+        _sync(target.parent)
     finally:
         partial.unlink(missing_ok=True)
     return manifest
+
+
+def _name(partial: Path, target: Path) -> None:
+    """Raises FileExistsError: a backup overwrites nothing."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        partial.rename(target)
 
 
 def restore(source: Path, directory: DataDirectory, settings: Settings) -> dict[str, Any]:
@@ -79,6 +95,7 @@ def restore(source: Path, directory: DataDirectory, settings: Settings) -> dict[
     with tempfile.TemporaryDirectory(dir=directory.path) as scratch:
         unpacked = Path(scratch)
         manifest = _unpack(source, unpacked)
+        make_private(unpacked)  # a backup of an earlier release may say otherwise
         migrate_sqlite(unpacked / DATABASE)
         begin_epoch(unpacked / DATABASE)
         if (unpacked / "models").exists():

@@ -1,4 +1,7 @@
-"""The command line. Bad input is one line on standard error and exit code 2."""
+"""The command line. Bad input is one line on standard error and exit code 2.
+
+What is imported here needs nothing installed: help is given before there is anything.
+"""
 
 import argparse
 import asyncio
@@ -10,17 +13,19 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from server import VERSION, price_arguments
-from server.config import SETTINGS, ConfigError, Settings, load
-from server.logs import configure
-from storage.errors import StorageError
-from storage.orders import Role
+
+if TYPE_CHECKING:
+    from server.config import Settings
 
 DEMO_DIR = "./demo-data"
 WORKER = "worker"
-Command = Callable[[Settings, argparse.Namespace], int]
+ROLES = ("customer", "partner", "shop", "seller", "mes", "operator", "admin")
+OWNER_ONLY = 0o077
+"""What is taken from the mode of every file that a command makes, whatever the shell's own mask."""
+Command = Callable[["Settings", argparse.Namespace], int]
 
 
 PIPE_BROKEN = 128 + signal.SIGPIPE
@@ -42,6 +47,10 @@ def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("test", "bench"):
         return _passed_on(arguments)
     parsed = parser().parse_args(arguments)
+    from server.config import SETTINGS, ConfigError, load
+    from storage.errors import StorageError
+
+    os.umask(OWNER_ONLY)
     try:
         flags = {setting.field: getattr(parsed, setting.field, None) for setting in SETTINGS}
         if parsed.command == "demo":
@@ -50,12 +59,18 @@ def _run(arguments: list[str]) -> int:
         run: Command = parsed.run
         return run(settings, parsed)
     except (ConfigError, StorageError) as error:
-        print("facet:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return _complain(str(error))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         return PIPE_BROKEN
+    except OSError as error:
+        return _complain(f"{error.filename or parsed.command}: {error.strerror or error}")
+
+
+def _complain(message: str) -> int:
+    print("facet:", " ".join(message.split()), file=sys.stderr)
+    return 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,15 +119,17 @@ def _data(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data-dir", help="data directory (./data)")
 
 
-def _serve(settings: Settings, parsed: argparse.Namespace) -> int:
+def _serve(settings: "Settings", parsed: argparse.Namespace) -> int:
     from server import serve, workers
+    from server.logs import configure
 
     configure(settings)
     return workers.run(settings) if settings.workers > 1 else serve.run(settings)
 
 
-def _worker(settings: Settings, parsed: argparse.Namespace) -> int:
+def _worker(settings: "Settings", parsed: argparse.Namespace) -> int:
     from server import workers
+    from server.logs import configure
 
     configure(settings)
     return workers.run_worker(settings, parsed.listener, parsed.link)
@@ -124,14 +141,14 @@ def _add_worker(command: argparse.ArgumentParser) -> None:
     command.add_argument("--link", type=int, required=True, help="descriptor of the link to the parent")
 
 
-def _reload(settings: Settings, parsed: argparse.Namespace) -> int:
+def _reload(settings: "Settings", parsed: argparse.Namespace) -> int:
     from server.workers import reload
 
     print(f"restarting one by one the workers of process {reload(settings)}: its log tells how it goes")
     return 0
 
 
-def _demo(settings: Settings, parsed: argparse.Namespace) -> int:
+def _demo(settings: "Settings", parsed: argparse.Namespace) -> int:
     from server import demo
 
     return demo.run(settings, embedded=parsed.embedded)
@@ -142,7 +159,7 @@ def _add_demo(command: argparse.ArgumentParser) -> None:
     _serving(command)
 
 
-def _tour(settings: Settings, parsed: argparse.Namespace) -> int:
+def _tour(settings: "Settings", parsed: argparse.Namespace) -> int:
     from server import tour
 
     return asyncio.run(tour.run(parsed.url, Path(parsed.data_dir or DEMO_DIR)))
@@ -153,7 +170,7 @@ def _add_tour(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data-dir", help=f"the running demo's data directory ({DEMO_DIR})")
 
 
-def _price(settings: Settings, parsed: argparse.Namespace) -> int:
+def _price(settings: "Settings", parsed: argparse.Namespace) -> int:
     from server import price_files
 
     return price_files.run(parsed)
@@ -162,7 +179,7 @@ def _price(settings: Settings, parsed: argparse.Namespace) -> int:
 def _add_token(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     create = actions.add_parser("create", help="issue a token; its secret is printed once")
-    create.add_argument("--role", required=True, choices=[role.value for role in Role])
+    create.add_argument("--role", required=True, choices=ROLES)
     create.add_argument("--name", required=True)
     create.add_argument("--customer", help="whose orders a customer's or partner's token sees")
     listing = actions.add_parser("list", help="valid tokens")
@@ -172,7 +189,7 @@ def _add_token(command: argparse.ArgumentParser) -> None:
         _data(action)
 
 
-def _token(settings: Settings, parsed: argparse.Namespace) -> int:
+def _token(settings: "Settings", parsed: argparse.Namespace) -> int:
     return _through_control(settings, lambda control: _token_action(control, parsed))
 
 
@@ -191,21 +208,22 @@ async def _token_action(control: Any, parsed: argparse.Namespace) -> None:
             print(f"{token['id']}  {token['role']:8}  {token['name']}  {token['customer'] or ''}".rstrip())
 
 
-def _migrate(settings: Settings, parsed: argparse.Namespace) -> int:
+def _migrate(settings: "Settings", parsed: argparse.Namespace) -> int:
     from server.serve import prepared_directory
-    from storage.errors import Incompatible
-    from storage.migrate import migrate_sqlite
+    from server.startup import refuse_open_servers
+    from storage.migrate import migrate_postgresql, migrate_sqlite
 
-    with prepared_directory(settings) as directory:
-        try:
+    if settings.uses_postgresql:
+        refuse_open_servers(settings)
+        before, after = asyncio.run(migrate_postgresql(settings.database_url))
+    else:
+        with prepared_directory(settings) as directory:
             before, after = migrate_sqlite(directory.database)
-        except Incompatible as error:
-            raise ConfigError(error.detail) from None
     print(f"schema {after}" if before == after else f"schema {before or 'none'} -> {after}")
     return 0
 
 
-def _warm(settings: Settings, parsed: argparse.Namespace) -> int:
+def _warm(settings: "Settings", parsed: argparse.Namespace) -> int:
     async def act(control: Any) -> None:
         warmed = await control.send("POST", "/v1/cache/warm")
         print(", ".join(f"{count} {name}" for name, count in warmed.items()))
@@ -213,7 +231,7 @@ def _warm(settings: Settings, parsed: argparse.Namespace) -> int:
     return _through_control(settings, act, running_only=True)
 
 
-def _doctor(settings: Settings, parsed: argparse.Namespace) -> int:
+def _doctor(settings: "Settings", parsed: argparse.Namespace) -> int:
     from server.doctor import examine
 
     findings = examine(settings)
@@ -227,9 +245,11 @@ def _add_file(command: argparse.ArgumentParser) -> None:
     _data(command)
 
 
-def _backup(settings: Settings, parsed: argparse.Namespace) -> int:
+def _backup(settings: "Settings", parsed: argparse.Namespace) -> int:
+    from server.config import ConfigError
+
     target = parsed.file.absolute()
-    if target.exists():
+    if os.path.lexists(target):
         raise ConfigError(f"{parsed.file} exists: a backup overwrites nothing")
 
     async def act(control: Any) -> None:
@@ -239,8 +259,9 @@ def _backup(settings: Settings, parsed: argparse.Namespace) -> int:
     return _through_control(settings, act)
 
 
-def _restore(settings: Settings, parsed: argparse.Namespace) -> int:
+def _restore(settings: "Settings", parsed: argparse.Namespace) -> int:
     from server.backups import restore
+    from server.config import ConfigError
     from server.serve import prepared_directory
 
     if not parsed.file.is_file():
@@ -258,8 +279,9 @@ def _add_move(command: argparse.ArgumentParser) -> None:
     _data(command)
 
 
-def _move(settings: Settings, parsed: argparse.Namespace) -> int:
+def _move(settings: "Settings", parsed: argparse.Namespace) -> int:
     from server import moving
+    from server.logs import configure
 
     configure(settings)
     moving.move(settings, parsed.to, parsed.redis)
@@ -272,7 +294,9 @@ def _add_export(command: argparse.ArgumentParser) -> None:
     _data(command)
 
 
-def _export(settings: Settings, parsed: argparse.Namespace) -> int:
+def _export(settings: "Settings", parsed: argparse.Namespace) -> int:
+    from server.config import ConfigError
+
     if parsed.csv and parsed.history:
         raise ConfigError("--history goes with JSON: leave out --csv")
     return _through_control(settings, lambda control: _export_all(control, parsed))
@@ -305,8 +329,9 @@ async def _all_orders(control: Any) -> AsyncIterator[dict[str, Any]]:
         cursor = f"&cursor={page['next']}"
 
 
-def _through_control(settings: Settings, act: Callable[[Any], Any], *, running_only: bool = False) -> int:
+def _through_control(settings: "Settings", act: Callable[[Any], Any], *, running_only: bool = False) -> int:
     from server.control import control
+    from server.logs import configure
 
     async def run() -> None:
         async with control(settings, running_only=running_only) as connected:

@@ -50,6 +50,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.database_url.startswith(POSTGRESQL)
 
     @property
+    def is_public_over_tls(self) -> bool:
+        return self.public_url.startswith("https://")
+
+    @property
     def lets_many_serve(self) -> bool:
         """Whether several processes may serve at the same time."""
         return self.uses_redis and self.uses_postgresql
@@ -182,7 +186,8 @@ SETTINGS = (
         "FACET_PUBLIC_URL",
         "",
         "URL",
-        "How customers reach the service, for links. Empty: the address of the request.",
+        "How customers reach the service, for links. Empty: the address of the request, which the log says"
+        " each time. With `https://` the cookie of the pages is `Secure`.",
         _text,
     ),
     Setting(

@@ -46,6 +46,8 @@ async def control(settings: Settings, *, running_only: bool = False) -> AsyncIte
         raise ConfigError(f"{settings.data_dir} is in use by process {holder.pid}, which is not serving yet")
     if running_only:
         raise ConfigError(f"no server is running on {settings.data_dir}")
+    if directory.own_postgres.exists() and not settings.uses_postgresql:
+        raise ConfigError(f"the demo in {settings.data_dir} does not run: start it with ./facet demo")
     if not settings.uses_postgresql and not directory.database.exists():
         raise ConfigError(f"there is no Facet data in {settings.data_dir}: set --data-dir")
     async with _started(settings) as connected:

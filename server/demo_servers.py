@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from server.private_servers import PostgresServer, ServerUnavailable, ValkeyServer
+from storage.data_directory import DataDirectory
 
 NOTE = "demo-servers.json"
 LOOK_S = 0.1
@@ -23,8 +24,8 @@ class DemoServers:
     def __init__(self, directory: Path, *, empty: bool) -> None:
         """`empty`: without what an interrupted first start may have left."""
         self._empty = empty
-        self.valkey = ValkeyServer(directory / "valkey")
-        self.postgres = PostgresServer(directory / "postgres", keep=True)
+        self.valkey = ValkeyServer(directory / "valkey", over_socket=True)
+        self.postgres = PostgresServer(directory / "postgres", keep=True, over_socket=True)
         self._note = directory / NOTE
         self._ended = threading.Event()
         self._watch = threading.Thread(target=self._bring_back, name="demo servers", daemon=True)
@@ -52,10 +53,17 @@ class DemoServers:
         self.postgres.stop()
 
     def _write_note(self) -> None:
-        """Which process the tour may kill."""
-        descriptor = os.open(self._note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        """Which process the tour may kill, and where the doctor finds the servers."""
+        written = self._note.with_name(f"{NOTE}.new")
+        descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            json.dump({"redis_pid": self.valkey.pid}, file)
+            note = {
+                "redis_pid": self.valkey.pid,
+                "redis_url": self.valkey.url,
+                "database_url": self.postgres.url,
+            }
+            json.dump(note, file)
+        written.rename(self._note)  # whoever reads it has a whole one
 
     def _bring_back(self) -> None:
         while not self._ended.wait(LOOK_S):
@@ -68,7 +76,16 @@ class DemoServers:
 
 def kept_in(directory: Path) -> bool:
     """Whether a demo's data is with these servers."""
-    return (directory / "postgres").exists()
+    return DataDirectory(directory).own_postgres.exists()
+
+
+def urls_in(directory: Path) -> dict[str, str]:
+    """Settings of the running demo's servers; none when it has none, or does not run."""
+    try:
+        note = json.loads((directory / NOTE).read_text())
+    except FileNotFoundError:
+        return {}
+    return {name: note[name] for name in ("redis_url", "database_url") if name in note}
 
 
 def redis_pid(directory: Path) -> int | None:

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from server.config import ConfigError, Settings
+from server.demo_servers import urls_in
 from server.engines import bounds_of, redis_endpoint
 from server.startup import refuse_open_servers
 from storage.data_directory import DataDirectory
@@ -35,8 +38,10 @@ class Finding(NamedTuple):
 
 def examine(settings: Settings) -> list[Finding]:
     directory = DataDirectory(settings.data_dir)
-    findings = [_python(), _packages()]
     holder = directory.holder()
+    if holder is not None:
+        settings = _as_the_demo_has_it(settings)
+    findings = [_python(), _packages(), _public_url(settings)]
     if holder is None:
         findings.append(_port(settings))
     else:
@@ -47,6 +52,19 @@ def examine(settings: Settings) -> list[Finding]:
         )
         return [*findings, *asyncio.run(_servers(settings))]
     return [*findings, *_data(directory, settings), *asyncio.run(_servers(settings))]
+
+
+def _as_the_demo_has_it(settings: Settings) -> Settings:
+    """With the servers of its own, when a demo runs on this data directory."""
+    if settings.uses_redis or settings.uses_postgresql:
+        return settings
+    return msgspec.structs.replace(settings, **urls_in(settings.data_dir))
+
+
+def _public_url(settings: Settings) -> Finding:
+    if settings.public_url:
+        return Finding(True, "links", f"name {settings.public_url}")
+    return Finding(True, "links", "name the address of the request: FACET_PUBLIC_URL is not set")
 
 
 def _python() -> Finding:
@@ -101,6 +119,9 @@ def _data(directory: DataDirectory, settings: Settings) -> Iterator[Finding]:
         ("log", directory.log, examine_log, settings.uses_redis),
     ):
         if elsewhere:
+            continue
+        if directory.own_postgres.exists():
+            yield Finding(True, name, "in the demo's own servers, which run while it does")
             continue
         if not path.exists():
             yield Finding(name == "log", name, f"{path.name} does not exist")

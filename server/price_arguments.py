@@ -5,6 +5,13 @@ import argparse
 from pathlib import Path
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text}: from 0 to 86400 seconds")
+    return seconds
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files",
@@ -25,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rush", action="store_true", help="with the surcharge for rush orders")
     parser.add_argument("--price-list", type=Path, metavar="FILE", help="JSON, instead of the delivered one")
     parser.add_argument("--metal-fix", type=Path, metavar="FILE", help="JSON, instead of the delivered one")
+    parser.add_argument(
+        "--wait",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="how long a pipe may bring nothing (default 10)",
+    )
     parser.add_argument(
         "--facts", action="store_true", help="the FILEs hold facts, JSON as in `model` of --json, not meshes"
     )

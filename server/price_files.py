@@ -42,7 +42,9 @@ from server.price_sources import (
     Content,
     Source,
     content_of,
+    document,
     expand,
+    opened,
     unchanged,
 )
 
@@ -83,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             question = _question(arguments)
             check_options(question.options, question.price_list)
             suffixes = FACTS_SUFFIXES if arguments.facts else MODEL_SUFFIXES
-            sources = expand(arguments.files, suffixes, Path(spool))
+            sources = expand(arguments.files, suffixes, Path(spool), arguments.wait)
         except Refused as refused:
             return _complain(f"{refused.detail} {refused.remedy}")
         except (OSError, InvalidData, BadArgument) as error:
@@ -97,7 +99,10 @@ def _complain(message: str) -> int:
 
 
 def _question(arguments: argparse.Namespace) -> _Question:
-    price_list, metal_fix = arguments.price_list, arguments.metal_fix
+    price_list, metal_fix = (
+        None if path is None else document(path, DATA_BYTES_MAX, arguments.wait)
+        for path in (arguments.price_list, arguments.metal_fix)
+    )
     return _Question(
         Options(
             material=arguments.material,
@@ -108,15 +113,10 @@ def _question(arguments: argparse.Namespace) -> _Question:
             rush=arguments.rush,
             stones=parse_stones(arguments.stones),
         ),
-        parse_price_list(_document(price_list)) if price_list else default_price_list(),
-        parse_metal_fix(_document(metal_fix)) if metal_fix else default_metal_fix(),
+        default_price_list() if price_list is None else parse_price_list(price_list),
+        default_metal_fix() if metal_fix is None else parse_metal_fix(metal_fix),
         arguments.explain,
     )
-
-
-def _document(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(DATA_BYTES_MAX + 1)
 
 
 async def _price(sources: Sequence[Source], question: _Question, arguments: argparse.Namespace) -> int:
@@ -201,7 +201,7 @@ async def _given(source: Source) -> _Known:
 
 
 def _head_of(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with opened(path) as file:
         return file.read(GIVEN_BYTES_MAX + 1)
 
 

@@ -15,7 +15,8 @@ SETTINGS: Mapping[str, str] = MappingProxyType({"max_connections": "100", "share
 
 
 class PostgresServer(PrivateProcess):
-    """A cluster of its own with the database and superuser `facet`, no password, on loopback only.
+    """A cluster of its own with the database and superuser `facet`, no password, on loopback only; with
+    `over_socket`, through a socket that nobody else may use.
 
     PostgreSQL refuses to run as root: root runs it as `nobody`. Where nobody may not enter the directory, a
     folder in the system's temporary one takes its place, and `directory` is that folder. It is gone when this
@@ -27,10 +28,16 @@ class PostgresServer(PrivateProcess):
     GUARD_SIGNALS = "QUIT CONT"  # ends at once and takes its children along
 
     def __init__(
-        self, directory: Path, *, settings: Mapping[str, str] = SETTINGS, keep: bool = False
+        self,
+        directory: Path,
+        *,
+        settings: Mapping[str, str] = SETTINGS,
+        keep: bool = False,
+        over_socket: bool = False,
     ) -> None:
         super().__init__(enterable(directory, self._user, keep=keep))
         self.settings = dict(settings)
+        self._over_socket = over_socket
         self.socket_folder = short_folder(self.directory)
 
     @property
@@ -42,6 +49,8 @@ class PostgresServer(PrivateProcess):
         return self.url_of("facet")
 
     def url_of(self, database: str) -> str:
+        if self._over_socket:
+            return f"postgresql://facet@/{database}?host={self.socket_folder}&port={self.port}"
         return f"postgresql://facet@127.0.0.1:{self.port}/{database}"
 
     @property
@@ -63,7 +72,8 @@ class PostgresServer(PrivateProcess):
         self._query(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def _query(self, statement: str) -> str:
-        words = ["-XqtA", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", str(self.port), "-U", "facet"]
+        host = str(self.socket_folder) if self._over_socket else "127.0.0.1"
+        words = ["-XqtA", "-v", "ON_ERROR_STOP=1", "-h", host, "-p", str(self.port), "-U", "facet"]
         return self._run("psql", *words, "-d", "postgres", "-c", statement)
 
     def _prepare(self) -> None:
@@ -94,9 +104,10 @@ class PostgresServer(PrivateProcess):
 
     def _command(self) -> list[str]:
         settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": "" if self._over_socket else "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self.socket_folder),
+            "unix_socket_permissions": "0700",
             "dynamic_shared_memory_type": "mmap",  # in the data directory: a kill leaves nothing behind
             **self.settings,
         }

@@ -17,6 +17,7 @@ SOCKET_PATH_BYTES_MAX = 100
 """The kernel's limit is 104 (macOS) or 108 (Linux)."""
 MOVED = "moved-to.txt"
 NOBODY = 65_534
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9._/-]+")
 
 
 def find_valkey() -> Path | None:
@@ -88,6 +89,8 @@ def _copied(installation: Path, user: int) -> Path:
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.is_dir():
         shutil.copytree(libraries, place / libraries.name)
+    (place / package.name).mkdir()
+    (place / package.name).chmod(0o755)  # whatever the mask
     return Path(shutil.copytree(installation, place / package.name / installation.name, symlinks=True))
 
 
@@ -125,8 +128,10 @@ def forget_at_exit(folder: Path) -> None:
 
 
 def short_folder(directory: Path) -> Path:
-    """Where a unix socket of a server in this directory can be: its path has a short limit."""
-    if len(os.fsencode(directory / ".s.PGSQL.12345.lock")) <= SOCKET_PATH_BYTES_MAX:
+    """Where a unix socket of a server in this directory can be: its path has a short limit, and stands in
+    URLs and lists."""
+    short = len(os.fsencode(directory / ".s.PGSQL.12345.lock")) <= SOCKET_PATH_BYTES_MAX
+    if short and _PLAIN_PATH.fullmatch(str(directory)):
         return directory
     place = Path(tempfile.mkdtemp(prefix="facet-"))
     forget_at_exit(place)

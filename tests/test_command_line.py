@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from server.cli import _COMMANDS, ROLES
 from storage.data_directory import DataDirectory
+from storage.orders import Role
 from tests.commands import facet, serving
 from tests.processes import ROOT
 
@@ -153,3 +156,92 @@ def test_an_output_that_nobody_reads_is_no_error_of_the_interpreter() -> None:
         os.close(writes)
     assert done.stderr == ""
     assert done.returncode in (0, 128 + signal.SIGPIPE)
+
+
+# --- Paths, and who asks
+
+
+@pytest.mark.parametrize("name", ["a?b", "%41", "a b", "a#b", "a;b", "file:x", "ф"])
+def test_a_data_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    done = facet("token", "create", "--role", "shop", "--name", "web", "--data-dir", str(directory))
+    assert done.returncode == 2  # there is no data yet
+    assert facet("migrate", "--data-dir", str(directory)).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (directory / "facet.db").stat().st_size > 0
+    done = facet("token", "create", "--role", "shop", "--name", "web", "--data-dir", str(directory))
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("token", "list"),
+        ("serve", "--port", "0"),
+        ("migrate",),
+        ("doctor",),
+        ("backup", "/nonexistent/facet.backup"),
+        ("export",),
+        ("warm",),
+        ("reload",),
+        ("tour",),
+        ("demo", "--embedded"),
+    ],
+)
+def test_a_command_of_another_user_is_refused_in_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    directory = tmp_path / "data"
+    facet("migrate", "--data-dir", str(directory))
+    program = "import os, sys; os.setuid(65534); from server.cli import main; sys.exit(main(sys.argv[1:]))"
+    # What the program is made of must be loaded before: nobody may not enter this folder.
+    preloaded = "import server.cli, server.config, server.control, server.doctor, server.demo, server.tour\n"
+    done = subprocess.run(
+        [sys.executable, "-c", preloaded + program, *words, "--data-dir", str(directory)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), (done.stdout, done.stderr)
+
+
+# --- Help, before anything is installed
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A checkout in which nothing is installed."""
+    for name in ("server", "storage", "pricing", "tests", "benchmarks", "requirements.lock"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "facet").write_bytes((ROOT / "facet").read_bytes())
+    (tmp_path / "facet").chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(("--help",), 0), (("price", "--help"), 0), (("token", "create", "-h"), 0), ((), 2), (("sevre",), 2)],
+)
+def test_help_needs_nothing_installed(bare: Path, words: tuple[str, ...], code: int) -> None:
+    python = {"PYTHON": getattr(sys, "_base_executable", sys.executable)}
+    done = subprocess.run(
+        [str(bare / "facet"), *words],
+        env={"PATH": os.environ["PATH"], **python},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    assert "installing" not in done.stderr
+    assert not (bare / ".venv").exists()
+    assert "facet" in done.stdout + done.stderr
+
+
+def test_the_script_knows_every_command_and_the_program_every_role() -> None:
+    script = (ROOT / "facet").read_text()
+    known = set(re.findall(r"[a-z]+", " ".join(re.findall(r"^ +([a-z| ]+)\) return 1 ;;", script, re.M))))
+    assert known == {name for name, *_ in _COMMANDS} | {"worker", "test", "bench"}
+    assert [role.value for role in Role] == list(ROLES)

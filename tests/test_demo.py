@@ -1,13 +1,22 @@
 """The demonstration and its tour, as a newcomer starts them."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import subprocess
+import sys
+import termios
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from server.private_processes import poll_until, processes
 from storage.data_directory import DataDirectory
 from tests.commands import facet, serving
+from tests.processes import ROOT
 
 START_S = 240.0
 
@@ -26,7 +35,10 @@ def test_the_demo_fills_itself_serves_and_keeps_every_promise_of_the_tour(tmp_pa
 def test_the_full_demo_shows_two_processes_and_redis_killed_and_keeps_its_data(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
     words = ("demo", "--port", "0", "--data-dir", str(directory))
-    with serving(directory, *words, processes=1, start_s=START_S) as demo:  # the tour waits for the second
+    with in_a_terminal(*words) as (demo, terminal):
+        said = b""
+        while b"Stop with Ctrl-C" not in said:
+            said += os.read(terminal, 65_536)
         tour = facet("tour", "--data-dir", str(directory))
         assert tour.returncode == 0, tour.stdout + tour.stderr
         assert "14 promises kept" in tour.stdout
@@ -34,20 +46,52 @@ def test_the_full_demo_shows_two_processes_and_redis_killed_and_keeps_its_data(t
         own = descendants(demo.pid)
         assert {"valkey-server", "redis-server"} & set(own.values())
         assert "postgres" in own.values()
-    assert demo.returncode == 0
+        examined = facet("doctor", "--data-dir", str(directory))
+        assert examined.returncode == 0, examined.stdout
+        assert "postgresql" in examined.stdout
+    assert demo.wait(60) == 0
+    assert b"asyncio" not in said
     poll_until(lambda: not still_there(own), "the end of all that the demo started", START_S)
     refused = facet(*words, "--embedded")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    with serving(directory, *words, processes=2, start_s=START_S) as demo:
+    for command in ("migrate", "token list", "serve --port 0"):
+        answered = facet(*command.split(), "--data-dir", str(directory))
+        assert (answered.returncode, answered.stderr.count("\n")) == (2, 1), command
+        assert "./facet demo" in answered.stderr
+    examined = facet("doctor", "--data-dir", str(directory))
+    assert examined.returncode == 0, examined.stdout
+    assert not (directory / "facet.db").exists()
+    with serving(directory, *words, processes=2, start_s=START_S) as demo_again:
         token = json.loads((directory / "demo.json").read_text())["admin admin"]
         holder = DataDirectory(directory).holder()
         assert holder is not None
         counts = read(f"{holder.url}/v1/orders/counts", token)["counts"]
         assert sum(counts.values()) > 600
-        own = descendants(demo.pid)
-        demo.kill()
-        demo.wait()
+        own = descendants(demo_again.pid)
+        demo_again.kill()
+        demo_again.wait()
         poll_until(lambda: not still_there(own), "the end of all that the demo started", START_S)
+
+
+@contextlib.contextmanager
+def in_a_terminal(*words: str) -> "Iterator[tuple[subprocess.Popen[bytes], int]]":
+    """A command as a person starts it, in a terminal that closes at the end."""
+    terminal, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    try:
+        yield process, terminal
+    finally:
+        os.close(terminal)
 
 
 def read(url: str, token: str) -> Any:

@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.entries import LEVEL
 from storage.errors import DatabaseUnavailable, Incompatible
-from storage.migrate import migrate_postgresql, migrate_sqlite
+from storage.migrate import known_schemas, migrate_postgresql, migrate_sqlite
 from storage.schema import FIRST_ORDER_NUMBER, ORDER_NUMBERS, ORDERS_POSITION, metadata
 from tests import engines
+from tests.commands import facet
 from tests.gates import execute
 
 
@@ -139,3 +140,14 @@ async def test_an_unknown_database_is_said_in_one_line(fresh_database: str) -> N
     with pytest.raises(DatabaseUnavailable, match="does not exist") as caught:
         await migrate_postgresql(f"{fresh_database}x")
     assert "\n" not in caught.value.detail
+
+
+def test_the_command_migrates_the_database_that_is_set(fresh_database: str, tmp_path: Path) -> None:
+    settings, newest = {"FACET_DATABASE_URL": fresh_database}, known_schemas()[0]
+    for said in (f"schema none -> {newest}", f"schema {newest}"):
+        done = facet("migrate", "--data-dir", str(tmp_path / "data"), **settings)
+        assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr
+    assert engines.query(fresh_database, "SELECT version_num FROM alembic_version") == [(newest,)]
+    assert not (tmp_path / "data").exists()
+    nowhere = facet("migrate", FACET_DATABASE_URL="postgresql://facet@127.0.0.1:1/facet")
+    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,56 @@ def test_too_many_files_are_said_before_any_is_read(tmp_path: Path, monkeypatch:
 
 
 def test_a_pipe_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.price_sources.SPOOLED_BYTES_MAX", 3 << 20)
-    with pytest.raises(BadArgument, match="come out of the pipe"):
-        expand(["/dev/zero"], MODEL_SUFFIXES, tmp_path)
+    monkeypatch.setattr("server.price_sources.FILE_BYTES_MAX", 3 << 10)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    held = os.open(pipe, os.O_RDWR)
+    os.write(held, b"x" * 5_000)
+    with pytest.raises(BadArgument, match="more than 3072 bytes"):
+        expand([str(pipe)], MODEL_SUFFIXES, tmp_path)
+    os.close(held)
+
+
+def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(BadArgument, match=r"nothing came for 0\.01 s; --wait"):
+        expand([str(pipe)], MODEL_SUFFIXES, tmp_path, 0.01)
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with pytest.raises(BadArgument, match="nothing came"):
+            expand(["-"], MODEL_SUFFIXES, tmp_path, 0.01)
+    os.close(writing)
+
+
+def test_what_is_no_file_is_refused_by_what_it_is(tmp_path: Path) -> None:
+    endless, listening = tmp_path / "endless.stl", tmp_path / "socket.stl"
+    endless.symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(listening))
+        for path, kind in ((endless, "a device"), (listening, "a socket"), (Path("/dev/null"), "a device")):
+            with pytest.raises(BadArgument, match=kind):
+                expand([str(path)], MODEL_SUFFIXES, tmp_path)
+    loop = tmp_path / "loop.stl"
+    loop.symlink_to(loop)
+    with pytest.raises(OSError, match="loop"):
+        expand([str(loop)], MODEL_SUFFIXES, tmp_path)
+
+
+async def test_in_a_directory_what_is_no_file_is_refused_and_the_rest_is_priced(tmp_path: Path) -> None:
+    reader = Reader()
+    known = _Meshes(reader.analyse, "mm")
+    os.mkfifo(tmp_path / "a.stl")
+    (tmp_path / "b.stl").symlink_to("/dev/zero")
+    with (tmp_path / "c.stl").open("wb") as sparse:
+        sparse.truncate(200 << 30)
+    (tmp_path / "d.stl").write_bytes(RING)
+    refusals = {}
+    for source in expand([str(tmp_path)], MODEL_SUFFIXES, tmp_path):
+        try:
+            await known.answer(source)
+        except Refused as refused:
+            refusals[source.path.name] = refused.code
+    assert refusals == {"a.stl": "not_a_file", "b.stl": "not_a_file", "c.stl": "file_too_large"}
+    assert reader.read == ["d.stl"]

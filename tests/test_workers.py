@@ -40,6 +40,13 @@ async def test_a_killed_worker_is_replaced_and_no_acknowledged_change_is_lost(
     assert lost(engines["FACET_DATABASE_URL"], tally) == set()
 
 
+def test_the_parent_ends_after_its_workers(service: Service) -> None:
+    pids = workers(service)
+    assert len(pids) == 2
+    assert service.stop() == 0
+    assert [pid for pid in pids if is_running(pid)] == []
+
+
 async def test_a_new_worker_that_cannot_start_replaces_nobody(
     service: Service, engines: dict[str, str], postgres_url: str
 ) -> None:
