@@ -49,6 +49,8 @@ DRILLS = (
     "test_workers",
     "test_rolling_restarts",
     "test_benchmarks",
+    "test_request_fuzz",
+    "test_secrets",
     "test_private_servers",
 )
 """Names of test files by what they need: processes of their own, or minutes."""
