@@ -14,7 +14,7 @@ from server.conditions import announced_digest
 from server.problems import HttpError
 from server.rounds import Rounds
 
-AWAITED_MAX = 1_280
+AWAITED_MAX = 1_024
 """Bodies that are waited for at once. Each costs a connection and its handler, some 20 KB."""
 SILENT_S_MIN = 2.0
 """When that many are: a body that has brought nothing for so long makes room for a new one."""

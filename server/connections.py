@@ -41,7 +41,7 @@ SLICE_BYTES = 8 << 10
 """What the parser is given at once of what is no body of a known length."""
 PIPELINED_MAX = 4
 """Requests of one connection that wait for the answers before them; more are not read."""
-HELD_BYTES_TOTAL = 8 << 20
+HELD_BYTES_TOTAL = 4 << 20
 """What all connections together may have sent before it is their turn."""
 ROUND_REQUESTS = 16
 """Requests that are begun in one round of the event loop, of all connections: some 3 ms."""

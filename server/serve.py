@@ -35,7 +35,7 @@ SHUTDOWN_S = 15.0
 """How long requests under way may take to finish at a stop."""
 HURRIED_S = 0.2
 """The same when it is hurried."""
-LINGERING_S = 2.0
+LINGERING_S = 1.0
 """How long the rest of a refused body is read and thrown away, so that its sender gets to read the answer."""
 LEAVING_LOOK_S = 0.02
 """How often a leaving process looks whether anybody is still connected."""
