@@ -6,6 +6,7 @@ kind was sent, and how it was answered.
   for.
 - Readers that ask over and over on a connection and never read an answer, with a token and without.
 - Forms whose first part never comes, thousands at once; and others that drip, a byte at a time.
+- Bodies that stop before their end, heads that are long and do not end, and bodies in chunks of one byte.
 """
 
 import asyncio
@@ -32,6 +33,9 @@ PIPELINED = 1_000
 SILENT = 3_000
 DRIPS = 16
 DRIP_PAUSE_S = 0.001
+UNFINISHED = 400
+LONG_HEADS = 100
+CHUNKED = 20
 RESTED_S = 2.0
 """Between two attempts of one attacker that was cut off: as it is told to wait."""
 LIST = "/v1/price-batches"
@@ -76,6 +80,9 @@ class Attackers:
             + [lambda: self._never_read("nowhere", nowhere)] * READERS,
             "silent": [self._stay_silent] * SILENT,
             "drips": [self._drip] * DRIPS,
+            "unfinished": [self._leave_unfinished] * UNFINISHED,
+            "heads": [self._send_long_head] * LONG_HEADS,
+            "chunks": [self._send_tiny_chunks] * CHUNKED,
         }
         chosen = [attack for kind in self._kinds or attacks for attack in attacks[kind]]
         self._tasks = [asyncio.create_task(self._again(attack)) for attack in chosen]
@@ -127,6 +134,30 @@ class Attackers:
             while True:
                 await loop.sock_sendall(connection, b"x")
                 await asyncio.sleep(DRIP_PAUSE_S)
+
+    async def _leave_unfinished(self) -> None:
+        length = 256 << 10
+        head = request("POST", LIST, ADMIN_TOKEN, Content_Type="application/json", Content_Length=str(length))
+        async with _connected(self._port) as connection:
+            self.seen["unfinished"] += 1
+            await asyncio.get_running_loop().sock_sendall(connection, head + b" " * (length - 1))
+            self.seen[f"unfinished_{await _status(connection)}"] += 1
+
+    async def _send_long_head(self) -> None:
+        fields = b"".join(b"X-%d: %b\r\n" % (number, b"x" * 8_000) for number in range(118))
+        head = request("GET", "/livez", "").removesuffix(b"\r\n") + fields
+        async with _connected(self._port) as connection:
+            self.seen["heads"] += 1
+            await asyncio.get_running_loop().sock_sendall(connection, head)
+            self.seen[f"heads_{await _status(connection)}"] += 1
+
+    async def _send_tiny_chunks(self) -> None:
+        head = request("POST", "/v1/models", ADMIN_TOKEN, Transfer_Encoding="chunked")
+        async with _connected(self._port) as connection:
+            self.seen["chunked"] += 1
+            await asyncio.get_running_loop().sock_sendall(connection, head)
+            while True:
+                await asyncio.get_running_loop().sock_sendall(connection, b"1\r\na\r\n" * 40_000)
 
     def _form(self) -> bytes:
         kind = "multipart/form-data; boundary=edge"

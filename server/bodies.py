@@ -21,6 +21,10 @@ SILENT_S_MIN = 2.0
 IDLE_SPREAD = 0.25
 """Of the time a body may bring nothing, this share is drawn by lot: thousands that were begun together do not
 end together."""
+HELD_BYTES_FREE = 4 << 10
+"""Of a body that is read whole. Most are smaller: they are taken in whatever others hold."""
+HELD_BYTES_TOTAL = 8 << 20
+"""What all bodies that are read whole may hold beyond that; more are told to come back."""
 JSON_ROUND_BYTES = 64 << 10
 """JSON that is read in one round of the event loop, and one body more: some 20 ms at most."""
 
@@ -51,6 +55,7 @@ class Bodies:
     def __init__(self, most: int = AWAITED_MAX) -> None:
         self._most = most
         self._awaited: dict[asyncio.Timeout, float] = {}
+        self.held_bytes = 0
         self.json_rounds = Rounds(JSON_ROUND_BYTES)
 
     def __len__(self) -> int:
@@ -69,6 +74,12 @@ class Bodies:
             del self._awaited[oldest]
             oldest.reschedule(now_s)
         self._awaited[deadline] = now_s
+
+    def hold(self, byte_count: int) -> None:
+        """Raises HttpError 503 when all together would hold too much."""
+        if self.held_bytes + byte_count > HELD_BYTES_TOTAL:
+            raise HttpError(503, "busy", "Too much is being received.", {"Retry-After": "2"})
+        self.held_bytes += byte_count
 
     def go_on(self, deadline: asyncio.Timeout) -> None:
         self._awaited.pop(deadline, None)
@@ -136,14 +147,20 @@ class RawBody:
         return chunk
 
 
-async def read_whole(source: Source, bytes_max: int, what: str = "A body here") -> bytes:
-    """Raises HttpError 413 for one that is longer, and what the source raises."""
-    raw = bytearray()
-    while chunk := await source.read_chunk():
-        raw += chunk
-        if len(raw) > bytes_max:
-            raise HttpError(413, "too_large", f"{what} may have at most {bytes_max} bytes.")
-    return bytes(raw)
+async def read_whole(source: Source, bytes_max: int, bodies: Bodies, what: str = "A body here") -> bytes:
+    """Raises HttpError 413 for one that is longer, 503, and what the source raises."""
+    raw, held_bytes = bytearray(), 0
+    try:
+        while chunk := await source.read_chunk():
+            raw += chunk
+            if len(raw) > bytes_max:
+                raise HttpError(413, "too_large", f"{what} may have at most {bytes_max} bytes.")
+            more_bytes = max(len(raw) - HELD_BYTES_FREE - held_bytes, 0)
+            bodies.hold(more_bytes)
+            held_bytes += more_bytes
+        return bytes(raw)
+    finally:
+        bodies.held_bytes -= held_bytes
 
 
 def _too_slow(detail: str) -> HttpError:

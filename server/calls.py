@@ -203,7 +203,7 @@ class Call:
         content, bodies = request.content, request.app[BODIES]
         if content.is_eof() and content.total_bytes <= SMALL_BYTES and not announces_digest(request):
             return content.read_nowait()  # all of it came with the head: there is nothing to wait for
-        raw = await read_whole(RawBody(request, bodies), bytes_max)
+        raw = await read_whole(RawBody(request, bodies), bytes_max, bodies)
         if len(raw) > SMALL_BYTES:
             await bodies.json_rounds.turn(len(raw))
         return raw

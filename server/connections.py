@@ -37,7 +37,10 @@ or be gone."""
 
 HEAD_BYTES_MAX = 32 << 10
 """A request line and its headers, all together."""
-SLICE_BYTES = 8 << 10
+CHUNKING_BYTES_MAX = 64 << 10
+"""What a body in chunks may have around its bytes, when that is more than they are: chunks of a byte or two
+cost as much to read as large ones."""
+SLICE_BYTES = 4 << 10
 """What the parser is given at once of what is no body of a known length."""
 PIPELINED_MAX = 4
 """Requests of one connection that wait for the answers before them; more are not read."""
@@ -49,8 +52,6 @@ ROUND_ENDINGS = 16
 """Connections whose end is dealt with in one round: some 2 ms."""
 ROUND_PARSING_S = 0.002
 """How long the parser works in one round, and one slice more."""
-UNTIMED_PARSES = 8
-"""What the parser is given before its time is looked at."""
 
 
 class Turns:
@@ -69,19 +70,18 @@ class Turns:
         self._round_is_due = False
         self._round_s = 0.0
         self._requests_left = ROUND_REQUESTS
-        self._parses = 0
         self._parses_until_s = 0.0
+        """0 until something is parsed in this round."""
         self.held_bytes = 0
 
     def may_parse(self) -> bool:
         """Whether nobody waits for the parser, and it has time in this round."""
         if (now_s := self._time()) != self._round_s:
             self._new_round(now_s)
-        self._parses += 1
-        if self._parses == UNTIMED_PARSES:
+        if self._parses_until_s == 0.0:
             self._parses_until_s = time.perf_counter() + ROUND_PARSING_S
-        late = self._parses > UNTIMED_PARSES and time.perf_counter() > self._parses_until_s
-        return not (late or self._parsed)
+            return not self._parsed
+        return not self._parsed and time.perf_counter() < self._parses_until_s
 
     def may_begin(self) -> bool:
         """Whether a request may be begun with now; if so, it counts as begun."""
@@ -100,7 +100,7 @@ class Turns:
         await turn
 
     def _new_round(self, now_s: float) -> None:
-        self._round_s, self._requests_left, self._parses = now_s, ROUND_REQUESTS, 0
+        self._round_s, self._requests_left, self._parses_until_s = now_s, ROUND_REQUESTS, 0.0
 
     def parse(self, connection: "Connection") -> None:
         """When its turn comes."""
@@ -138,7 +138,16 @@ class Turns:
 
 
 class Connection(RequestHandler):
-    __slots__ = ("_body", "_body_bytes", "_half_closed", "_head_bytes", "_held", "_waits", "turns")
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_chunking_bytes",
+        "_half_closed",
+        "_head_bytes",
+        "_held",
+        "_waits",
+        "turns",
+    )
 
     def __init__(self, turns: Turns, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
@@ -152,6 +161,7 @@ class Connection(RequestHandler):
         self._body: StreamReader | None = None
         """Of the last request that was begun, and its length, when it was announced."""
         self._body_bytes: int | None = None
+        self._chunking_bytes = 0
         self._half_closed: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -169,34 +179,39 @@ class Connection(RequestHandler):
             self._parse(data)
             return
         self._hold(self._held + data)
-        if self.turns.held_bytes > HELD_BYTES_TOTAL:
-            self._make_room()
-        elif not self._waits and len(self._messages) < PIPELINED_MAX:
+        self._pause_transport_reading()
+        if self._may_go_on():
             self._wait_for_turn()
+        elif self.turns.held_bytes > HELD_BYTES_TOTAL and self.transport is not None:
+            self.transport.abort()  # it sends on and on, and is not even to be parsed
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """The handler has taken what there was of its body."""
+        super().resume_reading(resume_parser)
         if self._held:
             self._pause_transport_reading()
+            self._wait_for_turn()
+
+    def _may_go_on(self) -> bool:
+        """Whether more of what is held may be parsed: the body under way takes it, and not too many requests
+        wait for their answers."""
+        full = self._reading_paused or len(self._messages) >= PIPELINED_MAX
+        return bool(self._held) and self.transport is not None and not full
 
     def _hold(self, data: bytes) -> None:
         self.turns.held_bytes += len(data) - len(self._held)
         self._held = data
 
     def _wait_for_turn(self) -> None:
-        self._waits = True
-        self.turns.parse(self)
-
-    def _make_room(self) -> None:
-        """Too much is held for all: this one is parsed out of turn, or let go of when it may not be."""
-        while self._held and len(self._messages) < PIPELINED_MAX:
-            self._parse_some()
-        if self._held and self.transport is not None:
-            self.transport.abort()
+        if not self._waits:
+            self._waits = True
+            self.turns.parse(self)
 
     def parse_slice(self) -> bool:
         """When it is its turn. Whether there is more."""
-        self._waits = False
-        if self.transport is not None and self._held:
+        if self._may_go_on():
             self._parse_some()
-        self._waits = bool(self._held) and self.transport is not None and len(self._messages) < PIPELINED_MAX
+        self._waits = self._may_go_on()
         return self._waits
 
     def _parse_some(self) -> None:
@@ -217,17 +232,29 @@ class Connection(RequestHandler):
     def _parse(self, data: bytes) -> None:
         count, body = self._request_count, self._body
         in_body = body is not None and not body.is_eof()
+        taken = 0 if body is None else body.total_bytes
         super().data_received(data)
         if self._request_count > count:
             self._head_bytes = 0
             message, body = self._messages[-1]
-            self._body, self._body_bytes = None, None
+            self._body, self._body_bytes, self._chunking_bytes = None, None, 0
             if body is not EMPTY_PAYLOAD:
                 self._body, self._body_bytes = body, _length_of(message)
+        elif body is not None and in_body and self._body_bytes is None:
+            self._chunking_bytes += len(data) - (body.total_bytes - taken)
+            if self._chunking_bytes > max(CHUNKING_BYTES_MAX, body.total_bytes):
+                self._refuse_chunks(body)
         elif not in_body and not self._force_close and not self._close:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._refuse_head()
+
+    def _refuse_chunks(self, body: StreamReader) -> None:
+        """Whoever reads the body is told."""
+        body.set_exception(web.RequestPayloadError("The chunks are too small."))
+        self._lingering_time = 0  # there is no rest to be thrown away
+        self._hold(b"")
+        self._pause_transport_reading()
 
     def _refuse_head(self) -> None:
         """As if the parser had: one answer, and the end of the connection."""
@@ -288,7 +315,7 @@ class Connection(RequestHandler):
         finished = await super().finish_response(request, resp, start_time)
         if self._paused:
             await self._drain_helper()
-        if self._held and not self._waits and len(self._messages) < PIPELINED_MAX:
+        if self._may_go_on():
             self._wait_for_turn()
         if self._half_closed is not None and not (self._messages or self._held):
             self.close()

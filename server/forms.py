@@ -124,8 +124,10 @@ class Part:
 
     async def text(self) -> str:
         """All of a small part. Raises HttpError 413, Invalid."""
+        what = f"The field {self.name[:40]!r}"
+        raw = await read_whole(self, FIELD_BYTES_MAX, self._parts.bodies, what)
         try:
-            return (await read_whole(self, FIELD_BYTES_MAX, f"The field {self.name[:40]!r}")).decode()
+            return raw.decode()
         except UnicodeDecodeError:
             raise Invalid((f"/{self.name}", "not UTF-8")) from None
 
@@ -153,6 +155,7 @@ class Parts:
 
     def __init__(self, request: web.Request, bodies: Bodies) -> None:
         """Raises HttpError 400."""
+        self.bodies = bodies
         self._source = RawBody(request, bodies)
         self._events: deque[Any] = deque()
         self._bytes = self._file_bytes = 0

@@ -230,7 +230,8 @@ async def _small_form(call: Call, known: Collection[str]) -> dict[str, str]:
     """The fields of a form without a file. Raises HttpError 413, 415, 422, Invalid."""
     if not call.request.body_exists:
         return {}
-    raw = await read_whole(RawBody(call.request, call.request.app[BODIES]), FORM_BYTES_MAX)
+    bodies = call.request.app[BODIES]
+    raw = await read_whole(RawBody(call.request, bodies), FORM_BYTES_MAX, bodies)
     if raw and call.request.content_type != "application/x-www-form-urlencoded":
         raise HttpError(415, "unsupported_media_type", "Send application/x-www-form-urlencoded.")
     try:

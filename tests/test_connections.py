@@ -142,7 +142,7 @@ async def test_what_is_pipelined_is_answered_in_its_order_with_its_bodies(served
         for number, size in enumerate((0, 1, 100, 9_000, 70_000, 3, 300_000, 0, 8_192, 8_193) * 3)
     ]
     chunked = b"POST /c HTTP/1.1\r\nHost: facet\r\nTransfer-Encoding: chunked\r\n\r\n"
-    chunked += b"1\r\na\r\n" * 20_000 + b"0\r\n\r\n"
+    chunked += b"8\r\nabcdefgh\r\n" * 20_000 + b"1\r\na\r\n" * 10_000 + b"0\r\n\r\n"
     reader, writer = await asyncio.open_connection(*served.address)
     try:
         writer.write(b"".join(posts) + chunked + GET)
@@ -152,3 +152,11 @@ async def test_what_is_pipelined_is_answered_in_its_order_with_its_bodies(served
         assert served.server.turns.held_bytes == 0
     finally:
         writer.close()
+
+
+async def test_a_body_in_tiny_chunks_is_refused(served: Served) -> None:
+    head = b"POST /c HTTP/1.1\r\nHost: facet\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert b" 200 " in await head_of_answer(served, head + b"1\r\na\r\n" * 10_000 + b"0\r\n\r\n")
+    assert b" 200 " not in await head_of_answer(served, head + b"1\r\na\r\n" * 100_000)
+    padded = b"1;" + b"x" * 4_000 + b"\r\na\r\n"
+    assert b" 200 " not in await head_of_answer(served, head + padded * 100)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.bodies import Bodies, Pace, PaceBounds
+from server.bodies import Bodies, Pace, PaceBounds, read_whole
 from server.problems import HttpError
 from server.uploads import Uploads
 from tests import raw_http
@@ -516,6 +516,24 @@ async def test_of_too_many_that_are_waited_for_the_most_silent_makes_room() -> N
         with pytest.raises(asyncio.CancelledError):
             await task
     assert len(bodies) == 0
+
+
+async def test_what_is_read_whole_is_bounded_for_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.bodies.HELD_BYTES_TOTAL", 10_000)
+    monkeypatch.setattr("server.bodies.HELD_BYTES_FREE", 100)
+    bodies = Bodies()
+    first = asyncio.create_task(read_whole(Given(b"x" * 9_000, then=never), 20_000, bodies))
+    await asyncio.sleep(0)
+    assert bodies.held_bytes == 8_900
+    with pytest.raises(HttpError) as refused:
+        await read_whole(Given(b"x" * 1_500), 20_000, bodies)
+    assert (refused.value.status, refused.value.code) == (503, "busy")
+    assert len(await read_whole(Given(b"x" * 1_000, b"x" * 200), 20_000, bodies)) == 1_200
+    assert bodies.held_bytes == 8_900
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert bodies.held_bytes == 0
 
 
 @pytest.mark.parametrize(("bytes_each", "arrives"), [(16 * 1024, True), (16 * 1024 - 1, False)])
