@@ -33,8 +33,6 @@ waits for it."""
 HALF_CLOSED_S = 1.0
 """How long a request may take whose sender has closed its half of the connection: it may wait for the answer,
 or be gone."""
-
-
 HEAD_BYTES_MAX = 32 << 10
 """A request line and its headers, all together."""
 CHUNKING_BYTES_MAX = 64 << 10

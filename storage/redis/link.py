@@ -15,6 +15,7 @@ from redis.exceptions import (
     NoScriptError,
     ReadOnlyError,
     ResponseError,
+    TryAgainError,
 )
 
 from storage.errors import LogUnavailable
@@ -129,8 +130,8 @@ class Link:
             return await self._connection.read_response(
                 disable_decoding=True, timeout=math.inf, disconnect_on_error=False
             )
-        except (AskError, ClusterError, ReadOnlyError):
-            raise  # another server is in charge now: this link is of no use
+        except (AskError, ClusterError, ReadOnlyError, TryAgainError):
+            raise  # another server is in charge, or soon will be: this link is of no use
         except ResponseError as error:
             return error
 
@@ -143,4 +144,6 @@ async def opened(endpoint: Endpoint, deadline_s: float) -> Link:
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, AskError):
+        return f"it refers to {error.host}:{error.port}, which serves the slot"
     return str(error).rstrip(".") or type(error).__name__
