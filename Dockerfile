@@ -10,7 +10,7 @@ RUN useradd --system --uid 10001 --create-home facet && mkdir /data /machine-cod
 USER facet
 # Compiled once here. With a read-only file system numba cannot use it, and every start compiles (10 s).
 ENV NUMBA_CACHE_DIR=/machine-code
-RUN python -m pricing.warm
+RUN python -m pricing.mesh.warm
 ENV FACET_HOST=0.0.0.0 FACET_DATA_DIR=/data PYTHONUNBUFFERED=1
 VOLUME /data
 EXPOSE 8080

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from server.private_servers import ServerUnavailable
+from server.demo.private_servers.servers import ServerUnavailable
 
 NAMES = ("pricing", "orders", "reads", "stall", "uploads", "attack", "writes", "coherence")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.harness import fetch, machine
 from benchmarks.uploads import Partner, partner
-from server.loop_monitor import TICK_S
+from server.observability.loop_monitor import TICK_S
 
 ATTACKS = {
     "whole": ("bodies", "readers", "silent", "drips"),

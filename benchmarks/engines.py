@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.harness import cpu_s
-from server.private_servers import PostgresServer, ValkeyServer, info
+from server.demo.private_servers.servers import PostgresServer, ValkeyServer, info
 from storage.bounds import Bounds
 from storage.clock import SystemClock
-from storage.lease import DatabaseLease
-from storage.migrate import migrate_postgresql
+from storage.database.lease import DatabaseLease
+from storage.database.migrate import migrate_postgresql
+from storage.log.tail import Followed
 from storage.postgresql.database import PostgresDatabase
+from storage.redis.change_log import RedisTier
 from storage.redis.endpoint import endpoint_of
-from storage.redis.tier import RedisTier
-from storage.stack import Storage
-from storage.tail import Followed
+from storage.services.stack import Storage
 
 REDIS_DEADLINE_S = 3.0
 """A hiccup of a busy machine makes a round slower and does not end the benchmark."""

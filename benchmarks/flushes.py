@@ -15,17 +15,17 @@ import asyncpg
 
 from benchmarks.engines import Engines
 from benchmarks.orders import ADMIN, THERE_AND_BACK
-from storage.applying import changes_of
-from storage.entries import OrderChanged
+from storage.database.batches import changes_of
+from storage.database.migrate import migrate_postgresql
+from storage.database.rows import HISTORY_NAMES, ORDER_NAMES, UPDATED_NAMES
+from storage.database.schema import ORDERS_POSITION
 from storage.ids import new_id
-from storage.log import Logged, Position
-from storage.migrate import migrate_postgresql
-from storage.orders import Change, Order, Status
+from storage.log.entries import OrderChanged
+from storage.log.log import Logged, Position
+from storage.orders.order import Change, Order, Status
+from storage.orders.rules import Wish, advance, create
 from storage.postgresql.database import PostgresDatabase
 from storage.postgresql.rows import ROWS
-from storage.rows import HISTORY_NAMES, ORDER_NAMES, UPDATED_NAMES
-from storage.schema import ORDERS_POSITION
-from storage.steps import Wish, advance, create
 
 BATCH = 1_000
 BATCHES = 6

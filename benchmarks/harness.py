@@ -100,8 +100,8 @@ def popen(
 def facet(directory: Path, name: str = "facet", **settings: str) -> Iterator[Subject]:
     """The service itself, `facet serve`, over a data directory of this name, on one core."""
     data_dir = directory / name
-    start = "import sys; from benchmarks.load import pin; pin(0); from server.cli import main; sys.exit(main("
-    words = ["-c", f"{start}['serve', '--port', '0', '--data-dir', {str(data_dir)!r}]))"]
+    start = "import sys; from benchmarks.load import pin; pin(0); from server.commands.cli import main"
+    words = ["-c", f"{start}; sys.exit(main(['serve', '--port', '0', '--data-dir', {str(data_dir)!r}]))"]
     log_file = directory / f"{name}.log"
     with log_file.open("w") as log:
         process = popen(words, settings, stderr=log)

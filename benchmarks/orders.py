@@ -30,17 +30,17 @@ from benchmarks.harness import (
     ratio,
 )
 from benchmarks.load import request
-from storage.book import Draft, Request
 from storage.bounds import Bounds
 from storage.clock import SystemClock
 from storage.data_directory import DataDirectory
-from storage.embedded import EmbeddedTier
-from storage.migrate import migrate_sqlite
-from storage.orders import Actor, Change, Order, Role, Status
+from storage.database.migrate import migrate_sqlite
+from storage.embedded.change_log import EmbeddedTier
+from storage.orders.order import Actor, Change, Order, Role, Status
+from storage.orders.rules import Wish, advance
+from storage.services.orders import Draft, Request
+from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
-from storage.stack import Storage
-from storage.steps import Wish, advance
 
 ROUNDS = 7
 ORDERS = 400

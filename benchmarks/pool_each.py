@@ -1,6 +1,7 @@
 """What Redis with PostgreSQL is compared with: each change committed to PostgreSQL through a pool.
 
-The same decision (`storage.steps.advance`), the same rows in the same tables, the same JSON in the answer.
+The same decision (`storage.orders.rules.advance`), the same rows in the same tables, the same JSON in the
+answer.
 `change`: as one would write it first, a transaction of a read, an update guarded by the version, and a row of
 history. `change_lean`: as few round trips as there can be with one order read before it is decided on, a read
 and one statement that does both writes, and no reset when a connection goes back to the pool.
@@ -19,14 +20,14 @@ from aiohttp import web
 from benchmarks.commit_each import listen
 from benchmarks.harness import CALLERS
 from benchmarks.load import pin
-from storage.entries import OrderChanged
+from storage.database.rows import HISTORY_NAMES, ORDER_NAMES
+from storage.database.schema import order_history
 from storage.ids import new_id
-from storage.log import Logged
-from storage.orders import Actor, Change, Order, Role, Status, encode_order
+from storage.log.entries import OrderChanged
+from storage.log.log import Logged
+from storage.orders.order import Actor, Change, Order, Role, Status, encode_order
+from storage.orders.rules import Wish, advance
 from storage.postgresql.rows import ROWS, SELECT_ORDER, array_type
-from storage.rows import HISTORY_NAMES, ORDER_NAMES
-from storage.schema import order_history
-from storage.steps import Wish, advance
 
 ADMIN = Actor(token_id="bench", name="admin", role=Role.ADMIN)
 _UPDATE = (

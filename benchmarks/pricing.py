@@ -21,10 +21,10 @@ import trimesh
 
 from benchmarks import pricing_http
 from benchmarks.toruses import torus_ascii_stl, torus_stl
-from pricing import stl
-from pricing.analysis import analyse
-from pricing.kernel import Measures, measure
-from pricing.warm import warm
+from pricing.mesh.analysis import analyse
+from pricing.mesh.measures import Measures, measure
+from pricing.mesh.warm import warm
+from pricing.readers import stl
 
 FACETS = 1_000_000
 ASCII_FACETS = 100_000
@@ -119,7 +119,7 @@ def _printed(code: str, *arguments: str, **environment: str) -> str:
 def _starts_s() -> dict[str, float]:
     """Seconds to import the analyser, then to have its machine code: compiled, and from the disk."""
     code = (
-        "import time; began = time.perf_counter(); from pricing.warm import warm;"
+        "import time; began = time.perf_counter(); from pricing.mesh.warm import warm;"
         " imported = time.perf_counter(); warm();"
         " print(imported - began, time.perf_counter() - imported)"
     )

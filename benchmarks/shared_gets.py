@@ -1,7 +1,7 @@
 """GETs of orders from Redis at 32 concurrent callers: the shared tier against `redis.asyncio.Redis`.
 
-`get` is the bytes: `storage.redis.reader.Reader.get` against `Redis.get` with its default connection pool,
-both with hiredis. `load` is the order: `RedisTier.load` against the same `get` and the same decoding.
+`get` is the bytes: `storage.redis.batched_reads.Reader.get` against `Redis.get` with its default connection
+pool, both with hiredis. `load` is the order: `RedisTier.load` against the same `get` and the same decoding.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from benchmarks.engines import Engines, opened_storage
 from benchmarks.harness import CALLERS
 from benchmarks.writes_layers import drain, new_orders
 from storage.bounds import Bounds
-from storage.orders import decode_order
+from storage.orders.order import decode_order
+from storage.redis.batched_reads import Reader
+from storage.redis.connection import Link, opened
 from storage.redis.endpoint import endpoint_of
 from storage.redis.keys import Keys, body_of
-from storage.redis.link import Link, opened
-from storage.redis.reader import Reader
-from storage.stack import Storage
+from storage.services.stack import Storage
 
 ORDERS = 400
 OUR_GETS, THEIR_GETS = 20_000, 6_000

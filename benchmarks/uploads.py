@@ -25,9 +25,9 @@ from aiohttp import web
 
 from benchmarks.harness import cpu_s, fetch, machine, popen
 from server import config
-from server.keys import LOOP_MONITOR
-from server.loop_monitor import TICK_S
-from server.serve import run as serve
+from server.http.keys import LOOP_MONITOR
+from server.observability.loop_monitor import TICK_S
+from server.process.serve import run as serve
 
 FACETS = 500_000
 ROUNDS = 3

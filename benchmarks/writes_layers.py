@@ -18,12 +18,12 @@ from benchmarks.engines import Engines, opened_storage
 from benchmarks.harness import CALLERS
 from benchmarks.orders import ADMIN, THERE_AND_BACK
 from benchmarks.pool_each import PoolChanges, copy_orders
-from storage.book import Draft, Request
-from storage.migrate import migrate_postgresql
-from storage.orders import Change, Order, Status
-from storage.single_flight import KeyedLocks
-from storage.stack import Storage
-from storage.steps import Wish, advance
+from storage.database.migrate import migrate_postgresql
+from storage.memory.single_flight import KeyedLocks
+from storage.orders.order import Change, Order, Status
+from storage.orders.rules import Wish, advance
+from storage.services.orders import Draft, Request
+from storage.services.stack import Storage
 
 ORDERS = 400
 OUR_CHANGES, THEIR_CHANGES = 4_800, 1_600

@@ -113,14 +113,14 @@ class FactsPool:
         """Facts of a file in memory or on disk. A path is mapped by the worker, so nothing is copied; bytes
         are written to a temporary file first.
 
-        Raises Refused as `pricing.analysis.analyse` does, and with `time_limit`, `out_of_memory` or
+        Raises Refused as `pricing.mesh.analysis.analyse` does, and with `time_limit`, `out_of_memory` or
         `worker_died`; PoolBusy when `Limits.waiting` files wait already; PoolClosed. Cancelling the task
         stops its worker.
         """
         return msgspec.msgpack.decode(await self._done("facts", body, content_type), type=Facts)
 
     async def preview(self, body: bytes | Path) -> bytes:
-        """`pricing.preview.preview` of a file, in the same way and with the same refusals."""
+        """`pricing.mesh.preview.preview` of a file, in the same way and with the same refusals."""
         return await self._done("preview", body, None)
 
     async def _done(self, kind: _Kind, body: bytes | Path, content_type: str | None) -> bytes:
@@ -212,7 +212,7 @@ def _context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pricing.meshes", "pricing.pool", "pricing.warmed"])
+    context.set_forkserver_preload(["pricing.readers.by_format", "pricing.pool", "pricing.mesh.warmed"])
     return context
 
 
@@ -274,13 +274,13 @@ def _mapped(path: str) -> bytes | memoryview:
 
 def _facts(body: bytes | memoryview, content_type: str | None) -> bytes:
     # Only workers need the analyser, which takes a second to import; they are forked with it.
-    from pricing.analysis import analyse
+    from pricing.mesh.analysis import analyse
 
     return msgspec.msgpack.encode(analyse(body, content_type))
 
 
 def _preview(body: bytes | memoryview, content_type: str | None) -> bytes:
-    from pricing.preview import preview
+    from pricing.mesh.preview import preview
 
     return preview(body)
 

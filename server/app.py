@@ -10,27 +10,19 @@ import msgspec
 from aiohttp import web
 
 from pricing.pool import FactsPool, Limits
-from pricing.price_list import default_metal_fix, default_price_list, read_metal_fix, read_price_list
-from server import (
-    cache,
-    health,
-    job_answers,
-    job_routes,
-    lists,
-    maintenance,
-    models,
-    orders,
-    price_batches,
-    prices,
-    tokens,
-)
-from server.bodies import Bodies
-from server.cache import warm
+from pricing.price.price_list import default_metal_fix, default_price_list, read_metal_fix, read_price_list
+from server.api.access import tokens
+from server.api.operations import backups as maintenance
+from server.api.operations import cache, health
+from server.api.operations.cache import warm
+from server.api.orders import lists, orders
+from server.api.prices import batches as price_batches
+from server.api.prices import jobs as job_routes
+from server.api.prices import models, prices
 from server.config import Settings
-from server.documents import Documents, document_routes
 from server.engines import engines_of
-from server.jobs import Jobs
-from server.keys import (
+from server.http.body import Bodies
+from server.http.keys import (
     BODIES,
     DIRECTORY,
     JOBS,
@@ -46,28 +38,31 @@ from server.keys import (
     STORAGE,
     UPLOADS,
 )
+from server.http.openapi import Documents, document_routes
+from server.http.routes import Route, add_routes
+from server.jobs import respond as job_answers
+from server.jobs.running import Jobs
 from server.links import Links
-from server.loop_monitor import LoopMonitor
-from server.machine import Machine
-from server.memory import keep_collected, keep_trimmed, settle
-from server.metrics import Metrics
-from server.pages import Pages, page_routes
-from server.previews import KEPT_BYTES_MAX, Previews
-from server.pricer import Pricer
-from server.readiness import Phase, Readiness
-from server.routes import Route, add_routes
-from server.screens import templates
-from server.siblings import Siblings
-from server.uploads import Uploads
+from server.observability.disk_check import Machine
+from server.observability.loop_monitor import LoopMonitor
+from server.observability.metrics import Metrics
+from server.observability.readiness import Phase, Readiness
+from server.observability.worker_metrics import Siblings
+from server.pages.pages import Pages, page_routes
+from server.pages.rendering import templates
+from server.prices.previews import KEPT_BYTES_MAX, Previews
+from server.prices.quoting import Pricer
+from server.process.garbage_collector import keep_collected, keep_trimmed, settle
+from server.uploads.receiving import Uploads
 from storage.clock import Clock, SharedClock, SystemClock
 from storage.data_directory import DataDirectory
-from storage.database import StoredVersion
-from storage.ending import end
-from storage.entries import MetalFixed, PriceListPublished
-from storage.model_files import ModelFiles
-from storage.published import Published
-from storage.shared import Reload
-from storage.stack import Storage
+from storage.database.contract import StoredVersion
+from storage.log.change_log import Reload
+from storage.log.entries import MetalFixed, PriceListPublished
+from storage.models.files import ModelFiles
+from storage.services.price_versions import Published
+from storage.services.stack import Storage
+from storage.tasks import end
 
 logger = logging.getLogger("facet")
 

@@ -9,22 +9,22 @@ from typing import NamedTuple
 
 from pricing.facts import ANALYSER_VERSION
 from server.config import ConfigError, Settings
-from server.startup import refuse_open_servers
+from server.open_servers import refuse_open_servers
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.data_directory import DataDirectory
-from storage.database import Database
-from storage.embedded import EmbeddedTier
-from storage.lease import DatabaseLease, Lease, SoleLease
-from storage.migrate import migrate_postgresql, migrate_sqlite
+from storage.database.contract import Database
+from storage.database.lease import DatabaseLease, Lease, SoleLease
+from storage.database.migrate import migrate_postgresql, migrate_sqlite
+from storage.embedded.change_log import EmbeddedTier
+from storage.log.change_log import SharedTier
+from storage.log.tail import Tail
 from storage.postgresql.database import PostgresDatabase
+from storage.redis.change_log import RedisTier
 from storage.redis.endpoint import Endpoint, endpoint_of
-from storage.redis.tier import RedisTier
-from storage.shared import SharedTier
+from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
-from storage.stack import Storage
-from storage.tail import Tail
 
 LOG_BUSY_TIMEOUT_S = 1.0
 FLUSHER = "write_behind"

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from storage.clock import from_micros, to_micros
-from storage.database import Database
+from storage.database.contract import Database
 
 SECRET = "links"
 KEY_BYTES = 32

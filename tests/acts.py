@@ -4,12 +4,12 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from storage.book import Decide, Draft, Outcome, Request
 from storage.errors import OrderParked
-from storage.idempotency import Keyed
-from storage.orders import Actor, Change, Order, Status
-from storage.stack import Storage
-from storage.steps import Wish, advance, comment, edit
+from storage.orders.order import Actor, Change, Order, Status
+from storage.orders.rules import Wish, advance, comment, edit
+from storage.services.idempotency import Keyed
+from storage.services.orders import Decide, Draft, Outcome, Request
+from storage.services.stack import Storage
 from tests.stacks import IVAN, MES, SELLER, SHOP
 
 

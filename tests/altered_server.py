@@ -24,7 +24,7 @@ def skew(seconds: float) -> None:
 def own_clock() -> None:
     """Each server takes the time from its own machine."""
     from storage.clock import SharedClock
-    from storage.tail import Tail
+    from storage.log.tail import Tail
 
     Tail.newest_at = property(lambda self: None, lambda self, at: None)  # type: ignore[assignment]
     SharedClock.measured = lambda *_: None  # type: ignore[method-assign]
@@ -32,8 +32,8 @@ def own_clock() -> None:
 
 def network_ends_server() -> None:
     """A lost connection is what the event loop happens to call it, and ends who did not expect that."""
-    from storage.redis.link import Link
-    from storage.redis.tier import RedisTier
+    from storage.redis.change_log import RedisTier
+    from storage.redis.connection import Link
 
     async def ended(self: Link, error: BaseException) -> BaseException:
         await self.close()
@@ -58,8 +58,8 @@ def network_ends_server() -> None:
 
 def lost_commit_is_another_facet() -> None:
     """A position that this process has not heard of was moved by somebody else."""
+    from storage.cache.write_behind import WriteBehind
     from storage.errors import Fenced
-    from storage.write_behind import WriteBehind
 
     async def fenced(self: WriteBehind, old: object, new: object) -> None:
         raise Fenced(f"The database is past {old}: another Facet uses it.")
@@ -69,14 +69,14 @@ def lost_commit_is_another_facet() -> None:
 
 def full_disk_is_internal() -> None:
     """A write that fails is nobody's business."""
-    from server import problems
+    from server.http import problems
 
     problems.shortage_of = lambda error: None  # type: ignore[attr-defined]
 
 
 def later_entry_is_fatal() -> None:
     """An entry that this release does not know ends who reads it."""
-    from storage import entries
+    from storage.log import entries
 
     def refuse(data: object) -> entries.AnyEntry:
         os._exit(1)
@@ -86,7 +86,7 @@ def later_entry_is_fatal() -> None:
 
 def flushed_past() -> None:
     """What this release does not know is flushed past."""
-    from storage.tail import Tail
+    from storage.log.tail import Tail
 
     Tail.batch = lambda self, limit: list(self._waiting)[:limit]  # type: ignore[method-assign]
     Tail.blocked = False  # type: ignore[method-assign, assignment]
@@ -94,7 +94,7 @@ def flushed_past() -> None:
 
 def tokens_as_held() -> None:
     """A token that is not held here is not valid."""
-    from storage.tokens import Tokens
+    from storage.services.tokens import Tokens
 
     async def find(self: Tokens, secret: str) -> object:
         return self.authenticate(secret)
@@ -105,7 +105,7 @@ def tokens_as_held() -> None:
 def quotes_as_held() -> None:
     """A quote that is neither held here nor in the database does not exist."""
     from storage.errors import NotFound
-    from storage.quotes import Quotes
+    from storage.services.quotes import Quotes
 
     async def get(self: Quotes, quote_id: str) -> object:
         found = await self._find(quote_id)
@@ -118,7 +118,7 @@ def quotes_as_held() -> None:
 
 def positions_ignored() -> None:
     """Histories are shown as they are held, whatever the caller has seen."""
-    from server.calls import Call
+    from server.http.request import Call
 
     begin = Call.begin
 
@@ -132,7 +132,7 @@ def positions_ignored() -> None:
 def long_polls_sleep_on() -> None:
     """Who waits for a change is not woken by a new life of the log, and is then told what the wait began
     with."""
-    from server import orders
+    from server.api.orders import orders
 
     async def find(call: object, tag: Callable[[object], int]) -> object:
         found = await orders._visible(call)  # type: ignore[arg-type]
@@ -146,7 +146,7 @@ def long_polls_sleep_on() -> None:
 
 def kept_answers_do_not_wait() -> None:
     """A take that is already so is repeated by the log's word."""
-    from storage import book
+    from storage.services import orders as book
 
     book._was_given = lambda order: False
 
@@ -174,7 +174,7 @@ def main() -> int:
         skew(float(seconds))
     if name := os.environ.get("TEST_PLANT"):
         PLANTS[name]()
-    from server.cli import main as serve
+    from server.commands.cli import main as serve
 
     return serve(sys.argv[1:])
 

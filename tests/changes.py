@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 
 from storage.bounds import Bounds
-from storage.entries import Answer, AnyEntry, OrderChanged, Remembered, encode_entry
-from storage.log import Logged
-from storage.orders import Change, Kind, Order, Status, Was
-from storage.steps import create
-from storage.tail import Followed, Tail
+from storage.log.entries import Answer, AnyEntry, OrderChanged, Remembered, encode_entry
+from storage.log.log import Logged
+from storage.log.tail import Followed, Tail
+from storage.orders.order import Change, Kind, Order, Status, Was
+from storage.orders.rules import create
 from tests.stacks import ADMIN, ManualClock
 
 START = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)

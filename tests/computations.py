@@ -3,14 +3,14 @@
 import contextlib
 from collections.abc import Iterator
 
-from storage.model_copies import Refusal
+from storage.models.shared import Refusal
 from tests.gates import Gate
 
 FACTS = b'{"volume_mm3":1.0}'
 
 
 class Computation:
-    """What `storage.computing.Work` asks for."""
+    """What `storage.models.compute_once.Work` asks for."""
 
     def __init__(self, answer: bytes | Refusal = FACTS, fails: Exception | None = None) -> None:
         self.gate = Gate()

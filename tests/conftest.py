@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.stack import Storage
+from storage.services.stack import Storage
 from tests.processes import Clients, Service, clients_of, served
 from tests.stacks import ManualClock, opened
 from tests.workshop import Workshop

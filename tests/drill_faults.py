@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 import redis
 
-from server.private_servers import Refused, ask
+from server.demo.private_servers.servers import Refused, ask
 from storage.redis.scripts import APPEND
 from tests.day_history import APPROVED
 from tests.drill_clients import Floor, People, Violation

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from server.private_servers import PostgresServer, ValkeyServer
+from server.demo.private_servers.servers import PostgresServer, ValkeyServer
 from tests.network import NONSENSE, reset
 from tests.processes import Service, free_port
 

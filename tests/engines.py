@@ -17,8 +17,8 @@ import asyncpg
 import pytest
 import redis
 
-from server.private_servers import PostgresServer, ValkeyCluster, ValkeySentinel, ValkeyServer
-from storage.migrate import migrate_postgresql
+from server.demo.private_servers.servers import PostgresServer, ValkeyCluster, ValkeySentinel, ValkeyServer
+from storage.database.migrate import migrate_postgresql
 
 
 def _worker_number() -> int:

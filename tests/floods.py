@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Iterable
 
-from storage.model_copies import Model
-from storage.models import Models
-from storage.stack import Storage
+from storage.models.cache import Models
+from storage.models.shared import Model
+from storage.services.stack import Storage
 from tests.computations import FACTS, Computation
 from tests.gates import until
 

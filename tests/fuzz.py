@@ -24,13 +24,13 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from pricing.analysis import analyse
 from pricing.errors import Refused
 from pricing.facts import Facts
-from pricing.formula import Options, price
-from pricing.judgement import judge
-from pricing.price_list import default_metal_fix, default_price_list
-from pricing.warm import warm
+from pricing.mesh.analysis import analyse
+from pricing.mesh.warm import warm
+from pricing.price.firmness import judge
+from pricing.price.formula import Options, price
+from pricing.price.price_list import default_metal_fix, default_price_list
 from tests import fuzz_mutations
 
 HANG_S = 5.0

@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Any, cast
 
-from storage.database import CountsSnapshot, ListSnapshot, Rejected
-from storage.entries import AnyEntry
+from storage.database.contract import CountsSnapshot, ListSnapshot, Rejected
 from storage.errors import DatabaseUnavailable, LogUnavailable
-from storage.filters import ListQuery, OrderFilter
-from storage.log import Logged, Position
-from storage.orders import HistoryItem, Order
+from storage.log.entries import AnyEntry
+from storage.log.log import Logged, Position
+from storage.orders.filters import ListQuery, OrderFilter
+from storage.orders.order import HistoryItem, Order
+from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
-from storage.stack import Storage
 from tests.stacks import log_of
 
 DEADLINE_S = 10.0

@@ -7,8 +7,8 @@ import msgspec
 from hypothesis import strategies as st
 
 from storage.clock import from_text
-from storage.filters import ListQuery, OrderFilter, Sort, SortField, place_of
-from storage.orders import Change, Order, Status
+from storage.orders.filters import ListQuery, OrderFilter, Sort, SortField, place_of
+from storage.orders.order import Change, Order, Status
 from tests.changes import START, an_order, changed, created, id_of
 
 CUSTOMERS = ("anna", "Аня", "a_b%c/d")

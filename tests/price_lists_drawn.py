@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import strategies as st
 
 from pricing.facts import Facts
-from pricing.formula import Options
-from pricing.price_list import (
+from pricing.price.formula import Options
+from pricing.price.price_list import (
     InvalidData,
     PriceList,
     QuantityBreak,
@@ -17,7 +17,7 @@ from pricing.price_list import (
     default_price_list,
     parse_price_list,
 )
-from pricing.stones import StoneCount
+from pricing.price.stones import StoneCount
 
 LIST, FIX = default_price_list(), default_metal_fix()
 STONES = (

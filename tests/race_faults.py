@@ -14,24 +14,24 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 
-from storage.applying import expected_versions
 from storage.bounds import Bounds
+from storage.cache.local_orders import Held, LocalOrders
+from storage.cache.read_through import FoundMany, ReadThrough
 from storage.clock import Clock, SharedClock, SystemClock
-from storage.database import Rejected
+from storage.database.batches import expected_versions
+from storage.database.contract import Rejected
 from storage.errors import AlreadyAnswered, LogUnavailable, NotFound, OutcomeUnknown
-from storage.idempotency import Idempotency, Keyed
-from storage.local import Held, LocalOrders
-from storage.log import Logged, Position
-from storage.orders import Order
+from storage.log.log import Logged, Position
+from storage.log.tail import Followed
+from storage.orders.order import Order
 from storage.postgresql.apply import any_parked, apply_one_by_one, apply_together
 from storage.postgresql.connection import Connection
 from storage.postgresql.database import PostgresDatabase
-from storage.read_through import FoundMany, ReadThrough
-from storage.redis import tier
+from storage.redis import change_log as tier
+from storage.redis.connection import Argument, Link, Script
 from storage.redis.endpoint import Endpoint, connection_of
-from storage.redis.link import Argument, Link, Script
 from storage.redis.scripts import APPEND, FILL
-from storage.tail import Followed
+from storage.services.idempotency import Idempotency, Keyed
 
 SLOW_LOADS = 0.2
 SLOW_LOAD_S = 0.030

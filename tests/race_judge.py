@@ -17,8 +17,8 @@ import asyncpg
 import redis
 
 from storage.bounds import Bounds
-from storage.filters import ListQuery
-from storage.orders import Order, encode_order
+from storage.orders.filters import ListQuery
+from storage.orders.order import Order, encode_order
 from storage.postgresql.database import PostgresDatabase
 from storage.redis.keys import Keys, body_of
 from tests.day_history import LEGAL, LINE

@@ -15,14 +15,14 @@ import msgspec
 import uvloop
 
 from storage.bounds import Bounds
+from storage.cache.list_views import CountsQuery, CountsView, ListView
+from storage.cache.local_orders import Held
 from storage.errors import NotFound, StorageError
-from storage.filters import ListQuery
-from storage.local import Held
-from storage.orders import encode_order
+from storage.orders.filters import ListQuery
+from storage.orders.order import encode_order
+from storage.redis.change_log import RedisTier
 from storage.redis.endpoint import endpoint_of
-from storage.redis.tier import RedisTier
-from storage.stack import Storage
-from storage.views import CountsQuery, CountsView, ListView
+from storage.services.stack import Storage
 from tests.race_board import Board
 from tests.race_faults import Fault, clock_of, database_of, plant
 from tests.race_program import COUNTED, QUERIES, Program, Record

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from storage.book import Draft, Outcome, Request
+from storage.cache.local_orders import Held
 from storage.errors import (
     Conflict,
     Forbidden,
@@ -24,13 +24,13 @@ from storage.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from storage.filters import ALL, ListQuery, OrderFilter, Sort, SortField
-from storage.idempotency import Keyed
-from storage.local import Held
-from storage.log import Position
-from storage.orders import Actor, Change, Order, Role, Status
-from storage.stack import Storage
-from storage.steps import Wish, advance, comment, edit
+from storage.log.log import Position
+from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField
+from storage.orders.order import Actor, Change, Order, Role, Status
+from storage.orders.rules import Wish, advance, comment, edit
+from storage.services.idempotency import Keyed
+from storage.services.orders import Draft, Outcome, Request
+from storage.services.stack import Storage
 from tests.race_board import HOT, RACERS, Board
 from tests.stacks import MES, SELLER, SHOP, actor
 

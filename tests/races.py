@@ -26,8 +26,8 @@ import asyncpg
 import msgspec
 import redis.asyncio
 
-from server.private_servers import PostgresServer, ValkeyServer
-from storage.migrate import migrate_postgresql
+from server.demo.private_servers.servers import PostgresServer, ValkeyServer
+from storage.database.migrate import migrate_postgresql
 from storage.redis.keys import Keys
 from tests.race_board import RACERS, Board
 from tests.race_faults import Fault

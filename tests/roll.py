@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from server.private_servers import PostgresServer, ValkeyServer
+from server.demo.private_servers.servers import PostgresServer, ValkeyServer
 from tests.processes import ROOT, Service
 from tests.visitors import visited
 from tests.worker_acts import answered, lost, until, workers

@@ -12,17 +12,17 @@ from typing import Any, Protocol, cast
 from storage.bounds import Bounds
 from storage.clock import Clock, SystemClock
 from storage.data_directory import DataDirectory
-from storage.database import Database, Rejected
-from storage.embedded import EmbeddedTier
+from storage.database.contract import Database, Rejected
+from storage.database.lease import DatabaseLease, Lease, SoleLease
+from storage.database.migrate import migrate_sqlite
+from storage.embedded.change_log import EmbeddedTier
 from storage.errors import DatabaseUnavailable
-from storage.lease import DatabaseLease, Lease, SoleLease
-from storage.log import Logged, Position
-from storage.migrate import migrate_sqlite
+from storage.log.log import Logged, Position
 from storage.postgresql.database import PostgresDatabase
+from storage.redis.change_log import RedisTier
 from storage.redis.endpoint import endpoint_of
-from storage.redis.tier import RedisTier
+from storage.services.stack import Storage
 from storage.sqlite.log import SqliteLog
-from storage.stack import Storage
 from tests import engines, gates
 from tests.acts import Workshop
 from tests.gates import Gate, GatedDatabase

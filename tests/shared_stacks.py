@@ -7,14 +7,14 @@ from pathlib import Path
 
 from storage.bounds import Bounds
 from storage.clock import Clock, SystemClock
-from storage.database import Database
-from storage.lease import DatabaseLease
-from storage.migrate import migrate_postgresql, migrate_sqlite
+from storage.database.contract import Database
+from storage.database.lease import DatabaseLease
+from storage.database.migrate import migrate_postgresql, migrate_sqlite
 from storage.postgresql.database import PostgresDatabase
+from storage.redis.change_log import RedisTier
 from storage.redis.endpoint import Endpoint, endpoint_of
-from storage.redis.tier import RedisTier
+from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
-from storage.stack import Storage
 
 PREFIX = "facet"
 _count = itertools.count(1)

@@ -6,9 +6,8 @@ from typing import cast
 
 import pytest
 
-from storage.book import Outcome
 from storage.bounds import Bounds, smaller
-from storage.entries import Answer, AnswerKept, Forgotten, OrderChanged, Remembered, Thing
+from storage.cache.local_orders import Held
 from storage.errors import (
     AlreadyAnswered,
     AlreadyTaken,
@@ -22,11 +21,12 @@ from storage.errors import (
     Superseded,
     Unavailable,
 )
-from storage.filters import ListQuery
-from storage.local import Held
-from storage.log import Position
-from storage.orders import Order, Role, decode_order
-from storage.stack import Storage
+from storage.log.entries import Answer, AnswerKept, Forgotten, OrderChanged, Remembered, Thing
+from storage.log.log import Position
+from storage.orders.filters import ListQuery
+from storage.orders.order import Order, Role, decode_order
+from storage.services.orders import Outcome
+from storage.services.stack import Storage
 from tests.acts import keyed
 from tests.changes import an_order, changed, created, entry_of, id_of
 from tests.gates import turns, until

@@ -6,16 +6,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from storage.book import Request
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.data_directory import DataDirectory
-from storage.embedded import EmbeddedTier
-from storage.migrate import migrate_sqlite
-from storage.orders import Actor, Role
+from storage.database.migrate import migrate_sqlite
+from storage.embedded.change_log import EmbeddedTier
+from storage.orders.order import Actor, Role
+from storage.services.orders import Request
+from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
-from storage.stack import Storage
 
 
 class ManualClock:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from storage.database import StoredModel
+from storage.database.contract import StoredModel
 
 
 def stored_model(

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from server.answers import ReadyResponse
+from server.http.ready_response import ReadyResponse
 
 Make = Callable[..., web.Response]
 

@@ -12,9 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pricing import ascii_stl
-from pricing.ascii_stl import read_corners
 from pricing.errors import Refused
+from pricing.readers import ascii_stl
+from pricing.readers.ascii_stl import read_corners
 from tests import meshes
 
 FACET = "facet normal 0 0 1 outer loop vertex {} {} {} vertex {} {} {} vertex {} {} {} endloop endfacet\n"

@@ -12,12 +12,12 @@ import pytest
 
 from server.backups import back_up, restore
 from server.config import ConfigError, Settings, load
-from storage.copying import copy_from_postgresql
 from storage.data_directory import DataDirectory
+from storage.database.migrate import migrate_postgresql
 from storage.errors import NotFound, Unavailable
-from storage.migrate import migrate_postgresql
-from storage.orders import Order, Status
-from storage.stack import Storage
+from storage.orders.order import Order, Status
+from storage.postgresql.transfer import copy_from_postgresql
+from storage.services.stack import Storage
 from tests.acts import Workshop
 from tests.commands import facet
 from tests.engines import execute

@@ -9,9 +9,9 @@ from benchmarks import coherence, flushes, shared_gets, uploads, writes_layers
 from benchmarks.engines import Engines, engines
 from benchmarks.flushes import Executemany, Log
 from benchmarks.pool_each import PoolChanges
-from storage.log import Position
-from storage.migrate import migrate_postgresql
-from storage.orders import Status
+from storage.database.migrate import migrate_postgresql
+from storage.log.log import Position
+from storage.orders.order import Status
 from storage.postgresql.database import PostgresDatabase
 from tests.engines import query
 

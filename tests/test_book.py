@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from storage.book import Outcome, Request
 from storage.bounds import smaller
 from storage.errors import (
     AlreadyTaken,
@@ -17,8 +16,9 @@ from storage.errors import (
     OutcomeUnknown,
     PreconditionFailed,
 )
-from storage.orders import Kind, Order, Role, Status
-from storage.stack import Storage
+from storage.orders.order import Kind, Order, Role, Status
+from storage.services.orders import Outcome, Request
+from storage.services.stack import Storage
 from tests.acts import Workshop, keyed
 from tests.changes import id_of
 from tests.gates import GatedDatabase, cure, gated_database, locked, poison

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from server.cli import _COMMANDS, ROLES
+from server.commands.cli import _COMMANDS, ROLES
 from storage.data_directory import DataDirectory
-from storage.orders import Role
+from storage.orders.order import Role
 from tests.commands import facet, serving
 from tests.processes import ROOT
 
@@ -53,7 +53,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
 def test_reading_the_command_line_loads_nothing_heavy() -> None:
     """A command is not kept waiting by what others need."""
     heavy = {"aiohttp", "alembic", "jinja2", "numba", "numpy", "redis", "sqlalchemy"}
-    program = f"import server.cli, sys; sys.exit(', '.join(sorted({heavy} & sys.modules.keys())))"
+    program = f"import server.commands.cli, sys; sys.exit(', '.join(sorted({heavy} & sys.modules.keys())))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stderr == "\n"
 
 
@@ -193,9 +193,12 @@ def test_a_data_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
 def test_a_command_of_another_user_is_refused_in_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
     directory = tmp_path / "data"
     facet("migrate", "--data-dir", str(directory))
-    program = "import os, sys; os.setuid(65534); from server.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import os, sys; os.setuid(65534); from server.commands.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     # What the program is made of must be loaded before: nobody may not enter this folder.
-    preloaded = "import server.cli, server.config, server.control, server.doctor, server.demo, server.tour\n"
+    modules = ("commands.cli", "config", "process.control", "commands.doctor", "demo.demo", "demo.tour")
+    preloaded = f"import {', '.join(f'server.{module}' for module in modules)}\n"
     done = subprocess.run(
         [sys.executable, "-c", preloaded + program, *words, "--data-dir", str(directory)],
         cwd=ROOT,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from server.conditions import (
+from server.http.headers import (
     Preferences,
     announced_sha256,
     echoed_position,
@@ -19,8 +19,8 @@ from server.conditions import (
     preferences,
     version_of,
 )
-from server.problems import HttpError
-from storage.log import Position
+from server.http.problems import HttpError
+from storage.log.log import Position
 
 
 class Headers:

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from aiohttp import web
 
-from server import connections
-from server.connections import Connection, Connections
+from server.process import connections
+from server.process.connections import Connection, Connections
 from tests.gates import until
 
 PAGE = b"x" * 39_000

@@ -10,15 +10,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from storage.copying import TABLES, copy_from_postgresql, copy_into_postgresql
-from storage.database import StoredModel
-from storage.entries import AnyEntry, MetalFixed, PriceListPublished, QuoteIssued, TokenIssued, TokenRevoked
+from storage.database.contract import StoredModel
+from storage.database.migrate import migrate_postgresql, migrate_sqlite
+from storage.database.schema import metadata
 from storage.errors import Conflict, DatabaseUnavailable, Incompatible
-from storage.filters import ListQuery
-from storage.migrate import migrate_postgresql, migrate_sqlite
-from storage.orders import Role
+from storage.log.entries import (
+    AnyEntry,
+    MetalFixed,
+    PriceListPublished,
+    QuoteIssued,
+    TokenIssued,
+    TokenRevoked,
+)
+from storage.orders.filters import ListQuery
+from storage.orders.order import Role
 from storage.postgresql.database import PostgresDatabase
-from storage.schema import metadata
+from storage.postgresql.transfer import TABLES, copy_from_postgresql, copy_into_postgresql
 from storage.sqlite.database import SqliteDatabase
 from tests.changes import START, an_order, created, entry_of, id_of
 from tests.engines import execute, query

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.database import Database, Epoch, StoredModel, StoredQuote, StoredToken, StoredVersion
-from storage.entries import (
+from storage.database.contract import Database, Epoch, StoredModel, StoredQuote, StoredToken, StoredVersion
+from storage.database.migrate import migrate_sqlite
+from storage.errors import Conflict, DatabaseUnavailable, Fenced
+from storage.log.entries import (
     AnyEntry,
     MetalFixed,
     PriceListPublished,
@@ -22,11 +24,9 @@ from storage.entries import (
     TokenIssued,
     TokenRevoked,
 )
-from storage.errors import Conflict, DatabaseUnavailable, Fenced
-from storage.filters import ALL, ListQuery, OrderFilter, Sort, SortField
-from storage.log import Position
-from storage.migrate import migrate_sqlite
-from storage.orders import Change, Kind, Order, Role, Status, history_item
+from storage.log.log import Position
+from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField
+from storage.orders.order import Change, Kind, Order, Role, Status, history_item
 from storage.sqlite.database import SqliteDatabase
 from tests.changes import START, an_order, changed, created, entry_of, id_of, logged
 from tests.gates import cure, execute, locked, poison

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from server.private_servers import PostgresServer
-from storage.database import Database
+from server.demo.private_servers.servers import PostgresServer
+from storage.database.contract import Database
+from storage.database.migrate import migrate_postgresql
 from storage.errors import DatabaseUnavailable, Fenced
-from storage.filters import ListQuery
-from storage.log import Position
-from storage.migrate import migrate_postgresql
+from storage.log.log import Position
+from storage.orders.filters import ListQuery
 from storage.postgresql.connection import connect, is_refusal, session, unavailable
 from storage.postgresql.database import PostgresDatabase
 from tests.changes import entry_of, id_of, logged

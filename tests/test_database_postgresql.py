@@ -8,13 +8,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from storage.database import Database
-from storage.filters import ListQuery, OrderFilter
-from storage.log import Position
-from storage.migrate import migrate_postgresql
-from storage.orders import Kind, Status
+from storage.database.contract import Database
+from storage.database.migrate import migrate_postgresql
+from storage.database.schema import FIRST_ORDER_NUMBER, metadata
+from storage.log.log import Position
+from storage.orders.filters import ListQuery, OrderFilter
+from storage.orders.order import Kind, Status
 from storage.postgresql.database import PostgresDatabase
-from storage.schema import FIRST_ORDER_NUMBER, metadata
 from tests.changes import an_order, changed, created, entry_of, id_of
 from tests.engines import execute, query
 from tests.test_database import DatabaseContract, Opened, apply, life

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from server.private_processes import poll_until, processes
+from server.demo.private_servers.process import poll_until, processes
 from storage.data_directory import DataDirectory
 from tests.commands import facet, serving
 from tests.processes import ROOT

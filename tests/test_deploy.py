@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from server.config import SETTINGS, load
-from server.private_servers import Refused, ValkeyServer, ask
-from server.startup import refuse_open_servers
+from server.demo.private_servers.servers import Refused, ValkeyServer, ask
+from server.open_servers import refuse_open_servers
+from storage.redis.connection import opened
 from storage.redis.endpoint import endpoint_of
-from storage.redis.link import opened
-from storage.redis.server import examine
+from storage.redis.server_check import examine
 from tests.processes import Clients
 
 ROOT = Path(__file__).parent.parent

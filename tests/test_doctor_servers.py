@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from server.commands.doctor import Finding, examine
 from server.config import load
-from server.doctor import Finding, examine
 from storage.redis.keys import Keys
 from tests.acts import Workshop
 from tests.engines import execute

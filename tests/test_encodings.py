@@ -2,9 +2,9 @@
 
 import pytest
 
-from pricing.analysis import analyse
-from pricing.judgement import judge
-from pricing.model import ModelView, model_view
+from pricing.mesh.analysis import analyse
+from pricing.price.firmness import judge
+from pricing.price.model_view import ModelView, model_view
 from tests.encodings import Encoding, encodings
 
 ENCODINGS = encodings()

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pricing.explanation import Workings, workings
 from pricing.facts import Facts
-from pricing.formula import Options, price
-from pricing.price_list import default_metal_fix, default_price_list
-from pricing.stones import StoneCount
+from pricing.price.explanation import Workings, workings
+from pricing.price.formula import Options, price
+from pricing.price.price_list import default_metal_fix, default_price_list
+from pricing.price.stones import StoneCount
 
 OPERATORS: dict[type[ast.AST], Any] = {
     ast.Add: operator.add,

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from pricing import analysis as facts_module
-from pricing import stl
-from pricing.analysis import analyse, facts_of
 from pricing.errors import Refused
 from pricing.facts import Facts
-from pricing.kernel import EXACT, Grid, edge_residues, measure
+from pricing.mesh import analysis as facts_module
+from pricing.mesh.analysis import analyse, facts_of
+from pricing.mesh.measures import EXACT, Grid, edge_residues, measure
+from pricing.readers import stl
 from tests import meshes
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import trimesh
 
-from pricing import polygons
-from pricing.analysis import analyse
 from pricing.errors import Refused
-from pricing.formats import detect
-from pricing.glb import read_glb
-from pricing.off import read_off
+from pricing.mesh.analysis import analyse
+from pricing.readers import triangulate as polygons
+from pricing.readers.detect import detect
+from pricing.readers.glb import read_glb
+from pricing.readers.off import read_off
 from tests import meshes
 
 EMPTY = np.empty((0, 3, 3))

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pricing.analysis import analyse
 from pricing.errors import Refused
 from pricing.facts import Facts
-from pricing.formula import Options, Price, check_options, explain, price
+from pricing.mesh.analysis import analyse
 from pricing.mesh_warning import MeshWarning
-from pricing.price_list import PriceList, default_metal_fix, default_price_list
+from pricing.price.formula import Options, Price, check_options, explain, price
+from pricing.price.price_list import PriceList, default_metal_fix, default_price_list
 from tests import meshes
 from tests.price_lists_drawn import facts as ring
 
@@ -159,7 +159,7 @@ def test_the_unit_of_the_file_wins() -> None:
 
 @pytest.mark.parametrize("material", LIST.materials, ids=lambda material: material.code)
 def test_mass_is_volume_times_density(material: object) -> None:
-    from pricing.price_list import Material
+    from pricing.price.price_list import Material
 
     assert isinstance(material, Material)
     priced = price(ring(1000.0), Options(material.code), LIST, FIX)

@@ -9,9 +9,9 @@ from random import Random
 import pytest
 import trimesh
 
-from pricing.analysis import analyse
 from pricing.errors import Refused
-from pricing.judgement import judge
+from pricing.mesh.analysis import analyse
+from pricing.price.firmness import judge
 from tests import fuzz, fuzz_mutations
 
 MUTANTS = 300

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pricing.errors import Refused
-from pricing.given import GIVEN_BYTES_MAX, given_facts
+from pricing.price.supplied_facts import GIVEN_BYTES_MAX, given_facts
 
 LEAST = {"volume_mm3": 241.186049, "area_mm2": 1057.768, "bbox_mm": [20, 20, 5]}
 

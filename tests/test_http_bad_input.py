@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from server.calls import JSON_BYTES_MAX
+from server.http.request import JSON_BYTES_MAX
 from tests import raw_http
 from tests.processes import Clients, Reply, Service
 from tests.workshop import Workshop, case_name, pointers, problem, set_status

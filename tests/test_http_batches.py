@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.price_batches import ITEMS_MAX
+from server.api.prices.batches import ITEMS_MAX
 from tests.meshes import binary_stl, torus
 from tests.processes import Client, Reply
 from tests.workshop import SHA256_UNKNOWN, Workshop, new_key, pointers, problem

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from server.calls import JSON_BYTES_MAX, LIST_BYTES_MAX
-from server.json_body import ERRORS_MAX
-from server.price_batches import ITEMS_MAX, STONES_TEXT_MAX
+from server.api.prices.batches import ITEMS_MAX, STONES_TEXT_MAX
+from server.http.json_body import ERRORS_MAX
+from server.http.request import JSON_BYTES_MAX, LIST_BYTES_MAX
 from tests import raw_http
 from tests.meshes import binary_stl, cube, torus
 from tests.processes import Client, Clients, Reply

@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from server.app import all_routes
-from storage.read_through import Source
+from storage.cache.read_through import Source
 from tests.drill_world import FaultyProxy, Proxies
 from tests.engines import execute
 from tests.meshes import binary_stl, torus

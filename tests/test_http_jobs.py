@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from server.job_answers import gone
-from server.jobs import JobBounds, Jobs, JobState, Outcome, Progress, Record
-from server.problems import HttpError
+from server.http.problems import HttpError
+from server.jobs.respond import gone
+from server.jobs.running import JobBounds, Jobs, JobState, Outcome, Progress, Record
 from tests.gates import DEADLINE_S, Gate, until
 from tests.meshes import binary_stl, torus
 from tests.processes import Client, Clients, Reply, Service, clients_of, served

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.bodies import Bodies, Pace, PaceBounds, read_whole
-from server.problems import HttpError
-from server.uploads import Uploads
+from server.http.body import Bodies, Pace, PaceBounds, read_whole
+from server.http.problems import HttpError
+from server.uploads.receiving import Uploads
 from tests import raw_http
 from tests.meshes import ALL_FORMATS, binary_stl, cube, torus
 from tests.processes import Client, Clients, Reply, Service, clients_of, served

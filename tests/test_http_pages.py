@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import pytest
 
-from pricing.formula import LineCode
-from server.lists import Filters
-from server.screens import FILTER_NAMES, LANGUAGES, LINE_NAMES, TEXTS
+from pricing.price.formula import LineCode
+from server.api.orders.lists import Filters
+from server.pages.rendering import FILTER_NAMES, LANGUAGES, LINE_NAMES, TEXTS
 from tests import raw_http
 from tests.meshes import binary_stl, torus
 from tests.processes import ADMIN_TOKEN, Client, Reply

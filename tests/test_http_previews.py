@@ -13,7 +13,7 @@ import trimesh
 from numpy.typing import NDArray
 
 from pricing.errors import Refused
-from pricing.preview import PREVIEW_FACETS_MAX, decimated, preview
+from pricing.mesh.preview import PREVIEW_FACETS_MAX, decimated, preview
 from tests.meshes import ALL_FORMATS, binary_stl, cube, flipped, torus
 from tests.processes import Client, Reply, Service
 from tests.workshop import SHA256_UNKNOWN, Workshop, problem

@@ -11,15 +11,15 @@ import msgspec
 import numpy as np
 import pytest
 
-import pricing.formula
 from pricing.facts import Facts
-from pricing.formula import Options
-from pricing.price_list import default_metal_fix, parse_metal_fix, parse_price_list, read_metal_fix
-from storage.database import StoredVersion
-from storage.entries import MetalFixed
+from pricing.price import formula
+from pricing.price.formula import Options
+from pricing.price.price_list import default_metal_fix, parse_metal_fix, parse_price_list, read_metal_fix
+from storage.database.contract import StoredVersion
 from storage.errors import Conflict
-from storage.published import Published
-from storage.stack import Storage
+from storage.log.entries import MetalFixed
+from storage.services.price_versions import Published
+from storage.services.stack import Storage
 from tests import raw_http
 from tests.meshes import binary_stl, cube, obj, torus
 from tests.processes import Client, Reply, Service
@@ -389,7 +389,7 @@ async def test_a_quote_is_recomputed_from_its_own_record_when_everything_else_ha
     stored = (await workshop.partner.get(path)).json
     assert stored == issued
     source = stored["made_from"]
-    recomputed = pricing.formula.price(
+    recomputed = formula.price(
         msgspec.convert(source["facts"], Facts),
         msgspec.convert(source["options"], Options),
         parse_price_list(msgspec.json.encode(price_list)),

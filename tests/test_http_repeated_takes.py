@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.private_servers import ValkeyServer, ask
+from server.demo.private_servers.servers import ValkeyServer, ask
 from tests.engines import query
 from tests.processes import Client, Reply, Service, clients_of, served
 from tests.workshop import Workshop

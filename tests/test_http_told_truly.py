@@ -10,8 +10,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.private_servers import PostgresServer, ValkeyServer, ask
-from storage.redis.tier import JOINED_S
+from server.demo.private_servers.servers import PostgresServer, ValkeyServer, ask
+from storage.redis.change_log import JOINED_S
 from tests.gates import until_true
 from tests.processes import Client, Service, clients_of, served
 

@@ -10,14 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.json_body import (
-    DEPTH_MAX,
-    INTEGER_MAX,
-    VALUES_MAX,
-    MalformedJson,
-    convert,
-    parse_json,
-)
+from server.http.json_body import DEPTH_MAX, INTEGER_MAX, VALUES_MAX, MalformedJson, convert, parse_json
 from storage.errors import Invalid
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))

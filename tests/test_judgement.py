@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pricing.analysis import analyse
 from pricing.errors import Refused
 from pricing.facts import Facts
-from pricing.judgement import judge
+from pricing.mesh.analysis import analyse
 from pricing.mesh_warning import MeshWarning
-from pricing.model import model_view
+from pricing.price.firmness import judge
+from pricing.price.model_view import model_view
 from tests import meshes
 
 RING = analyse(meshes.binary_stl(meshes.torus()))

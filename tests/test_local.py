@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage.local import ABSENT, ENTRY_OVERHEAD_BYTES, MISS, Held, LocalOrders, Lru, held_of
+from storage.cache.local_orders import ABSENT, ENTRY_OVERHEAD_BYTES, MISS, Held, LocalOrders, Lru, held_of
 from tests.changes import an_order, id_of
 from tests.stacks import ManualClock
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.entries import AnswerKept, AnyEntry, encode_entry
 from storage.errors import Incompatible, Invalid, LogUnavailable
-from storage.log import Log, Position, parse_position
+from storage.log.entries import AnswerKept, AnyEntry, encode_entry
+from storage.log.log import Log, Position, parse_position
 from storage.sqlite.log import SqliteLog
 from tests.changes import START, an_order, created, entry_of, id_of, remembered
 from tests.gates import execute, locked

@@ -6,8 +6,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from server.loop_monitor import BOUNDS_S, TICK_S, WARNED_S, WARNING_EVERY_S, Held, Hold, LoopMonitor
-from server.metrics import cumulative
+from server.observability.loop_monitor import (
+    BOUNDS_S,
+    TICK_S,
+    WARNED_S,
+    WARNING_EVERY_S,
+    Held,
+    Hold,
+    LoopMonitor,
+)
+from server.observability.metrics import cumulative
 from tests.gates import until
 from tests.workshop import Workshop
 

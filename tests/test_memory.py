@@ -9,9 +9,9 @@ import pytest
 import uvloop
 from aiohttp import StreamReader, web
 
-from server.bodies import Bodies, RawBody
-from server.connections import ROUND_REQUESTS, Connection, Connections
-from server.problems import HttpError, problem_response
+from server.http.body import Bodies, RawBody
+from server.http.problems import HttpError, problem_response
+from server.process.connections import ROUND_REQUESTS, Connection, Connections
 from tests.gates import until
 
 FORM = b"POST / HTTP/1.1\r\nHost: facet\r\nContent-Length: 100\r\n\r\nhalf"

@@ -10,10 +10,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from storage.entries import LEVEL
+from storage.database.migrate import known_schemas, migrate_postgresql, migrate_sqlite
+from storage.database.schema import FIRST_ORDER_NUMBER, ORDER_NUMBERS, ORDERS_POSITION, metadata
 from storage.errors import DatabaseUnavailable, Incompatible
-from storage.migrate import known_schemas, migrate_postgresql, migrate_sqlite
-from storage.schema import FIRST_ORDER_NUMBER, ORDER_NUMBERS, ORDERS_POSITION, metadata
+from storage.log.entries import LEVEL
 from tests import engines
 from tests.commands import facet
 from tests.gates import execute

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.model_files import PARTIAL, PARTIAL_S_MAX, ModelFiles
+from storage.models.files import PARTIAL, PARTIAL_S_MAX, ModelFiles
 from tests.gates import until
 
 DAY_S = 86_400.0

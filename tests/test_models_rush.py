@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from pricing.facts import ANALYSER_VERSION
-from server.uploads import CONNECTION_BYTES_MAX, MEMORY_BYTES_TOTAL, RESERVED_BYTES_TOTAL
+from server.uploads.receiving import CONNECTION_BYTES_MAX, MEMORY_BYTES_TOTAL, RESERVED_BYTES_TOTAL
 from tests.meshes import binary_stl, torus
 from tests.processes import Client, Reply, Service, clients_of, served
 

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import redis
 
-from server.private_servers import ValkeyServer
+from server.demo.private_servers.servers import ValkeyServer
 from storage.bounds import smaller
-from storage.model_copies import Refusal
-from storage.models import ModelRefused
-from storage.stack import Storage
+from storage.models.cache import ModelRefused
+from storage.models.shared import Refusal
+from storage.services.stack import Storage
 from tests.computations import FACTS, Computation
 from tests.floods import answered_from_memory, ask_once, make_popular, stored, upload_all
 from tests.gates import until

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from storage.bounds import smaller
-from storage.brief import Brief
-from storage.database import StoredModel
-from storage.model_copies import Refusal
-from storage.models import ModelRefused, Models
-from storage.popularity import added, rank
-from storage.stack import Storage
+from storage.database.contract import StoredModel
+from storage.memory.popularity import added, rank
+from storage.memory.ttl import Brief
+from storage.models.cache import ModelRefused, Models
+from storage.models.shared import Refusal
+from storage.services.stack import Storage
 from tests.changes import START
 from tests.computations import FACTS, Computation
 from tests.floods import answered_from_memory, make_popular, stored, upload_all

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from server.commands.move import move
 from server.config import ConfigError, Settings, load
-from server.moving import move
-from storage.copying import copy_from_postgresql
 from storage.data_directory import DataDirectory
+from storage.database.migrate import migrate_postgresql, migrate_sqlite
 from storage.errors import DatabaseUnavailable
-from storage.migrate import migrate_postgresql, migrate_sqlite
+from storage.postgresql.transfer import copy_from_postgresql
 from tests.commands import facet
 from tests.engines import execute, query
 from tests.gates import locked

@@ -9,8 +9,8 @@ import pytest
 
 from storage.bounds import smaller
 from storage.errors import AlreadyTaken, PreconditionFailed
-from storage.orders import Order, Status
-from storage.stack import Storage
+from storage.orders.order import Order, Status
+from storage.services.stack import Storage
 from tests.acts import Workshop
 from tests.drill_world import FaultyProxy
 from tests.gates import until

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pricing import overlaps
-from pricing.analysis import facts_of
 from pricing.facts import Facts
-from pricing.judgement import judge
+from pricing.mesh import overlaps
+from pricing.mesh.analysis import facts_of
+from pricing.price.firmness import judge
 from tests import meshes
 
 Cube = tuple[float, float, float]

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from pricing import pool as pool_module
-from pricing.analysis import analyse
 from pricing.errors import Refused
 from pricing.facts import Facts
+from pricing.mesh.analysis import analyse
 from pricing.pool import FactsPool, Limits, PoolBusy, PoolClosed
 from tests import meshes
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from storage.bounds import smaller
-from storage.ending import end
-from storage.local import MISS
-from storage.model_copies import Model
-from storage.models import Models, PopularModels
-from storage.popularity import Popularity
-from storage.renewals import Renewals
-from storage.stack import Storage
+from storage.cache.local_orders import MISS
+from storage.memory.popularity import Popularity
+from storage.models.cache import Models, PopularModels
+from storage.models.renewals import Renewals
+from storage.models.shared import Model
+from storage.services.stack import Storage
+from storage.tasks import end
 from tests.changes import START
 from tests.computations import FACTS, Computation
 from tests.gates import execute, locked, turns, until

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.cli import main
+from server.commands.cli import main
 from tests import meshes
 from tests.commands import facet
 from tests.gates import until

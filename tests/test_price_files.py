@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from server.price_arguments import add_arguments
-from server.price_files import run
+from server.commands.price.arguments import add_arguments
+from server.commands.price.run import run
 from tests import meshes
 
 

@@ -11,9 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pricing.facts import Facts
-from pricing.formula import Options, Price, explain, price
-from pricing.price_list import PriceList
-from pricing.stones import StoneCount
+from pricing.price.formula import Options, Price, explain, price
+from pricing.price.price_list import PriceList
+from pricing.price.stones import StoneCount
 from tests.price_lists_drawn import FACTS, FIX, LIST, OPTIONS, PRICE_LISTS, facts
 
 MODES = {"half_up": decimal.ROUND_HALF_UP, "half_even": decimal.ROUND_HALF_EVEN, "up": decimal.ROUND_UP}

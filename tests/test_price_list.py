@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pricing.price_list import (
+from pricing.price.price_list import (
     InvalidData,
     default_metal_fix,
     default_price_list,
@@ -34,7 +34,7 @@ DENSITIES_G_CM3 = {
 
 
 def raw(name: str) -> Any:
-    return json.loads(files("pricing").joinpath(f"default_{name}.json").read_bytes())
+    return json.loads(files("pricing.price").joinpath(f"default_{name}.json").read_bytes())
 
 
 def problems(document: object) -> dict[str, str]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pricing.analysis import analyse
 from pricing.errors import Refused
 from pricing.facts import Facts
-from server.price_files import AHEAD, _in_order, _Meshes
-from server.price_rows import Row
-from server.price_sources import MODEL_SUFFIXES, BadArgument, Source, expand
+from pricing.mesh.analysis import analyse
+from server.commands.price.rows import Row
+from server.commands.price.run import AHEAD, _in_order, _Meshes
+from server.commands.price.sources import MODEL_SUFFIXES, BadArgument, Source, expand
 from tests import meshes
 from tests.gates import DEADLINE_S
 

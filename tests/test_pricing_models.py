@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import trimesh
 
-from pricing.analysis import analyse
 from pricing.errors import Refused
 from pricing.facts import Facts
-from pricing.formula import Options, price
-from pricing.price_list import default_metal_fix, default_price_list
+from pricing.mesh.analysis import analyse
+from pricing.price.formula import Options, price
+from pricing.price.price_list import default_metal_fix, default_price_list
 from tests import meshes
 
 LIST, FIX = default_price_list(), default_metal_fix()

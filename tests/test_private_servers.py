@@ -15,9 +15,9 @@ import redis
 from redis.cluster import ClusterNode, RedisCluster
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from server.private_processes import poll_until, states_of
-from server.private_programs import MOVED, enterable, find_postgres, find_valkey, may_enter
-from server.private_servers import (
+from server.demo.private_servers.process import poll_until, states_of
+from server.demo.private_servers.programs import MOVED, enterable, find_postgres, find_valkey, may_enter
+from server.demo.private_servers.servers import (
     PostgresServer,
     ServerUnavailable,
     ValkeyCluster,

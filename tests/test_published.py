@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pricing.formula import Options, price
-from pricing.price_list import MetalFix, PriceList, read_metal_fix, read_price_list
-from storage.database import StoredVersion
-from storage.entries import MetalFixed, PriceListPublished
+from pricing.price.formula import Options, price
+from pricing.price.price_list import MetalFix, PriceList, read_metal_fix, read_price_list
+from storage.database.contract import StoredVersion
 from storage.errors import Conflict
-from storage.published import Published
-from storage.stack import Storage
+from storage.log.entries import MetalFixed, PriceListPublished
+from storage.services.price_versions import Published
+from storage.services.stack import Storage
 from tests.price_lists_drawn import FIX, LIST, facts
 from tests.stacks import ManualClock, opened
 

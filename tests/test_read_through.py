@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from storage.bounds import Bounds, smaller
+from storage.cache.local_orders import ABSENT, MISS
+from storage.cache.read_through import ReadThrough, Source
 from storage.errors import Behind, NotFound
-from storage.filters import ALL, ListQuery, OrderFilter
-from storage.local import ABSENT, MISS
-from storage.log import Position
-from storage.orders import Order, Status
-from storage.read_through import ReadThrough, Source
-from storage.stack import Storage
+from storage.log.log import Position
+from storage.orders.filters import ALL, ListQuery, OrderFilter
+from storage.orders.order import Order, Status
+from storage.services.stack import Storage
 from tests.acts import Workshop
 from tests.changes import an_order, changed, created, entry_of, id_of
 from tests.gates import Gate, GatedDatabase, cure, execute, gated_database, poison, turns, until

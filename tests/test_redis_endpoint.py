@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 import pytest
 from redis.asyncio.connection import SSLConnection
 
-from server.private_servers import ValkeyCluster, ValkeySentinel, free_port
+from server.demo.private_servers.servers import ValkeyCluster, ValkeySentinel, free_port
 from storage.errors import LogUnavailable
+from storage.redis.connection import opened
 from storage.redis.endpoint import endpoint_of
 from storage.redis.keys import Keys, body_of, encode_value
-from storage.redis.link import opened
 from tests.certificates import self_signed
 from tests.proxies import proxied
 

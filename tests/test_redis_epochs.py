@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from server.private_servers import Refused, ValkeyCluster, ValkeySentinel, ValkeyServer, ask
+from server.demo.private_servers.servers import Refused, ValkeyCluster, ValkeySentinel, ValkeyServer, ask
 from storage.bounds import smaller
+from storage.cache.local_orders import MISS
 from storage.errors import Incompatible, LogUnavailable
-from storage.local import MISS
-from storage.orders import Order
+from storage.orders.order import Order
 from storage.redis.keys import Keys
 from tests.acts import keyed
 from tests.gates import until

@@ -8,9 +8,9 @@ import pytest
 import redis
 
 from storage.bounds import smaller
+from storage.cache.local_orders import MISS, Held
 from storage.errors import Claimed
-from storage.local import MISS, Held
-from storage.log import Position
+from storage.log.log import Position
 from tests.changes import an_order, created, entry_of
 from tests.gates import until
 from tests.proxies import proxied

@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator
 import pytest
 import redis
 
-from server.private_servers import ValkeyServer, ask
+from server.demo.private_servers.servers import ValkeyServer, ask
 from storage.bounds import smaller
+from storage.cache.read_through import Source
 from storage.errors import LogUnavailable, OutcomeUnknown, Unavailable
-from storage.filters import ListQuery
-from storage.log import Position
-from storage.orders import Order
-from storage.read_through import Source
+from storage.log.log import Position
+from storage.orders.filters import ListQuery
+from storage.orders.order import Order
+from storage.redis.connection import opened
 from storage.redis.endpoint import endpoint_of
 from storage.redis.keys import Keys
-from storage.redis.link import opened
 from storage.redis.scripts import APPEND
 from tests.acts import keyed
 from tests.gates import turns, until

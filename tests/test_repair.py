@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pricing.analysis import facts_of
 from pricing.facts import Facts
+from pricing.mesh.analysis import facts_of
 from tests import meshes
 
 RING = meshes.torus(around=60, across=20)

@@ -12,12 +12,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from storage.book import Draft
 from storage.clock import SystemClock
-from storage.log import parse_position
-from storage.orders import LINE, Order, Status
-from storage.stack import Storage
-from storage.steps import Wish, advance
+from storage.log.log import parse_position
+from storage.orders.order import LINE, Order, Status
+from storage.orders.rules import Wish, advance
+from storage.services.orders import Draft
+from storage.services.stack import Storage
 from tests.processes import Client, Clients, Service, clients_of, served
 from tests.stacks import ADMIN, by, opened
 from tests.stalls import query, stalled

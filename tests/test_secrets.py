@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from server.private_servers import PostgresServer, ValkeyServer
+from server.demo.private_servers.servers import PostgresServer, ValkeyServer
 from tests.commands import facet, serving
 from tests.engines import query
 from tests.processes import ADMIN_TOKEN, ROOT, Clients, Service, clients_of, served

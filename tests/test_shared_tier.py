@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from storage.book import Outcome
 from storage.bounds import smaller
 from storage.errors import BacklogFull, DuplicateReference, LogUnavailable, NotFound, OrderParked, Superseded
-from storage.filters import ListQuery
-from storage.orders import Order
-from storage.stack import Storage
+from storage.orders.filters import ListQuery
+from storage.orders.order import Order
+from storage.services.orders import Outcome
+from storage.services.stack import Storage
 from tests.acts import Workshop, keyed
 from tests.changes import an_order, changed, created, entry_of, id_of
 from tests.gates import (

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from server.private_servers import ValkeyServer
+from server.demo.private_servers.servers import ValkeyServer
 from tests.certificates import self_signed
 from tests.proxies import proxied
 from tests.shared_processes import Facet, PostgresData, RedisFacet, SqliteData

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.private_servers import ValkeyCluster, ValkeySentinel, ask
+from server.demo.private_servers.servers import ValkeyCluster, ValkeySentinel, ask
 from tests.shared_processes import Facet, PostgresData, RedisFacet
 from tests.shared_tier_contract import ManyProcessesContract
 

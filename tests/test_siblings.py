@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.siblings import UP, merged
+from server.observability.worker_metrics import UP, merged
 
 
 def exposition(backlog: float, awkward: str = "a") -> bytes:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from storage.errors import DatabaseUnavailable
-from storage.single_flight import KeyedLocks, SingleFlight
+from storage.memory.single_flight import KeyedLocks, SingleFlight
 from tests.gates import Gate, turns
 
 

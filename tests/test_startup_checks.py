@@ -10,16 +10,16 @@ import pytest
 import redis
 
 from server.config import ConfigError, load
-from server.private_servers import PostgresServer, ValkeyServer
-from server.private_valkey import DURABLE
-from server.startup import fault_of, refuse_open_servers
+from server.demo.private_servers.servers import PostgresServer, ValkeyServer
+from server.demo.private_servers.valkey import DURABLE
+from server.open_servers import fault_of, refuse_open_servers
 from storage.bounds import Bounds
 from storage.clock import SystemClock
 from storage.errors import Unavailable
 from storage.redis.endpoint import endpoint_of
 from storage.redis.keys import Keys
-from storage.redis.server import judged
-from storage.stack import Storage
+from storage.redis.server_check import judged
+from storage.services.stack import Storage
 from tests.acts import Workshop, keyed
 from tests.commands import facet
 from tests.gates import locked, until

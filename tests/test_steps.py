@@ -20,7 +20,7 @@ from storage.errors import (
     NothingToUndo,
     StorageError,
 )
-from storage.orders import (
+from storage.orders.order import (
     Actor,
     Change,
     Kind,
@@ -32,7 +32,7 @@ from storage.orders import (
     Status,
     history_item,
 )
-from storage.steps import Wish, advance, assigns_operator, comment, create, edit, undo
+from storage.orders.rules import Wish, advance, assigns_operator, comment, create, edit, undo
 from tests.changes import START, an_order, id_of
 from tests.stacks import ADMIN, IVAN, MES, OLGA, SELLER, SHOP, actor
 

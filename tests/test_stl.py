@@ -5,9 +5,9 @@ import struct
 import numpy as np
 import pytest
 
-from pricing import stl
-from pricing.analysis import analyse
 from pricing.errors import Refused
+from pricing.mesh.analysis import analyse
+from pricing.readers import stl
 from tests import meshes
 
 

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from pricing.errors import Refused
-from pricing.formula import Options, check_options, explain, price
-from pricing.stones import STONE_KINDS_MAX, STONES_PER_KIND_MAX, StoneCount, parse_stones
+from pricing.price.formula import Options, check_options, explain, price
+from pricing.price.stones import STONE_KINDS_MAX, STONES_PER_KIND_MAX, StoneCount, parse_stones
 from tests.price_lists_drawn import FIX, LIST, facts
 
 ASKED = parse_stones("zirconia-large:1,own-small:12")

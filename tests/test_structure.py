@@ -10,7 +10,7 @@ import pytest
 
 from server.app import all_routes
 from server.config import SETTINGS
-from server.metrics import COUNTERS, GAUGES, LABELLED
+from server.observability.metrics import COUNTERS, GAUGES, LABELLED
 from tests.processes import Clients
 
 ROOT = Path(__file__).parent.parent

@@ -3,11 +3,11 @@
 import pytest
 
 from storage.bounds import Bounds, smaller
-from storage.entries import QuoteIssued
 from storage.errors import BacklogFull
-from storage.log import Position
-from storage.orders import Change
-from storage.tail import Tail
+from storage.log.entries import QuoteIssued
+from storage.log.log import Position
+from storage.log.tail import Tail
+from storage.orders.order import Change
 from tests.changes import START, an_order, changed, created, entry_of, id_of, logged
 from tests.stacks import ManualClock
 

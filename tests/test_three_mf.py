@@ -9,9 +9,9 @@ from random import Random
 
 import pytest
 
-from pricing import packages
-from pricing.analysis import analyse
 from pricing.errors import Refused
+from pricing.mesh.analysis import analyse
+from pricing.readers import zip_package as packages
 from tests import meshes
 
 

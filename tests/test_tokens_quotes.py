@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from storage.clock import to_text
-from storage.database import StoredQuote, StoredVersion
-from storage.entries import PriceListPublished
+from storage.database.contract import StoredQuote, StoredVersion
 from storage.errors import Conflict, Invalid, NotFound
-from storage.orders import Role
-from storage.published import Published
-from storage.stack import Storage
+from storage.log.entries import PriceListPublished
+from storage.orders.order import Role
+from storage.services.price_versions import Published
+from storage.services.stack import Storage
 from tests.changes import START
 from tests.gates import GatedDatabase, execute, gated_database
 from tests.stacks import opened

@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from pricing.analysis import analyse
 from pricing.errors import Refused
 from pricing.facts import Facts
-from pricing.formula import Options, price
-from pricing.judgement import judge
+from pricing.mesh.analysis import analyse
 from pricing.pool import FactsPool, Limits
-from pricing.price_list import default_metal_fix, default_price_list
+from pricing.price.firmness import judge
+from pricing.price.formula import Options, price
+from pricing.price.price_list import default_metal_fix, default_price_list
 from tests import hostile, meshes
 
 CUBE, RING = meshes.cube(), meshes.torus()
@@ -142,7 +142,7 @@ def test_vertices_split_by_normals_and_textures_leave_a_mesh_closed(
 def test_no_library_is_needed_that_reads_other_files_or_pictures() -> None:
     program = (
         "import sys\n"
-        "from pricing.analysis import analyse\n"
+        "from pricing.mesh.analysis import analyse\n"
         "from tests import meshes\n"
         "for write in meshes.ALL_FORMATS.values():\n"
         "    assert analyse(write(meshes.torus())).closed\n"
@@ -156,8 +156,8 @@ def test_nothing_but_the_program_itself_is_opened_while_reading() -> None:
     program = (
         "import sys\n"
         "from pricing.errors import Refused\n"
-        "from pricing.analysis import analyse\n"
-        "from pricing.warm import warm\n"
+        "from pricing.mesh.analysis import analyse\n"
+        "from pricing.mesh.warm import warm\n"
         "from tests import hostile, meshes\n"
         "warm()\n"
         "bodies = [make() for make, _ in hostile.REFUSED.values()]\n"

@@ -10,16 +10,16 @@ import msgspec
 import pytest
 import redis
 
-from storage import entries
 from storage.bounds import smaller
-from storage.database import StoredVersion
-from storage.entries import FORMAT, LEVEL, AnswerKept, LaterEntry, MetalFixed, decode_entry, encode_entry
+from storage.cache.local_orders import Held
+from storage.database.contract import StoredVersion
 from storage.errors import Incompatible, Upgrading
-from storage.local import Held
-from storage.log import logged_of, payload_of
-from storage.orders import Order, encode_order
-from storage.published import Published
+from storage.log import entries
+from storage.log.entries import FORMAT, LEVEL, AnswerKept, LaterEntry, MetalFixed, decode_entry, encode_entry
+from storage.log.log import logged_of, payload_of
+from storage.orders.order import Order, encode_order
 from storage.redis.keys import Keys, encode_value
+from storage.services.price_versions import Published
 from tests.acts import keyed
 from tests.changes import an_order, changed, created, entry_of
 from tests.gates import until
@@ -219,7 +219,7 @@ def test_a_price_list_that_this_release_cannot_read_ends_nothing() -> None:
 async def test_nothing_newer_is_written_while_a_process_is_there_that_reads_less(
     facet: RedisFacet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("storage.entries", "storage.redis.lives"):
+    for module in ("storage.log.entries", "storage.redis.epochs"):
         monkeypatch.setattr(f"{module}.LEVEL", LEVEL + 1)
     monkeypatch.setattr("storage.entries.KIND_LEVELS", {AnswerKept: LEVEL + 1})
     facet.data.execute("INSERT INTO processes (id, united, seen_at) VALUES ('old', 0, clock_timestamp())")

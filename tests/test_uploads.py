@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from server.problems import HttpError
-from server.uploads import Uploads
+from server.http.problems import HttpError
+from server.uploads.receiving import Uploads
 
 TOTAL = 10_000
 BODY = b"x" * 8_000

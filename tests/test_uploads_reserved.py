@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from server import uploads as bounds
-from server.uploads import Uploads
+from server.uploads import receiving as bounds
+from server.uploads.receiving import Uploads
 
 SOME_BYTES = 1 << 18
 LARGE_BYTES = bounds.MEMORY_BYTES_MAX + SOME_BYTES

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.filters import ALL, ListQuery, OrderFilter, Sort, SortField, decode_cursor
-from storage.log import Position
-from storage.orders import Change, Order, Status, encode_order
-from storage.views import CountsQuery, CountsView, ListView, Page
+from storage.cache.list_views import CountsQuery, CountsView, ListView, Page
+from storage.log.log import Position
+from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField, decode_cursor
+from storage.orders.order import Change, Order, Status, encode_order
 from tests.changes import START, an_order, changed, created, followed, id_of
 from tests.orders_drawn import (
     LATER,

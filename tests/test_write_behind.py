@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from storage.bounds import smaller
-from storage.embedded import EmbeddedTier
+from storage.database.migrate import migrate_sqlite
+from storage.embedded.change_log import EmbeddedTier
 from storage.errors import Conflict, OutcomeUnknown, Unavailable
-from storage.filters import ListQuery, OrderFilter
-from storage.log import Position
-from storage.migrate import migrate_sqlite
-from storage.orders import Order, Status
+from storage.log.log import Position
+from storage.orders.filters import ListQuery, OrderFilter
+from storage.orders.order import Order, Status
+from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
-from storage.stack import Storage
 from tests.acts import Workshop, keyed
 from tests.changes import created, entry_of
 from tests.gates import GatedDatabase, cure, execute, gated_database, locked, poison, turns, until

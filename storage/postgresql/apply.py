@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
-from storage.applying import LATER, PARKED, changes_of, expected_versions, misfit
-from storage.database import Rejected
-from storage.entries import OrderChanged
+from storage.database.batches import LATER, PARKED, changes_of, expected_versions, misfit
+from storage.database.contract import Rejected
+from storage.database.rows import order_id_of
+from storage.database.schema import ORDERS_POSITION
 from storage.errors import Fenced
-from storage.log import Logged, Position
-from storage.orders import Kind, Order
+from storage.log.entries import OrderChanged
+from storage.log.log import Logged, Position
+from storage.orders.order import Kind, Order
 from storage.postgresql.connection import FAILURES, Connection, Refused, is_refusal, refusal
 from storage.postgresql.rows import (
     EDITED,
@@ -33,8 +35,6 @@ from storage.postgresql.rows import (
     Carried,
     columns_of,
 )
-from storage.rows import order_id_of
-from storage.schema import ORDERS_POSITION
 
 _ADVANCE = (
     "UPDATE log_positions SET position = $1 WHERE name = $2 AND epoch = $3 AND position = $4 RETURNING epoch"

@@ -1,4 +1,4 @@
-"""The database in PostgreSQL. Implements `storage.database.Database`."""
+"""The database in PostgreSQL. Implements `storage.database.contract.Database`."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,9 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
 
-from storage.applying import expected_versions
-from storage.copying import copy_from_postgresql
-from storage.database import (
+from storage.database.batches import expected_versions
+from storage.database.contract import (
     Attendance,
     CountsSnapshot,
     DeadLetter,
@@ -22,11 +21,14 @@ from storage.database import (
     StoredToken,
     StoredVersion,
 )
-from storage.entries import AnyEntry
+from storage.database.queries import counts_statement, list_statement
+from storage.database.rows import HISTORY_COLUMNS, MODEL_COLUMNS, answer_of
+from storage.database.schema import ORDER_NUMBERS, ORDERS_POSITION
 from storage.errors import Conflict, Fenced
-from storage.filters import ListQuery, OrderFilter
-from storage.log import Logged, Position
-from storage.orders import HistoryItem, Order, Status
+from storage.log.entries import AnyEntry
+from storage.log.log import Logged, Position
+from storage.orders.filters import ListQuery, OrderFilter
+from storage.orders.order import HistoryItem, Order, Status
 from storage.postgresql.apply import (
     COPIED_ROWS_MIN,
     any_parked,
@@ -45,10 +47,8 @@ from storage.postgresql.rows import (
     STORE_TENANTS,
     columns_of,
 )
+from storage.postgresql.transfer import copy_from_postgresql
 from storage.postgresql.writer import Writer
-from storage.queries import counts_statement, list_statement
-from storage.rows import HISTORY_COLUMNS, MODEL_COLUMNS, answer_of
-from storage.schema import ORDER_NUMBERS, ORDERS_POSITION
 
 CONNECTIONS_MIN = 4
 WRITE_DEADLINE_S = 5.0
@@ -62,7 +62,7 @@ _MODEL_LISTED = (
     f"SELECT {MODEL_COLUMNS}, ARRAY(SELECT tenant FROM model_tenants AS t"
     " WHERE t.sha256 = models.sha256) FROM models"
 )
-_MOST_POPULAR = (  # as `storage.popularity.rank`
+_MOST_POPULAR = (  # as `storage.memory.popularity.rank`
     "ORDER BY ln(greatest(requests_score, 1e-300)) / ln(2::float8)"
     " + extract(epoch FROM requested_at)::float8 / $1::float8 DESC"
 )

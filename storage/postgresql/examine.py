@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from storage.log import Position
+from storage.database.schema import ORDERS_POSITION
+from storage.log.log import Position
 from storage.postgresql.connection import session
-from storage.schema import ORDERS_POSITION
 
 DEADLINE_S = 5.0
 _SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY ($1::text[]) ORDER BY name"

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from storage.clock import to_micros
-from storage.entries import Entry, MetalFixed, PriceListPublished, QuoteIssued, TokenIssued, TokenRevoked
-from storage.orders import Order
-from storage.rows import (
+from storage.database.rows import (
     HISTORY_NAMES,
     KEEP_NEWER_FACTS,
     MODEL_COLUMNS,
@@ -19,7 +17,17 @@ from storage.rows import (
     UPDATED_NAMES,
     Rows,
 )
-from storage.schema import answers, dead_letters, is_moment, model_tenants, models, order_history, orders
+from storage.database.schema import (
+    answers,
+    dead_letters,
+    is_moment,
+    model_tenants,
+    models,
+    order_history,
+    orders,
+)
+from storage.log.entries import Entry, MetalFixed, PriceListPublished, QuoteIssued, TokenIssued, TokenRevoked
+from storage.orders.order import Order
 
 
 def _same(moment: datetime) -> datetime:
@@ -171,7 +179,7 @@ STORE_OTHER: dict[type[Entry], str] = {
 
 
 def _score_of(row: str) -> str:
-    """Of one of two rows, as of the later moment of both; as `storage.popularity.added`."""
+    """Of one of two rows, as of the later moment of both; as `storage.memory.popularity.added`."""
     waited = f"greatest(models.requested_at, excluded.requested_at) - {row}.requested_at"
     return (
         f"{row}.requests_score * power(0.5, least(extract(epoch FROM {waited})::float8 / $8::float8, 1000))"

@@ -1,6 +1,6 @@
 """What Redis does in one step. Written for Redis 7 and Valkey 7.2 or newer."""
 
-from storage.redis.link import Script
+from storage.redis.connection import Script
 
 APPEND = Script("""
 -- Accept changes, each by itself: all of it or nothing.

@@ -12,13 +12,13 @@ from typing import Any
 import aiosqlite
 import msgspec
 
-from storage.applying import LATER, PARKED, changes_of, expected_versions, misfit
-from storage.database import Rejected
+from storage.database.batches import LATER, PARKED, changes_of, expected_versions, misfit
+from storage.database.contract import Rejected
+from storage.database.rows import order_id_of
+from storage.database.schema import ORDERS_POSITION
 from storage.errors import Fenced
-from storage.log import Logged, Position
-from storage.orders import Order
-from storage.rows import order_id_of
-from storage.schema import ORDERS_POSITION
+from storage.log.log import Logged, Position
+from storage.orders.order import Order
 from storage.sqlite.rows import (
     INSERT_DEAD_LETTER,
     INSERT_HISTORIES,

@@ -1,4 +1,4 @@
-"""The database in a SQLite file. Implements `storage.database.Database`."""
+"""The database in a SQLite file. Implements `storage.database.contract.Database`."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite as dialects
 
 from storage.clock import to_text
-from storage.database import (
+from storage.database.contract import (
     Attendance,
     CountsSnapshot,
     DeadLetter,
@@ -24,14 +24,14 @@ from storage.database import (
     StoredToken,
     StoredVersion,
 )
-from storage.entries import AnyEntry
+from storage.database.queries import counts_statement, list_statement
+from storage.database.rows import HISTORY_COLUMNS, MODEL_COLUMNS, answer_of
+from storage.database.schema import ORDER_NUMBERS, ORDERS_POSITION
 from storage.errors import Conflict, Fenced
-from storage.filters import ListQuery, OrderFilter
-from storage.log import Logged, Position
-from storage.orders import HistoryItem, Order, Status
-from storage.queries import counts_statement, list_statement
-from storage.rows import HISTORY_COLUMNS, MODEL_COLUMNS, answer_of
-from storage.schema import ORDER_NUMBERS, ORDERS_POSITION
+from storage.log.entries import AnyEntry
+from storage.log.log import Logged, Position
+from storage.orders.filters import ListQuery, OrderFilter
+from storage.orders.order import HistoryItem, Order, Status
 from storage.sqlite import leases
 from storage.sqlite.apply import (
     REFUSED,

@@ -8,9 +8,9 @@ from pathlib import Path
 import aiosqlite
 
 from storage.clock import to_micros
-from storage.entries import AnyEntry, encode_entry
 from storage.errors import Incompatible, LogUnavailable
-from storage.log import Logged, Position, logged_of, require_known
+from storage.log.entries import AnyEntry, encode_entry
+from storage.log.log import Logged, Position, logged_of, require_known
 from storage.sqlite.connection import Readers, open_writer
 
 _SCHEMA_VERSION = 1
@@ -35,7 +35,7 @@ _INSERT = "INSERT INTO entries (position, at, scope, payload) VALUES "
 
 
 class SqliteLog:
-    """Implements `storage.log.Log`. An append is one INSERT, its own transaction: one hop to the
+    """Implements `storage.log.log.Log`. An append is one INSERT, its own transaction: one hop to the
     connection's thread, one fsync, and nothing left open whatever is cancelled."""
 
     def __init__(self, path: Path, busy_timeout_s: float, read_deadline_s: float) -> None:

@@ -9,8 +9,8 @@ import aiosqlite
 import msgspec
 
 from storage.clock import from_text
-from storage.database import StoredModel
-from storage.popularity import added, rank
+from storage.database.contract import StoredModel
+from storage.memory.popularity import added, rank
 from storage.sqlite.rows import INSERT_MODEL_TENANT, ROWS, UPSERT_MODEL
 
 MOST_POPULAR = "ORDER BY facet_rank(requests_score, requested_at, ?) DESC"

@@ -1,0 +1,171 @@
+"""From loose facets to vertices that facets share, and from those to edges and bodies.
+
+Unlike the kernel this needs all positions at once: some 90 bytes per facet at its peak, hence a limit on the
+facets. Positions are told apart by their random number (see the kernel): two of a million share one with a
+probability below 10^-7, and nobody outside can bring that about.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pricing.jit import compiled
+from pricing.mesh.measures import EXACT, FACTORS, Grid, number_positions, offset_of
+from pricing.readers.corners import Corners
+
+WELD_FACETS_MAX = 4_000_000
+"""More facets than this are not welded (some 360 MB and two seconds at the limit)."""
+
+FREE, SHARED, SKIPPED = -1, -2, -3
+"""In place of a partner: the edge has one facet; it has more than two; the facet has two equal corners."""
+
+_SORTED_FROM = 24
+"""Edges of one vertex are compared each with each up to here, and sorted beyond: no file makes this slow."""
+
+Faces = NDArray[np.int32]
+Numbers = NDArray[np.int32]
+
+
+class Welded(NamedTuple):
+    """`faces`, shape (n, 3): vertices of each facet; `places`: for each vertex a corner that lies on it,
+    counted through all facets."""
+
+    faces: Faces
+    places: NDArray[np.int32]
+
+
+class Edges(NamedTuple):
+    """`partners`, shape (n, 3): for the edge from corner k to k + 1 of each facet the same edge of its
+    neighbour (3 * facet + corner), or FREE, SHARED, SKIPPED. The counts are of edges: with one facet, with
+    more than two, and with two that run through it in the same direction."""
+
+    partners: Faces
+    free: int
+    shared: int
+    contrary: int
+
+    @property
+    def sound(self) -> bool:
+        """Every edge has two facets, which agree on what is inside."""
+        return self.free == self.shared == self.contrary == 0
+
+
+def weld(corners: Corners, grid: Grid = EXACT) -> Welded:
+    """Equal positions (by cell of `grid`) become one vertex; numbered in the order they appear."""
+    faces = np.empty((len(corners), 3), np.int32)
+    places = number_positions(corners, offset_of(corners, grid), grid.step, grid.shift, FACTORS, faces)
+    return Welded(faces, places)
+
+
+def match_edges(faces: Faces, vertices: int) -> Edges:
+    partners = np.empty((len(faces), 3), np.int32)
+    free, shared, contrary = _match(faces, vertices, partners)
+    return Edges(partners, int(free), int(shared), int(contrary))
+
+
+def with_areas(faces: Faces) -> Faces:
+    """Without the facets that have two equal corners."""
+    a, b, c = faces.T
+    real = (a != b) & (b != c) & (c != a)
+    return faces if real.all() else np.ascontiguousarray(faces[real])
+
+
+def bodies_of(faces: Faces, vertices: int) -> int:
+    """How many bodies there are. Facets that share a vertex belong to one, as in trimesh's `body_count`."""
+    return int(_count_bodies(faces, vertices))
+
+
+@compiled
+def _match(faces: Faces, vertices: int, partners: Faces) -> Any:
+    """Edges are gathered at the smaller of their vertices: those of one vertex are few."""
+    starts = np.zeros(vertices + 1, np.int32)
+    for facet in range(len(faces)):
+        a, b, c = faces[facet, 0], faces[facet, 1], faces[facet, 2]
+        if a != b and b != c and c != a:
+            starts[min(a, b) + 1] += 1
+            starts[min(b, c) + 1] += 1
+            starts[min(c, a) + 1] += 1
+    for vertex in range(vertices):
+        starts[vertex + 1] += starts[vertex]
+    ends = starts[:-1].copy()
+    others, edges = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.int32)
+    for facet in range(len(faces)):
+        a, b, c = faces[facet, 0], faces[facet, 1], faces[facet, 2]
+        if a == b or b == c or c == a:
+            partners[facet, :] = SKIPPED
+            continue
+        for corner in range(3):
+            one, other = faces[facet, corner], faces[facet, (corner + 1) % 3]
+            at = ends[min(one, other)]
+            others[at], edges[at] = max(one, other), 3 * facet + corner
+            ends[min(one, other)] += 1
+    free = shared = contrary = 0
+    for vertex in range(vertices):
+        first, last = starts[vertex], starts[vertex + 1]
+        if last - first > _SORTED_FROM:
+            order = np.argsort(others[first:last], kind="mergesort")
+            others[first:last] = others[first:last][order]
+            edges[first:last] = edges[first:last][order]
+        more_free, more_shared, more_contrary = _pair(faces, others, edges, first, last, partners.reshape(-1))
+        free += more_free
+        shared += more_shared
+        contrary += more_contrary
+    return free, shared, contrary
+
+
+@compiled
+def _pair(faces: Faces, others: Numbers, edges: Numbers, first: int, last: int, partners: Numbers) -> Any:
+    """The edges of one vertex, `others` where they lead to; either few or sorted by that."""
+    free = shared = contrary = 0
+    is_sorted = last - first > _SORTED_FROM
+    for at in range(first, last):
+        if edges[at] < 0:
+            continue
+        edge, found, second = edges[at], 1, -1
+        for later in range(at + 1, last):
+            if others[later] == others[at]:
+                found += 1
+                if found == 2:
+                    second = edges[later]
+                    partners[edge], partners[second] = second, edge
+                else:
+                    partners[edge] = partners[second] = partners[edges[later]] = SHARED
+                edges[later] = -1
+            elif is_sorted:
+                break
+        if found == 1:
+            partners[edge] = FREE
+            free += 1
+        elif found > 2:
+            shared += 1
+        elif faces[edge // 3, edge % 3] == faces[second // 3, second % 3]:
+            contrary += 1
+    return free, shared, contrary
+
+
+@compiled
+def _count_bodies(faces: Faces, vertices: int) -> Any:
+    """Union and find (Tarjan), halving paths."""
+    parents = np.arange(vertices).astype(np.int32)
+    bodies = 0
+    for facet in range(len(faces)):
+        root = _root(parents, faces[facet, 0])
+        for corner in range(1, 3):
+            other = _root(parents, faces[facet, corner])
+            parents[max(root, other)] = min(root, other)
+            root = min(root, other)
+    used = np.zeros(vertices, np.bool_)
+    for facet in range(len(faces)):
+        root = _root(parents, faces[facet, 0])
+        bodies += not used[root]
+        used[root] = True
+    return bodies
+
+
+@compiled
+def _root(parents: Numbers, vertex: int) -> Any:
+    while parents[vertex] != vertex:
+        parents[vertex] = parents[parents[vertex]]
+        vertex = parents[vertex]
+    return vertex

@@ -1,0 +1,50 @@
+"""A model as callers see it: facts in millimetres."""
+
+import msgspec
+
+from pricing.facts import Facts
+from pricing.mesh_warning import MeshWarning
+from pricing.price.firmness import effective_unit
+from pricing.units import MILLIMETRES_PER_UNIT
+
+
+class ModelView(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts of one file in mm, mm2 and mm3; numbers carry twelve significant digits."""
+
+    sha256: str
+    format: str
+    bytes: int
+    facets: int
+    volume_mm3: float
+    area_mm2: float
+    bbox_mm: tuple[float, float, float]
+    bodies: int | None
+    closed: bool
+    oriented: bool
+    repaired: bool
+    warnings: tuple[MeshWarning, ...]
+
+
+def model_view(sha256: str, byte_count: int, facts: Facts, units: str) -> ModelView:
+    """The view of `facts` under the declared `units` (the file's own unit wins). Refused `unknown_unit`."""
+    scale_mm = float(MILLIMETRES_PER_UNIT[effective_unit(facts, units)])
+    width, depth, height = (_rounded(length * scale_mm) for length in facts.extent)
+    return ModelView(
+        sha256=sha256,
+        format=facts.format,
+        bytes=byte_count,
+        facets=facts.facets,
+        volume_mm3=_rounded(facts.volume * scale_mm**3),
+        area_mm2=_rounded(facts.area * scale_mm**2),
+        bbox_mm=(width, depth, height),
+        bodies=facts.bodies,
+        closed=facts.closed,
+        oriented=facts.oriented,
+        repaired=facts.repaired,
+        warnings=facts.warnings,
+    )
+
+
+def _rounded(value: float) -> float:
+    # Sums of a million facets carry some twelve true digits; more would change with the order of the facets.
+    return float(f"{value:.12g}")

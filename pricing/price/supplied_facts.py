@@ -1,0 +1,83 @@
+"""Facts that somebody has already: a model as answers show it, as JSON, in place of its mesh."""
+
+import math
+
+import msgspec
+
+from pricing.errors import Refused
+from pricing.facts import Facts
+from pricing.mesh_warning import MeshWarning
+from pricing.price.model_view import ModelView, model_view
+
+GIVEN_BYTES_MAX = 1 << 20
+"""A model's facts are some 500 bytes; a longer document than this is refused unread."""
+
+_REMEDY = (
+    'Give {"volume_mm3": ..., "area_mm2": ..., "bbox_mm": [x, y, z]}, or a whole `model` as answers have it.'
+)
+
+
+class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`ModelView`, of which only the measures are needed; the defaults are those of one sound body."""
+
+    volume_mm3: float
+    area_mm2: float
+    bbox_mm: tuple[float, float, float]
+    bodies: int | None = 1
+    closed: bool = True
+    oriented: bool = True
+    repaired: bool = False
+    warnings: tuple[MeshWarning, ...] = ()
+    sha256: str = ""
+    format: str = "facts"
+    bytes: int = 0
+    facets: int = 0
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """An answer about a model, its price left aside."""
+
+    model: _Given
+
+
+def given_facts(data: bytes) -> tuple[ModelView, Facts]:
+    """The model and its facts in a JSON document: a `model`, alone or with the price it once had.
+
+    Refused `malformed_facts`, which covers numbers that no body has.
+    """
+    given = _decoded(data)
+    measures = (given.volume_mm3, given.area_mm2, *given.bbox_mm)
+    if not all(math.isfinite(value) and value > 0 for value in measures):
+        raise _malformed("Volume, area and the three lengths of the box must be greater than 0.")
+    if given.bodies is not None and given.bodies < 1:
+        raise _malformed("There must be at least one body.")
+    facts = Facts(
+        format=given.format,
+        facets=given.facets,
+        volume=given.volume_mm3,
+        area=given.area_mm2,
+        extent=given.bbox_mm,
+        bodies=given.bodies,
+        closed=given.closed,
+        oriented=given.oriented,
+        repaired=given.repaired,
+        unit="mm",
+        warnings=given.warnings,
+    )
+    return model_view(given.sha256, given.bytes, facts, "mm"), facts
+
+
+def _decoded(data: bytes) -> _Given:
+    if len(data) > GIVEN_BYTES_MAX:
+        raise _malformed(f"The document has {len(data)} bytes; at most {GIVEN_BYTES_MAX} are read.")
+    try:
+        raw = msgspec.json.decode(data)
+        if isinstance(raw, dict) and "model" in raw:
+            return msgspec.convert(raw, _Answer).model
+        return msgspec.convert(raw, _Given)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(f"{error}.") from None
+
+
+def _malformed(detail: str) -> Refused:
+    return Refused("malformed_facts", detail, _REMEDY)

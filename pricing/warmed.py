@@ -1,5 +1,0 @@
-"""To be imported by the process that workers are forked from: all of them then have the machine code."""
-
-from pricing.warm import warm
-
-warm()

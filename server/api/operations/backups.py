@@ -1,0 +1,57 @@
+"""Calls that only commands on this machine may make, through the Unix socket in the data directory."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from server.backups import back_up
+from server.http.keys import DIRECTORY
+from server.http.problems import HttpError
+from server.http.request import Call, json_response
+from server.http.routes import ADMIN, Route, is_local
+from storage.shortages import shortage_of
+
+
+class BackupRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`path`: where to write the file, absolute, on this machine."""
+
+    path: str
+
+
+class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    at: str
+    position: str
+    orders: int
+
+
+async def make_backup(call: Call) -> web.StreamResponse:
+    target = Path((await call.body(BackupRequest)).path)
+    if not is_local(call.request):
+        raise HttpError(
+            403, "local_only", "Backups are made by a command on the machine: ./facet backup FILE."
+        )
+    try:
+        manifest: Any = await back_up(call.storage, call.request.app[DIRECTORY], target)
+    except OSError as error:
+        if (shortage := shortage_of(error)) is not None:
+            raise shortage from None
+        raise HttpError(409, "cannot_write", f"{target} cannot be written: {error.strerror}.") from None
+    return json_response(manifest, 201)
+
+
+ROUTES = [
+    Route(
+        method="POST",
+        path="/v1/backups",
+        handler=make_backup,
+        summary="Write a backup file; through the local socket only",
+        tag="maintenance",
+        roles=ADMIN,
+        body=BackupRequest,
+        answers={201: BackupManifest},
+        errors=(409, 503),
+    ),
+]

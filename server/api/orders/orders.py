@@ -1,0 +1,541 @@
+"""Orders over HTTP: read, list, create, edit, move, take, undo, comment."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, Meta, UnsetType
+
+from server.http.headers import echoed_version, if_none_match
+from server.http.keys import LINKS, PRICER, SETTINGS
+from server.http.problems import HttpError
+from server.http.ready_response import ReadyResponse
+from server.http.request import Call, json_response
+from server.http.routes import EVERYBODY, Route
+from storage.cache.local_orders import Held
+from storage.cache.read_through import Found
+from storage.errors import Behind, Conflict, Invalid, NotFound
+from storage.log.log import Position
+from storage.orders.filters import LIMIT_MAX
+from storage.orders.order import (
+    COMMENT_CHARS,
+    NAME_CHARS,
+    NOTE_CHARS,
+    OPENING_ROLES,
+    QUANTITY_MAX,
+    REFERENCE_CHARS,
+    TENANT_ROLES,
+    Actor,
+    Change,
+    HistoryItem,
+    Money,
+    Order,
+    OrderStatus,
+    Role,
+    Status,
+)
+from storage.orders.rules import Wish, advance, comment, edit, require_visible
+from storage.services.orders import Draft, Outcome
+
+logger = logging.getLogger("facet.http")
+
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS, pattern=r"\S")]
+Reference = Annotated[str, Meta(min_length=1, max_length=REFERENCE_CHARS, pattern=r"\S")]
+Note = Annotated[str, Meta(max_length=NOTE_CHARS)]
+Comment = Annotated[str, Meta(min_length=1, max_length=COMMENT_CHARS, pattern=r"\S")]
+Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", max_length=64)]
+Code = Annotated[str, Meta(min_length=1, max_length=40)]
+QuoteId = Annotated[str, Meta(min_length=1, max_length=64)]
+Moment = Annotated[datetime, Meta(tz=True)]
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+NOTHING_APPLIED: Mapping[str, str] = {}
+TAKERS = frozenset({Role.OPERATOR, Role.MES, Role.ADMIN})
+RELEASERS = frozenset({Role.OPERATOR, Role.MES, Role.SELLER, Role.ADMIN})
+STEPPERS = EVERYBODY - {Role.CUSTOMER}
+
+
+class NewOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`customer` may be left out by a partner: it is the partner itself."""
+
+    customer: Name | None = None
+    model: Sha256 | None = None
+    units: Code | None = None
+    material: Code | None = None
+    finish: Code | None = None
+    plating: Code | None = None
+    quantity: Quantity | None = None
+    quote: QuoteId | None = None
+    due_at: Moment | None = None
+    note: Note | None = None
+    reference: Reference | None = None
+
+
+class OrderEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Only what is given is changed; null clears a field that may be empty."""
+
+    model: Sha256 | UnsetType = UNSET
+    units: Code | None | UnsetType = UNSET
+    material: Code | None | UnsetType = UNSET
+    finish: Code | None | UnsetType = UNSET
+    plating: Code | None | UnsetType = UNSET
+    quantity: Quantity | UnsetType = UNSET
+    quote: QuoteId | None | UnsetType = UNSET
+    due_at: Moment | None | UnsetType = UNSET
+    note: Note | None | UnsetType = UNSET
+    reference: Reference | None | UnsetType = UNSET
+
+
+class PersonPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A price that a person set, with the reason."""
+
+    net: Money
+    reason: Comment
+
+
+class StatusChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    status: Status
+    comment: Comment | None = None
+    operator: Name | None = None
+    price: PersonPrice | None = None
+
+
+class Take(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`operator`: whom a MES takes the order for."""
+
+    operator: Name | None = None
+    comment: Comment | None = None
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    comment: Comment | None = None
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An empty body."""
+
+
+class Remark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    comment: Comment
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    limit: Annotated[int, Meta(ge=1, le=LIMIT_MAX)] = LIMIT_MAX
+    cursor: Annotated[str, Meta(max_length=400)] | None = None
+
+
+class History(msgspec.Struct, frozen=True):
+    """`was`: what each change replaced."""
+
+    items: list[HistoryItem]
+    next: str | None
+
+
+class Link(msgspec.Struct, frozen=True):
+    url: str
+    expires_at: datetime
+
+
+async def get_order(call: Call) -> web.StreamResponse:
+    found, applied = await _find(call, lambda held: held.version)
+    etag = f'"{found.held.version}"'
+    return read_answer(call, found.held.body, etag, found.source, applied, found.as_of)
+
+
+async def get_status(call: Call) -> web.StreamResponse:
+    found, applied = await _find(call, lambda held: held.status_version)
+    etag = f'"{found.held.status_version}"'
+    return read_answer(call, found.held.status_body, etag, found.source, applied, found.as_of)
+
+
+async def get_history(call: Call) -> web.StreamResponse:
+    limits = call.query(Limits)
+    await _visible(call)
+    after = _history_cursor(limits.cursor)
+    found = await call.storage.reads.history(call.order_id)
+    page = [item for item in found.items if item.version > after][: limits.limit]
+    following = str(page[-1].version) if page and page[-1].version < found.items[-1].version else None
+    return json_response(History(page, following), headers=read_headers(call, found.source, found.as_of))
+
+
+async def create_order(call: Call) -> web.StreamResponse:
+    new = await call.body(NewOrder)
+    draft = _draft(new, call.actor)
+    pricer = call.request.app[PRICER]
+    outcome = await call.storage.book.create(
+        lambda: pricer.complete_draft(draft, call.actor), call.change(success=201)
+    )
+    return _changed(call, outcome)
+
+
+async def edit_order(call: Call) -> web.StreamResponse:
+    changes = await call.body(OrderEdit)
+    fields = {
+        name: canonical(name, value)
+        for name in changes.__struct_fields__
+        if (value := getattr(changes, name)) is not UNSET
+    }
+    pricer = call.request.app[PRICER]
+
+    async def decide(order: Order) -> Change | None:
+        await pricer.check_edit(order, fields, call.actor)
+        return edit(order, fields, call.actor, call.storage.clock.now())
+
+    reference = fields.get("reference")
+    given = reference if isinstance(reference, str) else None
+    return _changed(call, await call.storage.book.edit(call.order_id, given, decide, call.change()))
+
+
+async def put_status(call: Call) -> web.StreamResponse:
+    return await _advance(call, await call.body(StatusChange))
+
+
+async def take_order(call: Call) -> web.StreamResponse:
+    take = await call.body(Take, optional=True)
+    change = StatusChange(status=Status.MANUFACTURING_STARTED, operator=take.operator, comment=take.comment)
+    return await _advance(call, change)
+
+
+async def release_order(call: Call) -> web.StreamResponse:
+    release = await call.body(Release, optional=True)
+    change = StatusChange(status=Status.MANUFACTURING_APPROVED, comment=release.comment)
+    return await _advance(call, change, only_from=Status.MANUFACTURING_STARTED)
+
+
+async def undo_step(call: Call) -> web.StreamResponse:
+    await call.body(Nothing, optional=True)
+    return _changed(call, await call.storage.book.undo(call.order_id, call.change()))
+
+
+async def add_comment(call: Call) -> web.StreamResponse:
+    remark = await call.body(Remark)
+
+    async def decide(order: Order) -> Change:
+        return comment(order, remark.comment, call.actor, call.storage.clock.now())
+
+    return _changed(call, await call.storage.book.change(call.order_id, decide, call.change(success=201)))
+
+
+async def make_link(call: Call) -> web.StreamResponse:
+    """A page that shows a customer the status of this order, for whoever has the link."""
+    await call.body(Nothing, optional=True)
+    await _visible(call)
+    path, expires_at = call.request.app[LINKS].make(call.order_id, call.storage.clock.now())
+    return json_response(Link(_public_origin(call) + path, expires_at), 201)
+
+
+def _public_origin(call: Call) -> str:
+    """What links begin with: never what a request says, once it is set."""
+    public_url = call.request.app[SETTINGS].public_url
+    if public_url:
+        return public_url.rstrip("/")
+    logger.warning(
+        "FACET_PUBLIC_URL is not set: a link names the address of its request, %s", call.request.host
+    )
+    if not _HOST.fullmatch(call.request.host):
+        raise HttpError(400, "invalid_host", "The Host header is not a host and a port.")
+    return f"{call.request.scheme}://{call.request.host}"
+
+
+def canonical(name: str, value: object) -> object:
+    """A field as it is kept: hashes and ids in lower case, moments in UTC. Raises Invalid."""
+    if name in ("model", "quote") and isinstance(value, str):
+        return value.lower()
+    return in_range(name, value)
+
+
+def in_range(name: str, value: object) -> object:
+    """A moment as UTC. Raises Invalid for one that no order can have."""
+    if not isinstance(value, datetime):
+        return value
+    try:
+        moment = value.astimezone(UTC)
+    except OverflowError:
+        moment = datetime.min.replace(tzinfo=UTC)
+    if not EARLIEST <= moment < LATEST:
+        raise Invalid((f"/{name}", f"must lie from {EARLIEST.year} to {LATEST.year - 1}"))
+    return moment
+
+
+def _history_cursor(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise Invalid(("/cursor", "not a cursor of this service"))
+    return int(text)
+
+
+def _draft(new: NewOrder, actor: Actor) -> Draft:
+    customer = new.customer
+    if customer is None:
+        if actor.role not in TENANT_ROLES or actor.customer is None:
+            raise Invalid(("/customer", "required"))
+        customer = actor.customer
+    if actor.role in OPENING_ROLES and not actor.sees(customer):
+        raise HttpError(403, "forbidden", "A partner creates orders for itself only.")
+    due_at = in_range("due_at", new.due_at)
+    return Draft(
+        customer=customer,
+        model=None if new.model is None else new.model.lower(),
+        units=new.units,
+        material=new.material,
+        finish=new.finish,
+        plating=new.plating,
+        quantity=new.quantity if new.quantity is not None else 0,
+        quote=None if new.quote is None else new.quote.lower(),
+        due_at=due_at if isinstance(due_at, datetime) else None,
+        note=new.note,
+        reference=new.reference,
+    )
+
+
+async def _advance(call: Call, change: StatusChange, only_from: Status | None = None) -> web.StreamResponse:
+    """One step. `only_from`: the status that this step is defined for."""
+    pricer = call.request.app[PRICER]
+    given = change.price
+    if given is not None and change.status is not Status.PRICE_CALCULATED:
+        raise Invalid(("/price", "goes with PRICE_CALCULATED only"))
+
+    async def decide(order: Order) -> Change | None:
+        if only_from is not None and order.status is not only_from:
+            raise Conflict(f"The order is {order.status}, not {only_from}.")
+        require_visible(order, call.actor)
+        price = None
+        if given is not None or (change.status, order.status) == (
+            Status.PRICE_CALCULATED,
+            Status.SUBMITTED,
+        ):
+            person = None if given is None else (given.net, given.reason)
+            price = await pricer.price_of_order(order, call.actor, person)
+        wish = Wish(status=change.status, comment=change.comment, operator=change.operator, price=price)
+        repeats = change.comment is not None and change.status is order.status
+        said = await _said(call, order) if repeats else ()
+        return advance(order, wish, call.actor, call.storage.clock.now(), said)
+
+    return _changed(call, await call.storage.book.change(call.order_id, decide, call.change()))
+
+
+async def _said(call: Call, order: Order) -> list[str]:
+    """What the caller has remarked since the order's last step, and at it."""
+    items = (await call.storage.reads.history(order.id)).items
+    return [
+        item.comment
+        for item in items
+        if item.version >= order.status_version and item.actor == call.actor.name and item.comment is not None
+    ]
+
+
+async def _find(call: Call, tag: Callable[[Held], int]) -> tuple[Found, Mapping[str, str]]:
+    """The order of the path, when the caller may see it. With `Prefer: wait`, a caller that has it already
+    is answered at its next change, with the headers that say so. Raises NotFound, Behind."""
+    found = await _visible(call)
+    if echoed_version(call.request) > tag(found.held) and not await call.storage.shared.reach_head():
+        raise Behind("This process has not reached the version that the request names.")
+    if echoed_version(call.request) > tag(found.held):
+        found = await _visible(call)
+    wait_s = call.preferences.wait_s
+    if wait_s is None or not if_none_match(call.request, f'"{tag(found.held)}"'):
+        return found, {}
+    await _changed_within(call, wait_s, tag(found.held), tag)
+    return await _visible(call), {"Preference-Applied": f"wait={wait_s}"}
+
+
+async def _changed_within(call: Call, wait_s: int, known: int, tag: Callable[[Held], int]) -> None:
+    """Returns when the order no longer is as it was known, or after the time. Whoever then asks is told the
+    newest, or that nobody can say: the log may have begun a new life meanwhile, or be out of reach."""
+    reads, loop = call.storage.reads, asyncio.get_running_loop()
+    deadline_s = loop.time() + wait_s
+    while (left_s := deadline_s - loop.time()) > 0:
+        held = reads.peek(call.order_id)  # without a pause before the wait: no change comes in between
+        if isinstance(held, Held) and tag(held) != known:
+            return
+        if not await reads.wait_for_change(call.order_id, left_s):
+            return
+        if tag((await reads.get(call.order_id)).held) != known:
+            return
+
+
+async def _visible(call: Call) -> Found:
+    found = await call.storage.reads.get(call.order_id)
+    if not call.actor.sees(found.held.customer):
+        raise NotFound("There is no such order.")
+    return found
+
+
+def read_headers(call: Call, source: str, as_of: Position | None = None) -> dict[str, str]:
+    """`as_of` None: what is answered is complete to where this process stands now."""
+    tail = call.storage.tail
+    return {"Cache-Status": source, "Facet-Position": str(as_of) if as_of else f"{tail.epoch}-{tail.head}"}
+
+
+def read_answer(
+    call: Call,
+    body: bytes,
+    etag: str,
+    source: str,
+    applied: Mapping[str, str] = NOTHING_APPLIED,
+    as_of: Position | None = None,
+) -> web.Response:
+    headers = read_headers(call, source, as_of)
+    headers["ETag"] = etag
+    if applied:
+        headers.update(applied)
+    if if_none_match(call.request, etag):
+        return ReadyResponse(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
+    return json_response(body, headers=headers)
+
+
+def _changed(call: Call, outcome: Outcome) -> web.Response:
+    headers = {
+        "ETag": f'"{outcome.order.version}"',
+        "Facet-Position": str(outcome.position),
+        "Durability": "database" if outcome.in_database else "log",
+    }
+    if outcome.status == 201:
+        headers["Location"] = f"/v1/orders/{outcome.order.id}"
+    if call.preferences.wait_for_database and outcome.in_database:
+        headers["Preference-Applied"] = "durability=database"
+    return json_response(outcome.body, outcome.status, headers)
+
+
+_READ_ERRORS = (404, 503)
+_CHANGE_ERRORS = (404, 409, 412, 503)
+
+ROUTES = [
+    Route(
+        method="POST",
+        path="/v1/orders",
+        handler=create_order,
+        summary="Open an order",
+        tag="orders",
+        roles=OPENING_ROLES,
+        body=NewOrder,
+        answers={201: Order},
+        errors=(409, 503),
+        changes=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/orders/{id}",
+        handler=get_order,
+        summary="One order",
+        tag="orders",
+        answers={200: Order},
+        errors=_READ_ERRORS,
+        conditional=True,
+    ),
+    Route(
+        method="PATCH",
+        path="/v1/orders/{id}",
+        handler=edit_order,
+        summary="Edit an order before approval",
+        tag="orders",
+        roles=OPENING_ROLES,
+        body=OrderEdit,
+        answers={200: Order},
+        errors=_CHANGE_ERRORS,
+        changes=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/orders/{id}/status",
+        handler=get_status,
+        summary="The status alone; what customers poll",
+        tag="orders",
+        answers={200: OrderStatus},
+        errors=_READ_ERRORS,
+        conditional=True,
+    ),
+    Route(
+        method="PUT",
+        path="/v1/orders/{id}/status",
+        handler=put_status,
+        summary="Bring an order to another status",
+        tag="orders",
+        roles=STEPPERS,
+        body=StatusChange,
+        answers={200: Order},
+        errors=_CHANGE_ERRORS,
+        changes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/orders/{id}/take",
+        handler=take_order,
+        summary="Take an order into work; answered when the database has it",
+        tag="orders",
+        roles=TAKERS,
+        body=Take,
+        body_optional=True,
+        answers={200: Order},
+        errors=_CHANGE_ERRORS,
+        changes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/orders/{id}/release",
+        handler=release_order,
+        summary="Give a taken order back",
+        tag="orders",
+        roles=RELEASERS,
+        body=Release,
+        body_optional=True,
+        answers={200: Order},
+        errors=_CHANGE_ERRORS,
+        changes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/orders/{id}/undo",
+        handler=undo_step,
+        summary="Undo one's own last step, within 30 s",
+        tag="orders",
+        roles=STEPPERS,
+        body=Nothing,
+        body_optional=True,
+        answers={200: Order},
+        errors=_CHANGE_ERRORS,
+        changes=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/orders/{id}/comments",
+        handler=add_comment,
+        summary="Leave a remark in the history",
+        tag="orders",
+        body=Remark,
+        answers={201: Order},
+        errors=_CHANGE_ERRORS,
+        changes=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/orders/{id}/history",
+        handler=get_history,
+        summary="Every change of an order",
+        tag="orders",
+        query=Limits,
+        answers={200: History},
+        errors=_READ_ERRORS,
+    ),
+    Route(
+        method="POST",
+        path="/v1/orders/{id}/links",
+        handler=make_link,
+        summary="A signed link to the customer's page of an order",
+        tag="orders",
+        roles=frozenset({Role.SELLER, Role.ADMIN}),
+        body=Nothing,
+        body_optional=True,
+        answers={201: Link},
+        errors=_READ_ERRORS,
+    ),
+]

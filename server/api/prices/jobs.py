@@ -1,0 +1,41 @@
+"""Jobs over HTTP: how far a request is that was accepted to be answered later."""
+
+from aiohttp import web
+
+from server.api.prices.batches import SHAPE, rendered
+from server.http.keys import JOBS
+from server.http.request import Call, json_response
+from server.http.routes import Route
+from server.jobs.respond import POLL_S, shown
+from server.jobs.running import Job, JobState, Record
+from storage.orders.order import PRICING_ROLES
+
+
+async def get_job(call: Call) -> web.StreamResponse:
+    jobs = call.request.app[JOBS]
+    record = await jobs.find(call.named("id"), call.actor.token_id)
+    headers = {"Retry-After": str(POLL_S)} if record.state is JobState.RUNNING else {}
+    job = shown(record, await _result(call, record), jobs.expires_at(record))
+    return json_response(job, headers={"Cache-Control": "no-store", **headers})
+
+
+async def _result(call: Call, record: Record) -> bytes | None:
+    outcome = record.outcome
+    if outcome is None or record.state is not JobState.DONE:
+        return None
+    body = bytes(outcome.body)
+    return await rendered(call, body) if outcome.shape == SHAPE else body
+
+
+ROUTES = [
+    Route(
+        method="GET",
+        path="/v1/jobs/{id}",
+        handler=get_job,
+        summary="A request that is answered later: how far it is, and its answer",
+        tag="prices",
+        roles=PRICING_ROLES,
+        answers={200: Job},
+        errors=(404, 409, 503),
+    ),
+]

@@ -1,0 +1,199 @@
+"""Models over HTTP: upload, facts, price by hash, the file itself, a preview for screens."""
+
+import re
+
+import msgspec
+from aiohttp import web
+
+from pricing.mesh.preview import PREVIEW_MEDIA_TYPE
+from pricing.price.model_view import ModelView
+from pricing.units import check_declared_unit
+from server.api.orders.orders import Code, read_answer
+from server.api.prices.prices import Priced, PriceQuery, cache_status, quote_tag
+from server.http.file_response import send_file
+from server.http.headers import if_none_match
+from server.http.idempotency import Reply, once
+from server.http.keys import PREVIEWS, PRICER
+from server.http.problems import HttpError
+from server.http.ready_response import ReadyResponse
+from server.http.request import Call, json_response
+from server.http.routes import Route
+from server.uploads.model_form import is_form, received
+from storage.log.entries import Answer
+from storage.orders.order import PRICING_ROLES, Role
+
+OCTETS = "application/octet-stream"
+FILE_ROLES = frozenset({Role.OPERATOR, Role.MES, Role.PARTNER, Role.ADMIN})
+
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+CACHEABLE = "private, max-age=3600"
+"""The content under a hash never changes; who may see it may, so that nobody keeps it for ever."""
+SUFFIXES = {
+    "stl-binary": "stl",
+    "stl-ascii": "stl",
+    "obj": "obj",
+    "ply": "ply",
+    "off": "off",
+    "glb": "glb",
+    "3mf": "3mf",
+}
+"""What a downloaded model is called, by format."""
+
+
+class Units(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    units: Code = "mm"
+
+
+class ModelBody(msgspec.Struct, frozen=True):
+    model: ModelView
+
+
+async def post_model(call: Call) -> web.StreamResponse:
+    """Upload without pricing."""
+    pricer = call.request.app[PRICER]
+    if not is_form(call.request):
+        check_declared_unit(call.query(Units).units)
+    async with received(call, Units.__struct_fields__) as sent:
+        upload, content_type = sent.upload, sent.content_type
+        units = check_declared_unit(call.query(Units, sent.fields).units)
+
+        async def act() -> Reply:
+            model, source = await pricer.receive(upload, content_type, call.actor)
+            body = msgspec.json.encode(ModelBody(pricer.view(model, units)))
+            headers = {"Cache-Status": cache_status(source), "Location": f"/v1/models/{model.sha256}"}
+            return Reply(json_response(body, 201, headers), Answer(status=201, body=body))
+
+        async def again(answer: Answer) -> web.Response:
+            # Facts travel outside the log: those of the first upload may have been lost with its process.
+            await pricer.receive(upload, content_type, call.actor)
+            return json_response(
+                answer.body or b"", answer.status, {"Location": f"/v1/models/{upload.sha256}"}
+            )
+
+        return (await once(call, call.keyed(sent.identity), act, again)).response
+
+
+async def get_model(call: Call) -> web.StreamResponse:
+    units = check_declared_unit(call.query(Units).units)
+    pricer = call.request.app[PRICER]
+    model, source = await pricer.known_model(_sha256(call), call.actor)
+    etag = f'"{model.analyser}-{model.sha256[:32]}-{units}"'
+    body = msgspec.json.encode(ModelBody(pricer.view(model, units)))
+    return read_answer(call, body, etag, cache_status(source))
+
+
+async def get_model_price(call: Call) -> web.StreamResponse:
+    """The price of a known model, without sending it again."""
+    pricer, request = call.request.app[PRICER], call.request
+    model, source = await pricer.known_model(_sha256(call), call.actor)
+    call.storage.models.count(model)
+    question = (call.actor.tenant, model.sha256, request.rel_url.raw_query_string)
+    answer, as_of = pricer.answered(question, model), None
+    if answer is None:
+        query = call.query(PriceQuery)
+        options = query.options()
+        stored, as_of = await pricer.quote(model, options, call.actor)
+        body = pricer.priced(model, options.units, stored, query.explain)
+        answer = pricer.keep_answer(question, model, stored, body, quote_tag(stored.id, query.explain))
+    return read_answer(call, answer.body, answer.etag, cache_status(source), as_of=as_of)
+
+
+async def get_model_file(call: Call) -> web.StreamResponse:
+    """The bytes as they were uploaded, as a download: strangers' files are not for a browser to open."""
+    pricer = call.request.app[PRICER]
+    model, _ = await pricer.known_model(_sha256(call), call.actor)
+    suffix = SUFFIXES[pricer.facts(model).format]
+    headers = {
+        "Content-Type": OCTETS,
+        "Content-Disposition": f'attachment; filename="{model.sha256[:12]}.{suffix}"',
+        "Cache-Control": CACHEABLE,
+        "X-Content-Type-Options": "nosniff",
+    }
+    return await send_file(call, await pricer.file_of(model), f'"{model.sha256}"', headers)
+
+
+async def get_model_preview(call: Call) -> web.StreamResponse:
+    """A mesh for screens: few facets, in metres, the model's z axis up."""
+    model, _ = await call.request.app[PRICER].known_model(_sha256(call), call.actor)
+    preview = await call.request.app[PREVIEWS].get(model.sha256)
+    headers = {"ETag": preview.etag, "Cache-Control": CACHEABLE}
+    if if_none_match(call.request, preview.etag):
+        return ReadyResponse(status=304, headers=headers)
+    headers |= {
+        "Content-Type": PREVIEW_MEDIA_TYPE,
+        "Content-Disposition": f'inline; filename="{model.sha256[:12]}-preview.glb"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return ReadyResponse(body=preview.body, headers=headers)
+
+
+def _sha256(call: Call) -> str:
+    text = call.named("sha256")
+    if not _HEX.fullmatch(text):
+        raise HttpError(404, "unknown_model", "This is not the SHA-256 of a model, in hex.")
+    return text
+
+
+ROUTES = [
+    Route(
+        method="POST",
+        path="/v1/models",
+        handler=post_model,
+        summary="Upload a model without pricing it",
+        tag="models",
+        roles=PRICING_ROLES,
+        query=Units,
+        form=Units,
+        uploads=True,
+        answers={201: ModelBody},
+        errors=(408, 413, 415, 503),
+        changes=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/models/{sha256}",
+        handler=get_model,
+        summary="The facts of a known model",
+        tag="models",
+        roles=PRICING_ROLES,
+        query=Units,
+        answers={200: ModelBody},
+        errors=(404, 503),
+        conditional=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/models/{sha256}/price",
+        handler=get_model_price,
+        summary="The price of a known model, without sending it",
+        tag="models",
+        roles=PRICING_ROLES,
+        query=PriceQuery,
+        answers={200: Priced},
+        errors=(404, 409, 503),
+        conditional=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/models/{sha256}/file",
+        handler=get_model_file,
+        summary="The model itself",
+        tag="models",
+        roles=FILE_ROLES,
+        answers={200: OCTETS, 206: OCTETS},
+        errors=(404, 416, 503),
+        conditional=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/models/{sha256}/preview",
+        handler=get_model_preview,
+        summary="The model for screens: a GLB of few facets",
+        tag="models",
+        roles=FILE_ROLES,
+        answers={200: PREVIEW_MEDIA_TYPE},
+        errors=(404, 422, 503),
+        conditional=True,
+    ),
+]

@@ -1,0 +1,370 @@
+"""Prices over HTTP: upload a model and get its price; quotes, materials, price lists, metal fixes."""
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta
+
+from pricing.price.formula import Options, check_options
+from pricing.price.model_view import ModelView
+from pricing.price.price_list import MetalFix, PriceList, metal_fix_of, price_list_of
+from pricing.price.stones import parse_stones
+from pricing.readers.detect import check_content_type
+from pricing.units import DECLARABLE_UNITS
+from server.api.orders.orders import Code, read_answer
+from server.http.headers import announced_sha256
+from server.http.idempotency import Reply, answer_of, as_kept, once
+from server.http.keys import PRICER
+from server.http.problems import HttpError
+from server.http.request import LIST_BYTES_MAX, Call, json_response
+from server.http.routes import ADMIN, EVERYBODY, Route
+from server.jobs.respond import respond
+from server.jobs.running import Job, Progress
+from server.prices.quotes import QuoteView
+from server.uploads.model_form import is_form, received
+from storage.database.contract import StoredVersion
+from storage.log.entries import Answer, AnyEntry
+from storage.log.log import Position
+from storage.models.shared import Model
+from storage.orders.order import PRICING_ROLES
+from storage.services.price_versions import Published
+
+QUANTITY_MAX = 1_000_000
+STONES_TEXT_MAX = 2_600
+"""Characters: 50 kinds, with the longest codes and counts."""
+
+Receive = Callable[[], Awaitable[tuple[Model, str]]]
+"""The model to price, and where its facts came from."""
+
+
+class Choices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a price depends on beside the model."""
+
+    material: Code
+    units: Code = "mm"
+    finish: Code | None = None
+    plating: Code | None = None
+    quantity: Annotated[int, Meta(ge=1, le=QUANTITY_MAX)] = 1
+    rush: bool = False
+    stones: Annotated[str, Meta(max_length=STONES_TEXT_MAX)] = ""
+
+    def options(self) -> Options:
+        return Options(
+            material=self.material,
+            units=self.units,
+            finish=self.finish,
+            plating=self.plating,
+            quantity=self.quantity,
+            rush=self.rush,
+            stones=parse_stones(self.stones),
+        )
+
+
+class PriceQuery(Choices, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`explain`: every line with the numbers it was made from."""
+
+    explain: bool = False
+
+
+class Explain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    explain: bool = False
+
+
+class Priced(msgspec.Struct, frozen=True):
+    model: ModelView
+    price: QuoteView
+
+
+class MaterialView(msgspec.Struct, frozen=True):
+    code: str
+    name: str
+    density_g_cm3: str
+    density_source: str
+
+
+class SurfaceView(msgspec.Struct, frozen=True):
+    code: str
+    name: str
+
+
+class StoneView(msgspec.Struct, frozen=True):
+    code: str
+    name: str
+    price_each: str
+    setting_each: str
+
+
+class Materials(msgspec.Struct, frozen=True, kw_only=True):
+    price_list: str
+    metal_fix: str
+    units: list[str]
+    materials: list[MaterialView]
+    finishes: list[SurfaceView]
+    platings: list[SurfaceView]
+    stones: list[StoneView]
+
+
+class PublishedVersion(msgspec.Struct, frozen=True):
+    version: str
+    valid_from: datetime
+    valid_to: datetime | None
+
+
+class PriceLists(msgspec.Struct, frozen=True):
+    items: list[PublishedVersion]
+    next: str | None = None
+
+
+async def post_price(call: Call) -> web.StreamResponse:
+    """The model as the raw body, or as the field `model` of a form, with other fields as in the query."""
+    pricer = call.request.app[PRICER]
+    if not is_form(call.request):
+        query = call.query(PriceQuery)
+        check_options(query.options(), pricer.current()[0])
+        sha256 = await _known_already(call)
+        if sha256 is not None:
+            reply = await _price_once(call, sha256.encode(), query, lambda: _known(call, sha256))
+            reply.response.force_close()  # the body held back is not waited for
+            return reply.response
+    async with contextlib.AsyncExitStack() as stack:
+        sent = await stack.enter_async_context(received(call, PriceQuery.__struct_fields__))
+        query = call.query(PriceQuery, sent.fields)
+        check_options(query.options(), pricer.current()[0])
+
+        async def work(progress: Progress) -> Reply:
+            async def receive() -> tuple[Model, str]:
+                progress.stage = "measuring"
+                received = await pricer.receive(sent.upload, sent.content_type, call.actor)
+                progress.stage = "pricing"
+                return received
+
+            return await _price_once(call, sent.identity, query, receive)
+
+        return await respond(call, call.keyed(sent.identity), work, stack)
+
+
+async def _known(call: Call, sha256: str) -> tuple[Model, str]:
+    model, source = await call.request.app[PRICER].known_model(sha256, call.actor)
+    call.storage.models.count(model)
+    return model, source
+
+
+async def _known_already(call: Call) -> str | None:
+    """The hash of a body that is held back, when its sender has uploaded that model before."""
+    sha256 = announced_sha256(call.request)
+    if sha256 is None:
+        return None
+    pricer, length = call.request.app[PRICER], call.request.content_length
+    try:
+        model, _ = await pricer.known_model(sha256, call.actor)
+    except HttpError:
+        return None
+    if length not in (None, model.byte_count):
+        return None  # another body is announced than the digest says: it is looked at
+    check_content_type(call.request.headers.get("Content-Type"), pricer.facts(model).format)
+    return sha256
+
+
+async def _price_once(call: Call, identity: bytes, query: PriceQuery, receive: Receive) -> Reply:
+    """The price of the model that `receive` returns; a request that was answered before is not priced.
+    `identity`: what tells its body from others."""
+
+    async def act() -> Reply:
+        return await _price(call, query, receive)
+
+    return await once(call, call.keyed(identity), act, as_kept)
+
+
+async def _price(call: Call, query: PriceQuery, receive: Receive) -> Reply:
+    pricer, options = call.request.app[PRICER], query.options()
+    model, source = await receive()
+    quoted = await pricer.quote(model, options, call.actor)
+    body = pricer.priced(model, options.units, quoted.stored, query.explain)
+    headers = {"Cache-Status": cache_status(source), "Facet-Position": str(quoted.as_of)}
+    response = json_response(body, headers=headers)
+    return Reply(response, Answer(status=200, body=body))
+
+
+async def get_quote(call: Call) -> web.StreamResponse:
+    explain = call.query(Explain).explain
+    pricer = call.request.app[PRICER]
+    stored = await pricer.known_quote(call.named("id"), call.actor)
+    body = pricer.explain(stored) if explain else stored.body
+    return read_answer(call, body, quote_tag(stored.id, explain), "facet; hit; detail=local")
+
+
+async def list_materials(call: Call) -> web.StreamResponse:
+    price_list, metal_fix = call.request.app[PRICER].current()
+    return json_response(
+        Materials(
+            price_list=price_list.version,
+            metal_fix=metal_fix.version,
+            units=list(DECLARABLE_UNITS),
+            materials=[
+                MaterialView(row.code, row.name, str(row.density_g_cm3), row.density_source)
+                for row in price_list.materials
+            ],
+            finishes=[SurfaceView(row.code, row.name) for row in price_list.finishes],
+            platings=[SurfaceView(row.code, row.name) for row in price_list.platings],
+            stones=[
+                StoneView(row.code, row.name, str(row.price_each), str(row.setting_each))
+                for row in price_list.stones
+            ],
+        )
+    )
+
+
+async def list_price_lists(call: Call) -> web.StreamResponse:
+    versions = call.request.app[PRICER].price_lists.all()
+    return json_response(
+        PriceLists([PublishedVersion(item.version, item.starts_at, item.ends_at) for item in versions])
+    )
+
+
+async def get_current_price_list(call: Call) -> web.StreamResponse:
+    return json_response(call.request.app[PRICER].current()[0])
+
+
+async def publish_price_list(call: Call) -> web.StreamResponse:
+    record = price_list_of(await call.document())
+    stored = StoredVersion(record.version, record.valid_from, record.valid_to, msgspec.json.encode(record))
+    return await _publish(call, call.request.app[PRICER].price_lists, stored)
+
+
+async def publish_metal_fix(call: Call) -> web.StreamResponse:
+    record = metal_fix_of(await call.document())
+    stored = StoredVersion(record.version, record.fixed_at, None, msgspec.json.encode(record))
+    return await _publish(call, call.request.app[PRICER].metal_fixes, stored)
+
+
+async def get_current_metal_fix(call: Call) -> web.StreamResponse:
+    return json_response(call.request.app[PRICER].current()[1])
+
+
+async def _publish(call: Call, known: Published[Any], stored: StoredVersion) -> web.StreamResponse:
+    keyed = call.keyed(call.raw)
+    remembered = None if keyed is None else keyed.remembered(Answer(status=201, body=stored.body))
+
+    async def publish() -> web.Response:
+        return _published(await known.publish(stored, remembered), stored.body)
+
+    async def again(position: Position, entry: AnyEntry) -> web.Response:
+        return _published(position, answer_of(entry).body or b"")
+
+    return await call.storage.idempotency.once(keyed, publish, again)
+
+
+def _published(position: Position, body: bytes) -> web.Response:
+    return json_response(body, 201, {"Facet-Position": str(position), "Durability": "log"})
+
+
+def quote_tag(quote_id: str, explain: bool) -> str:
+    """A quote never changes; its explanation says more."""
+    return f'"{quote_id}.explained"' if explain else f'"{quote_id}"'
+
+
+def cache_status(source: str) -> str:
+    """`Cache-Status` of facts that were held here, loaded, or computed."""
+    hit = source in ("local", "shared")
+    return f"facet; hit; detail={source}" if hit else f"facet; fwd=miss; stored; detail={source}"
+
+
+_UPLOAD_ERRORS = (408, 409, 413, 415, 503)
+
+ROUTES = [
+    Route(
+        method="POST",
+        path="/v1/prices",
+        handler=post_price,
+        summary="Price a model",
+        tag="prices",
+        roles=PRICING_ROLES,
+        query=PriceQuery,
+        form=PriceQuery,
+        uploads=True,
+        answers={200: Priced, 202: Job},
+        errors=(*_UPLOAD_ERRORS, 429),
+        changes=True,
+        prefers=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/prices/{id}",
+        handler=get_quote,
+        summary="A quote as it was issued",
+        tag="prices",
+        roles=PRICING_ROLES,
+        query=Explain,
+        answers={200: QuoteView},
+        errors=(404, 409, 503),
+        conditional=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/materials",
+        handler=list_materials,
+        summary="Alloys, finishes and platings of the current price list",
+        tag="prices",
+        roles=EVERYBODY,
+        answers={200: Materials},
+        errors=(503,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/price-lists",
+        handler=list_price_lists,
+        summary="Published price lists",
+        tag="prices",
+        roles=ADMIN,
+        answers={200: PriceLists},
+    ),
+    Route(
+        method="GET",
+        path="/v1/price-lists/current",
+        handler=get_current_price_list,
+        summary="The price list that is valid now",
+        tag="prices",
+        roles=ADMIN,
+        answers={200: PriceList},
+        errors=(503,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/price-lists",
+        handler=publish_price_list,
+        summary="Publish a price list; it never changes afterwards",
+        tag="prices",
+        roles=ADMIN,
+        body=PriceList,
+        body_bytes_max=LIST_BYTES_MAX,
+        answers={201: PriceList},
+        errors=(409, 503),
+        changes=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/metal-fixes/current",
+        handler=get_current_metal_fix,
+        summary="The metal fix that is valid now",
+        tag="prices",
+        roles=ADMIN,
+        answers={200: MetalFix},
+        errors=(503,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/metal-fixes",
+        handler=publish_metal_fix,
+        summary="Publish a metal fix",
+        tag="prices",
+        roles=ADMIN,
+        body=MetalFix,
+        answers={201: MetalFix},
+        errors=(409, 503),
+        changes=True,
+    ),
+]

@@ -1,0 +1,252 @@
+"""One request as handlers see it: who asks, what was sent, and how to answer."""
+
+import hashlib
+import itertools
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import HttpVersion11, web
+from multidict import MultiDict
+
+from server.http.body import RawBody, read_whole
+from server.http.headers import Preferences, announces_digest, echoed_position, if_match, preferences, unless
+from server.http.json_body import convert, parse_json
+from server.http.keys import BODIES, STORAGE
+from server.http.problems import HttpError
+from server.http.ready_response import ReadyResponse
+from storage.errors import Invalid
+from storage.log.log import Position
+from storage.orders.order import Actor
+from storage.services.idempotency import Keyed
+from storage.services.orders import Request
+from storage.services.stack import Storage
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+JSON_BYTES_MAX = 64 << 10
+"""A JSON body; an order with the longest texts has a quarter of it."""
+LIST_BYTES_MAX = 256 << 10
+"""A JSON body that is a list of 200, or a price list."""
+
+CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
+"""Of JSON. What is said to be in another one is not read as if it were in this."""
+SMALL_BYTES = 4 << 10
+"""A larger JSON body takes its turn."""
+NO_FIELDS: Mapping[str, str] = {}
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
+_PROCESS = os.urandom(4).hex()
+_count = itertools.count(1)
+
+
+def request_id_of(request: web.BaseRequest) -> str:
+    """The caller's own id when it is a plain one, else a new one."""
+    given = request.headers.get("X-Request-Id")
+    if given is not None and _REQUEST_ID.match(given):
+        return given
+    return f"{_PROCESS}-{next(_count)}"
+
+
+async def invite_body(request: web.Request) -> None:
+    """Tell a caller that waits with its body (`Expect: 100-continue`) to send it."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # nothing of the answer itself was sent yet
+
+
+class Call:
+    """A request with its actor. `raw`: the body once it has been read. `as_of`: how far this process had
+    followed the log when the handler began. `alone`: it cannot say whether that is the newest."""
+
+    __slots__ = ("actor", "alone", "as_of", "body_bytes_max", "raw", "request", "request_id", "storage")
+
+    def __init__(
+        self, request: web.Request, actor: Actor, request_id: str, body_bytes_max: int = JSON_BYTES_MAX
+    ) -> None:
+        self.request = request
+        self.actor = actor
+        self.request_id = request_id
+        self.body_bytes_max = body_bytes_max
+        self.storage: Storage = request.app[STORAGE]
+        self.raw = b""
+        self.alone = False
+        self.as_of = (0, 0)
+
+    async def document(self) -> Any:
+        """Any JSON body. Raises HttpError 413, 415, 408 or MalformedJson."""
+        self.raw = await self._read()
+        content_type = self.request.content_type
+        charset = (self.request.charset or "utf-8").lower()
+        if charset not in CHARSETS or (
+            content_type != "application/json" and not content_type.endswith("+json")
+        ):
+            raise HttpError(
+                415,
+                "unsupported_media_type",
+                f"Send JSON in UTF-8 with Content-Type: application/json, not {content_type}.",
+            )
+        return parse_json(self.raw)
+
+    async def body(self, record: type[Record], *, optional: bool = False) -> Record:
+        """The JSON body as a record. Raises HttpError 413, 415, 408, MalformedJson or Invalid."""
+        if optional and not self.request.body_exists:
+            return convert({}, record)
+        return convert(await self.document(), record)
+
+    def query(
+        self,
+        record: type[Record],
+        fields: Mapping[str, str] = NO_FIELDS,
+        leave_out: tuple[str, ...] = (),
+    ) -> Record:
+        """The query parameters, and the fields of a form, as a record. `leave_out`: what names of parameters
+        begin with that are no concern of ours. Raises Invalid with every error."""
+        asked = self.request.query.items()
+        given = MultiDict([*(item for item in asked if not item[0].startswith(leave_out)), *fields.items()])
+        counts = Counter(name for name, _ in given.items())
+        if len(counts) < len(given):
+            raise Invalid(*((f"/{name}", "given twice") for name, count in counts.items() if count > 1))
+        # Neither engine can hold or find this character in a text.
+        if nul := [(f"/{name}", "contains the character U+0000") for name in given if "\0" in given[name]]:
+            raise Invalid(*nul)
+        return convert_query(given, record)
+
+    def change(self, *, success: int = 200) -> Request:
+        """The conditions under which this request changes an order. After the body was read."""
+        return Request(
+            actor=self.actor,
+            if_match=if_match(self.request),
+            unless=unless(self.request),
+            keyed=self.keyed(self.raw),
+            wait_for_database=self.preferences.wait_for_database,
+            success=success,
+        )
+
+    def keyed(self, body: bytes) -> Keyed | None:
+        """The request's Idempotency-Key; `body` is what tells it from another with the same key."""
+        key = self.request.headers.get("Idempotency-Key")
+        if key is None:
+            return None
+        if not _KEY.match(key) or len(self.request.headers.getall("Idempotency-Key")) > 1:
+            raise HttpError(
+                400, "invalid_idempotency_key", "One Idempotency-Key, of 1 to 255 visible characters."
+            )
+        request = self.request
+        scope = "\n".join((self.actor.token_id, request.method, request.path, key))
+        digest = hashlib.sha256(request.query_string.encode() + b"\n" + body)
+        return Keyed(
+            scope=hashlib.sha256(scope.encode("utf-8", "surrogateescape")).hexdigest(),
+            key=key,
+            body_hash=digest.hexdigest(),
+        )
+
+    @property
+    def preferences(self) -> Preferences:
+        return preferences(self.request)
+
+    @property
+    def order_id(self) -> str:
+        return self.named("id")
+
+    def named(self, variable: str) -> str:
+        """The id or hash in the path. Capitals in it mean the same (RFC 9562)."""
+        return self.request.match_info[variable].lower()
+
+    @property
+    def flushed(self) -> Position:
+        return Position(self.storage.shared.epoch, self.storage.tail.flushed)
+
+    def begins_at_once(self) -> bool:
+        """Whether there is nothing to wait for, most often; else see `begin`."""
+        if "Facet-Position" in self.request.headers or not self.storage.reads.fresh:
+            return False
+        tail = self.storage.tail
+        self.as_of = (tail.epoch, tail.head)
+        return True
+
+    async def begin(self) -> None:
+        """Waits a moment when the caller, or the log, is ahead of this process: nothing is decided or shown
+        on an older state than the caller has seen. Raises Behind, HttpError 400."""
+        reads = self.storage.reads
+        if "Facet-Position" in self.request.headers:
+            echoed = echoed_position(self.request)
+            if echoed is not None:
+                await reads.require_position(echoed)
+        if not reads.fresh:
+            self.alone = not await reads.in_step()
+        self.as_of = (self.storage.tail.epoch, self.storage.tail.head)
+
+    @property
+    def position(self) -> str:
+        """What `Facet-Position` says of an answer that the handler has not said it for."""
+        return f"{self.as_of[0]}-{self.as_of[1]}"
+
+    async def _read(self) -> bytes:
+        request, bytes_max = self.request, self.body_bytes_max
+        if (request.content_length or 0) > bytes_max:
+            raise HttpError(413, "too_large", f"A body here may have at most {bytes_max} bytes.")
+        if not request.body_exists and not announces_digest(request):
+            return b""
+        content, bodies = request.content, request.app[BODIES]
+        if content.is_eof() and content.total_bytes <= SMALL_BYTES and not announces_digest(request):
+            return content.read_nowait()  # all of it came with the head: there is nothing to wait for
+        raw = await read_whole(RawBody(request, bodies), bytes_max, bodies)
+        if len(raw) > SMALL_BYTES:
+            await bodies.json_rounds.turn(len(raw))
+        return raw
+
+
+def convert_query(given: Mapping[str, str], record: type[Record]) -> Record:
+    """Texts to a record; what is empty counts as absent, but for its name."""
+    known = record.__struct_encode_fields__
+    texts = {name: value for name, value in given.items() if value or name not in known}
+    try:
+        converted = msgspec.convert(texts, record, strict=False)
+    except msgspec.ValidationError:
+        raise Invalid(*_query_errors(given, record)) from None
+    misread = [
+        (f"/{name}", "not a value")
+        for name, text in texts.items()
+        if _misread(text, getattr(converted, name))
+    ]
+    if misread:
+        raise Invalid(*misread)
+    return converted
+
+
+def _misread(text: str, value: object) -> bool:
+    """msgspec reads "null" as no value where a number may be absent, 1e3 as a whole number, and any number as
+    seconds since 1970."""
+    if isinstance(value, datetime):
+        return ":" not in text
+    return value is None or (type(value) is int and not text.removeprefix("-").isdigit())
+
+
+def _query_errors(given: Mapping[str, str], record: type[Record]) -> list[tuple[str, str]]:
+    errors: list[tuple[str, str]] = []
+    fields = {field.encode_name: field for field in msgspec.structs.fields(record)}
+    errors += [(f"/{name}", "unknown parameter") for name in given if name not in fields]
+    for name, field in fields.items():
+        if given.get(name):
+            try:
+                msgspec.convert(given[name], field.type, strict=False)
+            except msgspec.ValidationError as error:
+                errors.append((f"/{name}", str(error)))
+        elif field.required:
+            errors.append((f"/{name}", "required"))
+    return errors
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A record or ready bytes."""
+    return ReadyResponse(
+        body=body if isinstance(body, bytes) else msgspec.json.encode(body),
+        status=status,
+        headers={"Content-Type": "application/json", "Cache-Control": "private, no-cache", **(headers or {})},
+    )

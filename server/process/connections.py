@@ -1,0 +1,409 @@
+"""One connection: aiohttp's protocol, with what it leaves open closed.
+
+- What aiohttp refuses by itself is a problem document too.
+- Thousands that send or end together are served by turns: some in each round of the event loop.
+- The head of a request has a bound, and so has what comes behind a request that is not answered yet.
+- An answer waits until its reader has taken it, and who does not read is cut off.
+- A caller that has sent all it will send is still answered, for a moment.
+
+Relies on the pinned aiohttp's internals (`_messages`, `_waiter`, the flags of paused reading): see
+`tests/test_connections.py`.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from aiohttp import StreamReader, web
+from aiohttp.client_exceptions import ClientConnectionResetError
+from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
+from server.http.problems import HttpError, problem_response
+from server.http.request import request_id_of
+
+READ_WINDOW_S = 20.0
+READ_RATE_BYTES_MIN = 1024
+"""A reader is cut off when it takes fewer bytes a second than this, averaged over the window, while an answer
+waits for it."""
+HALF_CLOSED_S = 1.0
+"""How long a request may take whose sender has closed its half of the connection: it may wait for the answer,
+or be gone."""
+HEAD_BYTES_MAX = 32 << 10
+"""A request line and its headers, all together."""
+CHUNKING_BYTES_MAX = 64 << 10
+"""What a body in chunks may have around its bytes, when that is more than they are: chunks of a byte or two
+cost as much to read as large ones."""
+SLICE_BYTES = 4 << 10
+"""What the parser is given at once of what is no body of a known length."""
+PIPELINED_MAX = 4
+"""Requests of one connection that wait for the answers before them; more are not read."""
+HELD_BYTES_TOTAL = 4 << 20
+"""What all connections together may have sent before it is their turn."""
+ROUND_REQUESTS = 16
+"""Requests that are begun in one round of the event loop, of all connections: some 3 ms."""
+ROUND_ENDINGS = 16
+"""Connections whose end is dealt with in one round: some 2 ms."""
+ROUND_PARSING_S = 0.002
+"""How long the parser works in one round, and one slice more."""
+
+
+class Turns:
+    """Who waits for the parser, to be begun with, or to be let go of: first come, first served, some in each
+    round of the event loop.
+
+    uvloop reads its clock once a round, so a new time is a new round. (Rounds within a millisecond have one
+    time: they share what one may do.)
+    """
+
+    def __init__(self) -> None:
+        self._time = asyncio.get_running_loop().time
+        self._parsed: deque[Connection] = deque()
+        self._begun: deque[asyncio.Future[None]] = deque()
+        self._ended: deque[Callable[[], None]] = deque()
+        self._round_is_due = False
+        self._round_s = 0.0
+        self._requests_left = ROUND_REQUESTS
+        self._parses_until_s = 0.0
+        """0 until something is parsed in this round."""
+        self.held_bytes = 0
+
+    def may_parse(self) -> bool:
+        """Whether nobody waits for the parser, and it has time in this round."""
+        if (now_s := self._time()) != self._round_s:
+            self._new_round(now_s)
+        if self._parses_until_s == 0.0:
+            self._parses_until_s = time.perf_counter() + ROUND_PARSING_S
+            return not self._parsed
+        return not self._parsed and time.perf_counter() < self._parses_until_s
+
+    def may_begin(self) -> bool:
+        """Whether a request may be begun with now; if so, it counts as begun."""
+        if (now_s := self._time()) != self._round_s:
+            self._new_round(now_s)
+        if self._requests_left <= 0 or self._begun:
+            return False
+        self._requests_left -= 1
+        return True
+
+    async def begin(self) -> None:
+        """Returns when a request may be begun with."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._begun.append(turn)
+        self._call_a_round()
+        await turn
+
+    def _new_round(self, now_s: float) -> None:
+        self._round_s, self._requests_left, self._parses_until_s = now_s, ROUND_REQUESTS, 0.0
+
+    def parse(self, connection: "Connection") -> None:
+        """When its turn comes."""
+        self._parsed.append(connection)
+        self._call_a_round()
+
+    def end(self, act: Callable[[], None]) -> None:
+        """Do this when its turn comes."""
+        self._ended.append(act)
+        self._call_a_round()
+
+    def _call_a_round(self) -> None:
+        if not self._round_is_due:
+            self._round_is_due = True
+            asyncio.get_running_loop().call_soon(self._round)
+
+    def _round(self) -> None:
+        """The event loop has looked at all connections since the last one."""
+        self._round_is_due = False
+        self._new_round(self._time())
+        for _ in range(min(ROUND_ENDINGS, len(self._ended))):
+            self._ended.popleft()()
+        while self._begun and self._requests_left > 0:
+            turn = self._begun.popleft()
+            if not turn.done():  # cancelled, else
+                self._requests_left -= 1
+                turn.set_result(None)
+        self._parses_until_s = time.perf_counter() + ROUND_PARSING_S
+        while self._parsed and time.perf_counter() < self._parses_until_s:
+            connection = self._parsed.popleft()
+            if connection.parse_slice():
+                self._parsed.append(connection)
+        if self._parsed or self._begun or self._ended:
+            self._call_a_round()
+
+
+class Connection(RequestHandler):
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_chunking_bytes",
+        "_half_closed",
+        "_head_bytes",
+        "_held",
+        "_waits",
+        "turns",
+    )
+
+    def __init__(self, turns: Turns, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+        self.turns = turns
+        self._held = b""
+        """What was sent and not parsed yet."""
+        self._waits = False
+        """For its turn to be parsed."""
+        self._head_bytes = 0
+        """Of a request whose head has not ended yet."""
+        self._body: StreamReader | None = None
+        """Of the last request that was begun, and its length, when it was announced."""
+        self._body_bytes: int | None = None
+        self._chunking_bytes = 0
+        self._half_closed: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self.transport is not None:
+            # Whatever the kernel does not take at once is waited for: nothing unread is left at the end.
+            self.transport.set_write_buffer_limits(high=0)
+
+    def data_received(self, data: bytes) -> None:
+        if not data or self._upgraded:  # aiohttp asks itself to go on
+            super().data_received(data)
+            return
+        small = len(data) <= SLICE_BYTES or len(data) <= self._slice_bytes()
+        if small and not self._held and self.turns.may_parse():
+            self._parse(data)
+            return
+        self._hold(self._held + data)
+        self._pause_transport_reading()
+        if self._may_go_on():
+            self._wait_for_turn()
+        elif self.turns.held_bytes > HELD_BYTES_TOTAL and self.transport is not None:
+            self.transport.abort()  # it sends on and on, and is not even to be parsed
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """The handler has taken what there was of its body."""
+        super().resume_reading(resume_parser)
+        if self._held:
+            self._pause_transport_reading()
+            self._wait_for_turn()
+
+    def _may_go_on(self) -> bool:
+        """Whether more of what is held may be parsed: the body under way takes it, and not too many requests
+        wait for their answers."""
+        full = self._reading_paused or len(self._messages) >= PIPELINED_MAX
+        return bool(self._held) and self.transport is not None and not full
+
+    def _hold(self, data: bytes) -> None:
+        self.turns.held_bytes += len(data) - len(self._held)
+        self._held = data
+
+    def _wait_for_turn(self) -> None:
+        if not self._waits:
+            self._waits = True
+            self.turns.parse(self)
+
+    def parse_slice(self) -> bool:
+        """When it is its turn. Whether there is more."""
+        if self._may_go_on():
+            self._parse_some()
+        self._waits = self._may_go_on()
+        return self._waits
+
+    def _parse_some(self) -> None:
+        size = self._slice_bytes()
+        piece = self._held[:size]
+        self._hold(self._held[size:])
+        self._parse(piece)
+        if not self._held and not (self._reading_paused or self._buffer_paused):
+            self._resume_transport_reading()
+
+    def _slice_bytes(self) -> int:
+        """How much the parser may see now: a body of known length at once, anything else by slices."""
+        body = self._body
+        if body is None or self._body_bytes is None or body.is_eof():
+            return SLICE_BYTES
+        return max(self._body_bytes - body.total_bytes, 1)
+
+    def _parse(self, data: bytes) -> None:
+        count, body = self._request_count, self._body
+        in_body = body is not None and not body.is_eof()
+        taken = 0 if body is None else body.total_bytes
+        super().data_received(data)
+        if self._request_count > count:
+            self._head_bytes = 0
+            message, body = self._messages[-1]
+            self._body, self._body_bytes, self._chunking_bytes = None, None, 0
+            if body is not EMPTY_PAYLOAD:
+                self._body, self._body_bytes = body, _length_of(message)
+        elif body is not None and in_body and self._body_bytes is None:
+            self._chunking_bytes += len(data) - (body.total_bytes - taken)
+            if self._chunking_bytes > max(CHUNKING_BYTES_MAX, body.total_bytes):
+                self._refuse_chunks(body)
+        elif not in_body and not self._force_close and not self._close:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse_head()
+
+    def _refuse_chunks(self, body: StreamReader) -> None:
+        """Whoever reads the body is told."""
+        body.set_exception(web.RequestPayloadError("The chunks are too small."))
+        self._lingering_time = 0  # there is no rest to be thrown away
+        self._hold(b"")
+        self._pause_transport_reading()
+
+    def _refuse_head(self) -> None:
+        """As if the parser had: one answer, and the end of the connection."""
+        error = HttpProcessingError(code=431, message=f"Headers may have at most {HEAD_BYTES_MAX} bytes.")
+        self._messages.append((_ErrInfo(status=431, exc=error, message=error.message), EMPTY_PAYLOAD))
+        self._hold(b"")
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        self._pause_transport_reading()
+
+    def _handle_request(
+        self,
+        request: web.BaseRequest,
+        start_time: float | None,
+        request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        if self.turns.may_begin():
+            return super()._handle_request(request, start_time, request_handler)
+        return self._handle_in_turn(request, start_time, request_handler)
+
+    async def _handle_in_turn(
+        self,
+        request: web.BaseRequest,
+        start_time: float | None,
+        request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    ) -> tuple[web.StreamResponse, bool]:
+        await self.turns.begin()
+        return await super()._handle_request(request, start_time, request_handler)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
+            if exc is not None:
+                exc.__traceback__ = None  # its frames know the body, which knows it: nobody need collect them
+            return _NoAnswer()
+        detail = "This is not a request that can be read."
+        if status == 431:
+            detail = f"A request line and its headers may have at most {HEAD_BYTES_MAX} bytes."
+        error: BaseException = HttpError(status, "malformed_request", detail)
+        if status == 500:
+            error = exc or RuntimeError(message)
+        request_id = request_id_of(request)
+        response = problem_response(error, request_id)
+        response.headers["X-Request-Id"] = request_id
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(self._manager, Connections) and self._manager.leaving and not resp.prepared:
+            resp.force_close()
+        finished = await super().finish_response(request, resp, start_time)
+        if self._paused:
+            await self._drain_helper()
+        if self._may_go_on():
+            self._wait_for_turn()
+        if self._half_closed is not None and not (self._messages or self._held):
+            self.close()
+        return finished
+
+    async def _drain_helper(self) -> None:
+        """Whatever writes waits here while more is on its way to the reader than the transport holds. Raises
+        ConnectionError when the connection is lost, or ended for want of a reader."""
+        while self._paused:
+            if self.transport is None:
+                raise ClientConnectionResetError("Connection lost")
+            if self._drain_waiter is None:
+                self._drain_waiter = self._loop.create_future()
+            unsent = self.transport.get_write_buffer_size()
+            try:
+                async with asyncio.timeout(READ_WINDOW_S):
+                    await asyncio.shield(self._drain_waiter)
+            except TimeoutError:
+                self._require_reader(unsent)
+
+    def _require_reader(self, unsent_before: int) -> None:
+        """Raises ConnectionError when too little was read in a window."""
+        if self.transport is None:
+            raise ClientConnectionResetError("Connection lost")
+        taken = unsent_before - self.transport.get_write_buffer_size()
+        if taken < READ_RATE_BYTES_MIN * READ_WINDOW_S:
+            self.transport.abort()
+            raise ClientConnectionResetError("The answer is not read.")
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """The caller sends no more. True keeps the other half open."""
+        if self.transport is None:
+            return None
+        if self._owes_answer():
+            self._half_closed = self._loop.call_later(HALF_CLOSED_S, self._end)
+        else:
+            self.turns.end(self._end)
+        return True
+
+    def _owes_answer(self) -> bool:
+        """Whether a request is here in full and not answered yet."""
+        request = self._current_request
+        if request is not None and not request.content.is_eof():
+            return False  # its body will never be complete
+        waits = self._waiter is not None and not self._waiter.done()
+        return bool(self._messages or self._held) or not waits
+
+    def _end(self) -> None:
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.transport.abort()
+        self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._half_closed is not None:
+            self._half_closed.cancel()
+        self.turns.end(lambda: self._lost(exc))
+
+    def _lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._hold(b"")
+        self._body = self._half_closed = None  # they know the connection, too: nobody need collect it
+
+
+class _NoAnswer(web.Response):
+    """To nobody, or where an answer has begun already."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        raise ConnectionResetError
+
+
+def _length_of(message: object) -> int | None:
+    """Of the request's body, when its head says so."""
+    if not isinstance(message, RawRequestMessage) or message.chunked:
+        return None
+    length = message.headers.get("Content-Length")
+    return None if length is None else int(length)
+
+
+class Connections(web.Server):
+    leaving = False
+    """From now on each answer says that it is the last one on its connection."""
+
+    def __init__(self, inner: web.Server) -> None:
+        super().__init__(
+            inner.request_handler,
+            request_factory=inner.request_factory,
+            loop=asyncio.get_running_loop(),
+            **inner._kwargs,
+        )
+        self.turns = Turns()
+
+    def __call__(self) -> RequestHandler:
+        return Connection(self.turns, self, loop=self._loop, **self._kwargs)

@@ -1,0 +1,201 @@
+"""Maintained lists: a snapshot of the database, kept up to date by the log.
+
+A view never expires. It remembers the position it is at; whoever reads it first applies what the log has
+brought since. A change moves one row and replaces its bytes, and drops only the encoded pages it touches.
+"""
+
+import bisect
+import hashlib
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from storage.log.log import Position
+from storage.log.tail import Followed
+from storage.orders.filters import ListQuery, OrderFilter, Place, SortField, encode_cursor, place_of
+from storage.orders.order import Order, Status, encode_order
+
+ROW_OVERHEAD_BYTES = 160
+"""What a row costs beside its bytes: its place and two list slots. Measured on CPython 3.11."""
+
+
+class Page(NamedTuple):
+    """An encoded page of a list. `next` is the cursor behind it, None at the end."""
+
+    body: bytes
+    etag: str
+    next: str | None
+
+
+class _CachedPage(NamedTuple):
+    page: Page
+    bound: Place | None
+    """The last place that the page depends on; None when it depends on all of the list."""
+
+
+class ListView:
+    """The first rows of one list, `complete` when these are all of them.
+
+    Rows are kept in ascending order of their places; a descending list begins at the end.
+    """
+
+    def __init__(
+        self,
+        query: ListQuery,
+        rows: list[tuple[Order, bytes]],
+        complete: bool,
+        position: Position,
+        rows_max: int,
+    ) -> None:
+        self.query = query
+        self.epoch, self.n = position.epoch, position.n
+        self.complete = complete
+        self._descending = query.sort.descending
+        self._rows_max = rows_max
+        if self._descending:
+            rows = rows[::-1]
+        self._places = [place_of(order, query.sort) for order, _ in rows]
+        self._bodies = [body for _, body in rows]
+        self._pages: dict[int, _CachedPage] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def byte_count(self) -> int:
+        return sum(map(len, self._bodies)) + ROW_OVERHEAD_BYTES * len(self._bodies)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """In the order of the list."""
+        return self._bodies[::-1] if self._descending else list(self._bodies)
+
+    @property
+    def first(self) -> bytes | None:
+        if not self._bodies:
+            return None
+        return self._bodies[-1 if self._descending else 0]
+
+    def holds(self, limit: int) -> bool:
+        """Whether the first `limit` rows can be shown from here."""
+        return self.complete or len(self._places) > limit
+
+    def apply(self, followed: Followed) -> None:
+        """Move on by one log entry."""
+        self.n = followed.n
+        if followed.order is None or followed.held is None:
+            return
+        before = followed.before
+        old = place_of(before, self.query.sort) if before and self.query.covers(before) else None
+        new = place_of(followed.order, self.query.sort) if self.query.covers(followed.order) else None
+        if old is None and new is None:
+            return
+        if old is not None:
+            self._remove(old)
+        if new is not None:
+            self._insert(new, followed.held.body)
+
+    def put(self, order_id: str, order: Order | None) -> None:
+        """Show this order as it is now, whatever was shown of it before: after an invalidation by key."""
+        for place in [place for place in self._places if place.id == order_id]:
+            self._remove(place)
+        if order is not None and self.query.covers(order):
+            self._insert(place_of(order, self.query.sort), encode_order(order))
+
+    def page(self, limit: int, now: datetime, pages_max: int) -> Page:
+        """The first `limit` rows. Call only when it `holds` them."""
+        cached = self._pages.get(limit)
+        if cached is not None:
+            return cached.page
+        page, bound = self._encode(limit, now)
+        # A cursor into a list by `updated_at` carries the moment its walk began: never shared.
+        if self.query.sort.field is not SortField.UPDATED_AT and len(self._pages) < pages_max:
+            self._pages[limit] = _CachedPage(page, bound)
+        return page
+
+    def _encode(self, limit: int, now: datetime) -> tuple[Page, Place | None]:
+        if self._descending:
+            bodies, places = self._bodies[-limit:][::-1], self._places[-limit - 1 :][::-1]
+        else:
+            bodies, places = self._bodies[:limit], self._places[: limit + 1]
+        cursor: str | None = None
+        bound: Place | None = None
+        if bodies and (len(places) > limit or not self.complete):
+            cursor = encode_cursor(self.query.cursor_at(places[len(bodies) - 1], now))
+            bound = places[-1]
+        body = b'{"items":[%b],"next":%b}' % (b",".join(bodies), msgspec.json.encode(cursor))
+        etag = f'W/"{hashlib.blake2b(body, digest_size=9).hexdigest()}"'
+        return Page(body, etag, cursor), bound
+
+    def _remove(self, place: Place) -> None:
+        index = bisect.bisect_left(self._places, place)
+        if index < len(self._places) and self._places[index] == place:
+            del self._places[index], self._bodies[index]
+            self._touched(place)
+
+    def _insert(self, place: Place, body: bytes) -> None:
+        index = bisect.bisect_left(self._places, place)
+        if index < len(self._places) and self._places[index] == place:
+            self._bodies[index] = body
+        elif not self.complete and index == (0 if self._descending else len(self._places)):
+            return  # behind the last row held: what stands between is not known here
+        else:
+            self._places.insert(index, place)
+            self._bodies.insert(index, body)
+            self._shorten()
+        self._touched(place)
+
+    def _shorten(self) -> None:
+        if len(self._places) > self._rows_max:
+            index = 0 if self._descending else -1
+            del self._places[index], self._bodies[index]
+            self.complete = False
+            self._pages.clear()
+
+    def _touched(self, place: Place) -> None:
+        for limit in list(self._pages):
+            bound = self._pages[limit].bound
+            if bound is None or (place >= bound if self._descending else place <= bound):
+                del self._pages[limit]
+
+
+class CountsQuery(msgspec.Struct, frozen=True):
+    """How many orders of each status a filter lets through."""
+
+    filter: OrderFilter
+
+
+class CountsView:
+    """Counts by status, kept up to date by the log."""
+
+    def __init__(self, query: CountsQuery, counts: dict[Status, int], position: Position) -> None:
+        self.query = query
+        self.epoch, self.n = position.epoch, position.n
+        self.counts = counts
+        self._body: bytes | None = None
+
+    @property
+    def byte_count(self) -> int:
+        return 2_000
+
+    @property
+    def body(self) -> bytes:
+        if self._body is None:
+            shown = {status.value: self.counts.get(status, 0) for status in Status}
+            self._body = msgspec.json.encode({"counts": shown})
+        return self._body
+
+    def apply(self, followed: Followed) -> None:
+        self.n = followed.n
+        before, after = followed.before, followed.order
+        if after is None:
+            return
+        if before is not None and self.query.filter.matches(before):
+            self._add(before.status, -1)
+        if self.query.filter.matches(after):
+            self._add(after.status, 1)
+
+    def _add(self, status: Status, by: int) -> None:
+        self.counts[status] = self.counts.get(status, 0) + by
+        self._body = None

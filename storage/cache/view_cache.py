@@ -1,0 +1,203 @@
+"""The maintained lists this process holds: loaded once for any number of callers, then kept up to date."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from storage.bounds import Bounds
+from storage.cache.list_views import CountsQuery, CountsView, ListView, Page
+from storage.cache.local_orders import MISS, Held, LocalOrders, Lru, Sentinel
+from storage.cache.snapshots import Snapshots
+from storage.database.contract import CountsSnapshot, Database, ListSnapshot
+from storage.errors import Behind
+from storage.log.log import Position
+from storage.log.tail import Tail
+from storage.memory.single_flight import SingleFlight
+from storage.orders.filters import ALL, ListQuery, OrderFilter
+from storage.orders.order import Order, Status, encode_order
+
+LOAD_ATTEMPTS = 3
+"""A load that the log overtakes by more than the tail holds is begun again this often."""
+
+EPOCH_PAUSE_S = 0.05
+"""Between a new life of the log in the database and here there is a moment."""
+
+Query = ListQuery | CountsQuery
+
+
+class ViewCache:
+    def __init__(
+        self,
+        database: Database,
+        snapshots: Snapshots,
+        reach_head: Callable[[], Awaitable[bool]],
+        tail: Tail,
+        local: LocalOrders,
+        bounds: Bounds,
+    ) -> None:
+        """`reach_head` waits until this process holds what had been accepted before."""
+        self._database = database
+        self._reach_head = reach_head
+        self._snapshots = snapshots
+        self._tail = tail
+        self._local = local
+        self._bounds = bounds
+        self._views: Lru[Query, ListView | CountsView] = Lru(bounds.views, bounds.views_bytes)
+        self._flights: SingleFlight[Query, ListView | CountsView] = SingleFlight()
+        self._refills: set[asyncio.Task[object]] = set()
+        self._invalidations = 0
+        self.loads = 0
+
+    @property
+    def lru(self) -> Lru[Query, ListView | CountsView]:
+        return self._views
+
+    def peek_page(self, query: ListQuery, limit: int, now: datetime) -> Page | Sentinel:
+        """The page from what is held here; MISS when a load is needed. Never waits."""
+        view = self._current(query)
+        if not isinstance(view, ListView) or not view.holds(limit):
+            return MISS
+        if not view.complete and len(view) < self._bounds.view_rows_min:
+            self._refill(query)
+        return view.page(limit, now, self._bounds.view_pages)
+
+    async def page(self, query: ListQuery, limit: int, now: datetime) -> tuple[Page, Position]:
+        """Load the list and show its first rows, with the position they are complete to."""
+        view = await self._flights.do(query, lambda: self._load(query))
+        assert isinstance(view, ListView)
+        self._catch_up(view)
+        return view.page(limit, now, self._bounds.view_pages), Position(view.epoch, view.n)
+
+    def peek_counts(self, order_filter: OrderFilter) -> bytes | Sentinel:
+        view = self._current(CountsQuery(order_filter))
+        return view.body if isinstance(view, CountsView) else MISS
+
+    async def counts(self, order_filter: OrderFilter) -> tuple[bytes, Position]:
+        query = CountsQuery(order_filter)
+        view = await self._flights.do(query, lambda: self._load(query))
+        assert isinstance(view, CountsView)
+        self._catch_up(view)
+        return view.body, Position(view.epoch, view.n)
+
+    async def bodies(self, query: ListQuery, limit: int) -> list[bytes]:
+        """The first rows of a list, encoded, loading it when it is not held."""
+        return (await self.rows(query, limit))[0]
+
+    async def rows(self, query: ListQuery, limit: int) -> tuple[list[bytes], Position]:
+        """The same, with the position they are complete to."""
+        view = self._current(query)
+        if not isinstance(view, ListView):
+            loaded = await self._flights.do(query, lambda: self._load(query))
+            assert isinstance(loaded, ListView)
+            view = loaded
+            self._catch_up(view)
+        return view.bodies[:limit], Position(view.epoch, view.n)
+
+    def peek_first(self, query: ListQuery) -> bytes | None:
+        """The first row of a list that is held; never loads."""
+        view = self._current(query)
+        return view.first if isinstance(view, ListView) else None
+
+    def peek_all_counts(self) -> dict[Status, int]:
+        """Orders by status, when these counts are held; never loads."""
+        view = self._current(CountsQuery(ALL))
+        return dict(view.counts) if isinstance(view, CountsView) else {}
+
+    def show(self, order_id: str, order: Order | None) -> None:
+        """After an invalidation by key: every list shows the order as it now is; counts are loaded again."""
+        self._invalidations += 1
+        for query in list(self._views):
+            view = self._views.peek(query)
+            # What the view has not yet followed of the log comes first: later, it would undo this.
+            if isinstance(view, ListView) and self._catch_up(view):
+                view.put(order_id, order)
+            else:
+                self._views.discard(query)
+
+    def clear(self) -> None:
+        self._invalidations += 1
+        self._views.clear()
+        self._flights.clear()
+
+    def _current(self, query: Query) -> ListView | CountsView | Sentinel:
+        """The view, brought up to date, or MISS."""
+        view = self._views.get(query)
+        if isinstance(view, Sentinel):
+            return MISS
+        if view.n != self._tail.head and not self._catch_up(view):
+            self._views.discard(query)
+            return MISS
+        return view
+
+    def _catch_up(self, view: ListView | CountsView) -> bool:
+        followed = self._tail.since(view.n) if view.epoch == self._tail.epoch else None
+        if followed is None:
+            return False
+        for entry in followed:
+            view.apply(entry)
+        return True
+
+    def _refill(self, query: ListQuery) -> None:
+        """A list that has become short is loaded again before somebody has to wait for it."""
+        task = asyncio.create_task(_drop_result(self._flights.do(query, lambda: self._load(query))))
+        self._refills.add(task)
+        task.add_done_callback(self._refills.discard)
+
+    async def _load(self, query: Query) -> ListView | CountsView:
+        for attempt in range(LOAD_ATTEMPTS):
+            began = self._invalidations
+            view = await self._snapshot(query)
+            if view.n > self._tail.head:
+                await self._reach_head()
+            if view.epoch != self._tail.epoch:
+                if attempt + 1 == LOAD_ATTEMPTS:
+                    return view  # the database is in a new life of the log already: it has everything
+                await asyncio.sleep(EPOCH_PAUSE_S)
+            elif self._catch_up(view):
+                if began == self._invalidations:
+                    self._views.put(query, view, view.byte_count)
+                return view
+        raise Behind("The list changes faster than it can be loaded.")
+
+    async def _snapshot(self, query: Query) -> ListView | CountsView:
+        if isinstance(query, CountsQuery):
+            counts = await self._counts(query.filter)
+            return CountsView(query, counts.counts, counts.position)
+        rows_max = self._bounds.view_rows
+        snapshot = await self._list(query, rows_max + 1)
+        complete = len(snapshot.rows) <= rows_max
+        rows = [(order, self._body(order)) for order in snapshot.rows[:rows_max]]
+        view = ListView(query, rows, complete, snapshot.position, rows_max)
+        for order_id in self._tail.parked:
+            pending = self._tail.pending(order_id)
+            if pending is not None:  # the database has an older state, and will not get a newer one by itself
+                view.put(order_id, pending.order)
+        return view
+
+    async def _list(self, query: ListQuery, limit: int) -> ListSnapshot:
+        """As another process has read it, else from the database."""
+        snapshot = await self._snapshots.find_list(query)
+        if snapshot is None:
+            self.loads += 1
+            snapshot = await self._database.load_list(query, limit)
+            self._snapshots.keep_list(query, snapshot)
+        return snapshot
+
+    async def _counts(self, order_filter: OrderFilter) -> CountsSnapshot:
+        snapshot = await self._snapshots.find_counts(order_filter)
+        if snapshot is None:
+            self.loads += 1
+            snapshot = await self._database.load_counts(order_filter)
+            self._snapshots.keep_counts(order_filter, snapshot)
+        return snapshot
+
+    def _body(self, order: Order) -> bytes:
+        """The order's bytes, shared with the local tier when that holds the same version."""
+        held = self._local.lru.peek(order.id)
+        if isinstance(held, Held) and held.version == order.version:
+            return held.body
+        return encode_order(order)
+
+
+async def _drop_result(load: Awaitable[object]) -> None:
+    await load

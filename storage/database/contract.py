@@ -1,0 +1,231 @@
+"""The contract of the database: what is loaded from it and how changes reach it.
+
+Only write-behind writes through it; only the read-through tiers load from it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from storage.log.entries import AnyEntry
+from storage.log.log import Logged, Position
+from storage.orders.filters import ListQuery, OrderFilter
+from storage.orders.order import HistoryItem, Order, Role, Status
+
+
+class ListSnapshot(NamedTuple):
+    """The first rows of a list and the position they were read at, from one snapshot."""
+
+    position: Position
+    rows: list[Order]
+
+
+class CountsSnapshot(NamedTuple):
+    position: Position
+    counts: dict[Status, int]
+
+
+class StoredQuote(msgspec.Struct, frozen=True):
+    id: str
+    tenant: str | None
+    valid_until: datetime
+    body: bytes
+
+
+class StoredVersion(msgspec.Struct, frozen=True):
+    """A price list or a metal fix: immutable once published."""
+
+    version: str
+    starts_at: datetime
+    ends_at: datetime | None
+    body: bytes
+
+
+class StoredToken(msgspec.Struct, frozen=True):
+    id: str
+    secret_hash: str
+    role: Role
+    name: str
+    customer: str | None
+    created_at: datetime
+
+
+class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's facts as they were computed, and how much it is asked for. `score`: as of `requested_at`."""
+
+    sha256: str
+    analyser: str
+    byte_count: int
+    facts: bytes
+    first_seen_at: datetime
+    score: float
+    requested_at: datetime
+    tenants: frozenset[str] = frozenset()
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry that the database refused for good, set aside with its error."""
+
+    id: str
+    position: str
+    order_id: str | None
+    error: str
+    at: datetime
+
+
+class Epoch(NamedTuple):
+    """Where the database stands. `lineage`: the first epoch after the last restoration; what an earlier
+    epoch held must not come in any more."""
+
+    position: Position
+    lineage: int
+
+
+class Attendance(NamedTuple):
+    """A process that follows the log; `united` is the last epoch of which it has brought all it held, `level`
+    the level of the log that it reads."""
+
+    process: str
+    united: int
+    seen_ago_s: float
+    level: int = 1
+
+
+class Rejected(NamedTuple):
+    """An entry that a batch could not apply, and why."""
+
+    logged: Logged
+    error: str
+
+
+class Database(Protocol):
+    async def position(self) -> Position:
+        """How far the database has read the log."""
+        ...
+
+    async def epoch(self) -> Epoch: ...
+
+    async def probe(self) -> None:
+        """Changes nothing. Raises DatabaseUnavailable when it does not answer, or refuses every change."""
+        ...
+
+    async def now(self) -> datetime | None:
+        """By a clock that other machines share; None where there is none."""
+        ...
+
+    async def installation(self) -> str:
+        """Tells this Facet's data from another's. Kept by backups."""
+        ...
+
+    async def secret(self, name: str, proposed: bytes) -> bytes:
+        """A key that all processes of this installation share; the proposed one when there is none yet."""
+        ...
+
+    async def load_order(self, order_id: str) -> Order | None: ...
+
+    async def load_history(self, order_id: str) -> list[HistoryItem]: ...
+
+    async def load_list(self, query: ListQuery, limit: int) -> ListSnapshot: ...
+
+    async def load_counts(self, order_filter: OrderFilter) -> CountsSnapshot: ...
+
+    async def find_reference(self, created_by: str, reference: str) -> str | None:
+        """The id of the order for which this token used this reference."""
+        ...
+
+    async def load_quote(self, quote_id: str) -> StoredQuote | None: ...
+
+    async def load_model(self, sha256: str) -> StoredModel | None: ...
+
+    async def load_popular_models(self, limit: int, half_life_s: float) -> list[StoredModel]:
+        """Those asked for most, by counts that halve in that time, the first of them first."""
+        ...
+
+    async def load_price_lists(self) -> list[StoredVersion]: ...
+
+    async def load_metal_fixes(self) -> list[StoredVersion]: ...
+
+    async def load_tokens(self) -> list[StoredToken]: ...
+
+    async def load_dead_letters(self) -> list[tuple[DeadLetter, Logged]]: ...
+
+    async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
+        """The batch and the new position in one transaction, guarded by the old position.
+
+        What the database refuses for good is set aside as dead letters in the same transaction, with every
+        later entry of the same order. Raises DatabaseUnavailable when nothing was done and trying again
+        may help, Fenced when somebody else has moved the position.
+        """
+        ...
+
+    async def unite(self, batch: Sequence[Logged], epoch: int, *, late: bool = False) -> list[Rejected]:
+        """Entries of another life of the log, one by one: known ones are skipped by their id, what does
+        not fit (a fork, or a gap before the version) becomes a dead letter. Answers to keyed requests are
+        kept. The position stays.
+
+        `late`: the next life of the log has begun. What does not fit is kept for somebody to look at, but it
+        parks no order: that goes on with what was accepted since."""
+        ...
+
+    async def rejected(self, old: Position, new: Position) -> dict[int, str]:
+        """The dead letters among the entries after `old` up to `new`: position -> error."""
+        ...
+
+    async def find_answer(self, scope: str) -> tuple[Position, AnyEntry] | None:
+        """The entry that answered this keyed request."""
+        ...
+
+    async def load_answered(self, within_s: float, after: str, limit: int) -> list[str]:
+        """Scopes of the keyed requests answered lately, in their order, after this one."""
+        ...
+
+    async def prune_answers(self, before: datetime, limit: int) -> int:
+        """Forget at most `limit` answers given before that moment."""
+        ...
+
+    async def replay(self, order_id: str) -> None:
+        """Apply the dead letters of one order, in order, and forget them. Raises Conflict with the
+        database's words when one is still refused; then nothing is changed."""
+        ...
+
+    async def store_models(self, models: Sequence[StoredModel], half_life_s: float) -> None:
+        """Tenants join those that are known. Scores are added to what the database has by now: other
+        processes count as well."""
+        ...
+
+    async def lease_numbers(self, count: int) -> range: ...
+
+    async def begin_epoch(self, old: int, new: int) -> None:
+        """From one life of the log to the next, position 0. Raises Fenced when the database is no longer in
+        the old one."""
+        ...
+
+    async def hold_lease(self, name: str, holder: str, ttl_s: float) -> bool:
+        """Take or renew a lease by the database's own clock; False while another holder's is valid."""
+        ...
+
+    async def give_lease(self, name: str, holder: str) -> None:
+        """Let go of a lease, if this holder has it."""
+        ...
+
+    async def attend(self, process: str, united: int, level: int = 1) -> None:
+        """This process is alive, and reads this level of the log."""
+        ...
+
+    async def raise_level(self, within_s: float, least: int = 0) -> int:
+        """The level of the log that is in force: as high as every process seen lately can read, at least as
+        high as it ever was, and as `least`."""
+        ...
+
+    async def attendance(self, within_s: float) -> list[Attendance]:
+        """Processes seen lately; older records are forgotten."""
+        ...
+
+    async def leave(self, process: str) -> None: ...
+
+    async def backup(self, target: Path) -> None: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,114 @@
+"""Facts of an uploaded file found out once: by one task of one of several processes, for all that ask
+meanwhile.
+
+In a process the callers share a task, and only the first one's file is needed. Between processes there is a
+turn: who has it computes, leaves a copy and gives the turn back; the others look for the copy, and one of
+them takes over when the turn ends without.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Literal, NamedTuple, Protocol
+
+from storage.bounds import Bounds
+from storage.memory.single_flight import SingleFlight
+from storage.models.shared import Model, ModelCopies, Refusal
+from storage.shared.locks import Turn, Turns
+
+
+class Work(Protocol):
+    """What computes the facts of one uploaded file."""
+
+    def hold(self) -> AbstractContextManager[None]:
+        """The file stays until this is left, also when its upload is over."""
+        ...
+
+    def drop(self) -> None:
+        """The file is not needed: what another caller has is used."""
+        ...
+
+    async def compute(self) -> bytes | Refusal:
+        """Encoded facts, or why there are none and never will be. Raises what passes."""
+        ...
+
+
+Source = Literal["local", "shared", "database", "computed"]
+
+
+class Known(NamedTuple):
+    found: Model | Refusal
+    source: Source
+
+
+class Computing:
+    def __init__(
+        self,
+        copies: ModelCopies,
+        turns: Turns,
+        analyser: str,
+        bounds: Bounds,
+        look_up: Callable[[str], Awaitable[Known | None]],
+        keep: Callable[[str, Model | Refusal], None],
+    ) -> None:
+        """`look_up`: what is known without the file. `keep` is called with what was found out, before anybody
+        hears of it: who asks between the two would compute once more."""
+        self._copies = copies
+        self._turns = turns
+        self._analyser = analyser
+        self._bounds = bounds
+        self._look_up = look_up
+        self._keep = keep
+        self._flights: SingleFlight[str, Known] = SingleFlight()
+        self.computations = self.takeovers = self.awaited = 0
+
+    async def facts(self, sha256: str, byte_count: int, work: Work) -> Known:
+        """A caller that goes away takes nothing from the others."""
+        if self._flights.under_way(sha256):
+            work.drop()
+        return await self._flights.do(sha256, lambda: self._once(sha256, byte_count, work))
+
+    async def _once(self, sha256: str, byte_count: int, work: Work) -> Known:
+        with work.hold():
+            if known := await self._look_up(sha256):
+                return known
+            turn = Turn(self._turns, f"facts:{sha256}", self._bounds.model_turn_s)
+            found = await self._found_by_others(sha256, turn)
+            if found is not None:
+                self._keep(sha256, found)
+                return Known(found, "shared")
+            async with turn.kept():
+                found = await self._compute(sha256, byte_count, work)
+                await self._copies.keep(sha256, found)
+                return Known(found, "computed")
+
+    async def _compute(self, sha256: str, byte_count: int, work: Work) -> Model | Refusal:
+        self.computations += 1
+        facts = await work.compute()
+        found = facts if isinstance(facts, Refusal) else self._model(sha256, byte_count, facts)
+        self._keep(sha256, found)
+        return found
+
+    def _model(self, sha256: str, byte_count: int, facts: bytes) -> Model:
+        return Model(sha256, byte_count, facts, frozenset(), self._analyser)
+
+    async def _found_by_others(self, sha256: str, turn: Turn) -> Model | Refusal | None:
+        """None: it is this process's turn, or the others have taken longer than anybody may."""
+        loop, bounds = asyncio.get_running_loop(), self._bounds
+        deadline_s, pause_s, waited = loop.time() + bounds.model_wait_s, bounds.model_look_s, False
+        while not await turn.take():
+            if loop.time() >= deadline_s:
+                return None
+            waited = True
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(2 * pause_s, bounds.model_look_max_s)
+            if found := await self._copies.find(sha256):
+                self.awaited += 1
+                return found
+        found = await self._copies.find(sha256)  # left between the first look and the turn
+        if found is not None:
+            await turn.give()
+        elif waited:
+            self.takeovers += 1
+        return found

@@ -1,0 +1,40 @@
+"""Turns in Redis: a key that one process sets while there is none, and that runs out."""
+
+from collections.abc import Callable
+from typing import Any
+
+from storage.errors import LogUnavailable
+from storage.redis.batched_reads import Reader
+from storage.redis.connection import Argument, Refused
+
+_IF_MINE = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
+_EXTEND = _IF_MINE + "return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
+_GIVE = _IF_MINE + "return redis.call('DEL', KEYS[1])"
+
+
+class RedisTurns:
+    """While Redis is away everybody has a turn."""
+
+    def __init__(self, prefix: str, reader: Reader, joined: Callable[[], bool]) -> None:
+        self._space = f"{{{prefix}}}:turn:"
+        self._reader = reader
+        self._joined = joined
+
+    async def take(self, name: str, owner: str, ttl_s: float) -> bool:
+        reply = await self._ask("SET", self._space + name, owner, "NX", "PX", int(ttl_s * 1000))
+        return reply is not None
+
+    async def extend(self, name: str, owner: str, ttl_s: float) -> None:
+        await self._ask("EVAL", _EXTEND, 1, self._space + name, owner, int(ttl_s * 1000))
+
+    async def give(self, name: str, owner: str) -> None:
+        await self._ask("EVAL", _GIVE, 1, self._space + name, owner)
+
+    async def _ask(self, *command: Argument) -> Any:
+        """The reply; something that is not None when there is nobody to answer."""
+        if not self._joined():
+            return b""
+        try:
+            return await self._reader.ask(command)
+        except (LogUnavailable, Refused):
+            return b""

@@ -1,0 +1,86 @@
+"""Requests with an Idempotency-Key: each is answered once, whichever process it reaches, and the same again
+for 24 hours. Everything that takes a key goes through `Idempotency.once`.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+
+from storage.clock import Clock
+from storage.errors import AlreadyAnswered, KeyReused, OutcomeUnknown, Unavailable
+from storage.ids import new_id
+from storage.log.change_log import SharedTier
+from storage.log.entries import Answer, AnswerKept, AnyEntry, Remembered
+from storage.log.log import Position
+from storage.memory.single_flight import KeyedLocks
+
+Result = TypeVar("Result")
+
+
+class Keyed(msgspec.Struct, frozen=True, kw_only=True):
+    """A request with an Idempotency-Key. `scope` hashes token, method, path and key."""
+
+    scope: str
+    key: str
+    body_hash: str
+
+    def remembered(self, answer: Answer) -> Remembered:
+        """What an entry carries, so that the answer is accepted together with what it tells of."""
+        return Remembered(scope=self.scope, key=self.key, body_hash=self.body_hash, answer=answer)
+
+
+class Idempotency:
+    def __init__(self, shared: SharedTier, clock: Clock) -> None:
+        self._shared = shared
+        self._clock = clock
+        self._locks: KeyedLocks[str] = KeyedLocks()
+
+    async def once(
+        self,
+        keyed: Keyed | None,
+        act: Callable[[], Awaitable[Result]],
+        again: Callable[[Position, AnyEntry], Awaitable[Result]],
+    ) -> Result:
+        """What `act` returns; or what `again` makes of the entry that answered this key before. `act` accepts
+        an entry that carries the key, or changes nothing.
+
+        Of equal requests at once on one process the later ones wait. On other processes the log accepts a
+        key once. And what `act` refuses may be refused only because an equal request was accepted there
+        meanwhile (an order is taken already, a version exists), so a refusal counts only after another look.
+
+        Raises KeyReused, OutcomeUnknown, and what `act` raises.
+        """
+        if keyed is None:
+            return await act()
+        async with self._locks.hold(keyed.scope):
+            found = await self._find(keyed)
+            if found is None:
+                try:
+                    return await act()
+                except AlreadyAnswered:
+                    found = await self._find(keyed)
+                    if found is None:
+                        raise OutcomeUnknown from None
+                except Unavailable:
+                    raise
+                except Exception:
+                    found = await self._find(keyed)
+                    if found is None:
+                        raise
+        return await again(*found)
+
+    async def remember(self, keyed: Keyed, answer: Answer) -> Position:
+        """Accept the answer to a request that changes nothing in the log. Raises AlreadyAnswered."""
+        now = self._clock.now()
+        entry = AnswerKept(id=new_id(now), at=now, remembered=keyed.remembered(answer))
+        return await self._shared.append(entry)
+
+    async def _find(self, keyed: Keyed) -> tuple[Position, AnyEntry] | None:
+        found = await self._shared.find_remembered(keyed.scope)
+        if found is None:
+            return None
+        remembered = found[1].remembered
+        if remembered is None or remembered.body_hash != keyed.body_hash:
+            raise KeyReused
+        return found

@@ -1,0 +1,204 @@
+"""The storage layers, stacked: log and database below, the tiers in the middle, the order book on top.
+
+The engines are given; which ones, the composition root decides.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+from storage.bounds import Bounds
+from storage.cache.read_through import ReadThrough
+from storage.cache.write_behind import WriteBehind
+from storage.clock import Clock
+from storage.database.contract import Database
+from storage.database.health import Pulse
+from storage.database.lease import Lease, SoleLease, turn
+from storage.database.pruning import Housekeeping
+from storage.errors import Unavailable
+from storage.ids import new_id
+from storage.log.change_log import Follower, Reload, SharedTier
+from storage.log.entries import Forgotten, Thing
+from storage.log.tail import Followed, Tail
+from storage.models.cache import Models
+from storage.services.idempotency import Idempotency
+from storage.services.order_numbers import Numbers
+from storage.services.orders import OrderBook
+from storage.services.quotes import Quotes
+from storage.services.tokens import Tokens
+from storage.tasks import end
+
+logger = logging.getLogger("facet.storage")
+
+MakeShared = Callable[[Tail], SharedTier]
+
+
+class Storage:
+    """Everything of storage that the server uses. `open` follows the log from where the database is."""
+
+    def __init__(
+        self,
+        database: Database,
+        make_shared: MakeShared,
+        *,
+        analyser: str,
+        bounds: Bounds,
+        clock: Clock,
+        lease: Lease | None = None,
+    ) -> None:
+        self.database = database
+        self.bounds = bounds
+        self.clock = clock
+        self.lease = lease or SoleLease()
+        self.tail = Tail(bounds, clock)
+        self.shared = make_shared(self.tail)
+        self.write_behind = WriteBehind(database, self.shared, self.tail, self.lease, bounds)
+        self.reads = ReadThrough(database, self.shared, self.tail, bounds, clock)
+        self.numbers = Numbers(database, bounds)
+        self.pulse = Pulse(database, bounds, clock, tells_time=not self.shared.tells_time)
+        self.housekeeping = Housekeeping(database, self.lease, bounds, clock)
+        self.tokens = Tokens(self.shared, bounds, clock)
+        self.quotes = Quotes(database, self.shared, self.tail, clock)
+        self.models = Models(database, self.shared.copies, self.shared.turns, analyser, bounds, clock)
+        self.idempotency = Idempotency(self.shared, clock)
+        self.book = OrderBook(
+            database,
+            self.shared,
+            self.idempotency,
+            self.reads,
+            self.write_behind,
+            self.numbers,
+            self.tail,
+            bounds,
+            clock,
+        )
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        for follower in (
+            self.write_behind.follow,
+            self.reads.apply,
+            self.tokens.apply,
+            self.quotes.apply,
+            self.numbers.apply,
+            self._forget_model,
+        ):
+            self.shared.follow(follower)
+        self.lease.only_while(lambda: not self.tail.blocked and (self.reads.fresh or len(self.tail) > 0))
+        self.shared.on_start_over(self._reload)
+        self.shared.on_flushed_elsewhere(self.write_behind.flushed_elsewhere)
+
+    def follow(self, follower: Follower, reload: Reload) -> None:
+        """Call the follower with every entry; before `open`, so that it sees the replayed ones too. What it
+        holds is read by `reload` whenever following begins anew."""
+        self.shared.follow(follower)
+        self.shared.on_start_over(reload)
+
+    async def open(self, failed: Callable[[str, BaseException], None]) -> None:
+        """Begin to follow, then start the tasks. `failed` is told when one of them ends that should not."""
+        if not self.shared.tells_time:
+            await self.pulse.measure_clock()
+        self._start("lease", self.lease.run, failed)
+        await self.shared.open()
+        await self.numbers.open()
+        self._start("pulse", self.pulse.run, failed)
+        self._start("housekeeping", self.housekeeping.run, failed)
+        self._start("log", self.shared.run, failed)
+        self._start("write-behind", self.write_behind.run, failed)
+        self._start("models", self.models.run, failed)
+        self._start("renewals", self.models.renewals.run, failed)
+
+    async def drain(self, deadline_s: float) -> bool:
+        """Stop accepting, bring everything to the database. False when the deadline passed first; the log
+        keeps what is left: the next start, or another process, brings it."""
+        self.shared.stop()
+        await asyncio.wait([self._tasks["log"]], timeout=deadline_s)
+        self.write_behind.stop()
+        self.models.stop()
+        endless = {"lease", "pulse", "housekeeping", "renewals"}
+        others = [task for name, task in self._tasks.items() if name not in {"log", *endless}]
+        _, unfinished = await asyncio.wait(others, timeout=deadline_s)
+        await end(*self._tasks.values())
+        await self.lease.close()
+        await self.numbers.close()
+        return not unfinished
+
+    async def close(self) -> None:
+        """The log first: a process that nobody can reach any more follows nothing."""
+        await self.shared.close()
+        await self.database.close()
+
+    async def replay_dead_letters(self, order_id: str) -> None:
+        """After a repair. Raises Conflict when the database still refuses one of them."""
+        await self.database.replay(order_id)
+        self.tail.unpark(order_id)
+        await self.invalidate_order(order_id, repaired=True)
+
+    async def invalidate_order(self, order_id: str, *, repaired: bool = False) -> bool:
+        """Every process forgets what it holds of an order and reads it again. What is pending stays. Returns
+        whether the order exists. Raises LogUnavailable when the others could not be told."""
+        return await self._forget(
+            Thing.ORDER, order_id, lambda: self.reads.refresh(order_id), repaired=repaired
+        )
+
+    async def invalidate_model(self, sha256: str) -> bool:
+        await self.models.drop_copy(sha256)  # first, or the others would find it again
+        return await self._forget(Thing.MODEL, sha256, lambda: self.models.invalidate(sha256))
+
+    async def invalidate_lists(self) -> None:
+        async def clear() -> bool:
+            self.reads.views.clear()
+            return True
+
+        await self._forget(Thing.LISTS, "", clear)
+
+    @contextlib.asynccontextmanager
+    async def setting_up(self) -> AsyncIterator[None]:
+        """One process at a time sets up what a new installation needs; the next finds it in the database.
+
+        Raises DatabaseUnavailable, and OutcomeUnknown when the database does not catch up in time."""
+        deadline_s = self.bounds.durability_deadline_s
+        async with turn(self.database, "setup", 2 * deadline_s):
+            yield
+            await self.write_behind.wait_for(self.tail.head, deadline_s)
+
+    async def _forget(
+        self, thing: Thing, key: str, here: Callable[[], Awaitable[bool]], *, repaired: bool = False
+    ) -> bool:
+        now = self.clock.now()
+        entry = Forgotten(id=new_id(now), at=now, thing=thing, key=key, repaired=repaired)
+        try:
+            await self.shared.append(entry)
+        except Unavailable:
+            await here()  # here at least
+            raise
+        return await here()
+
+    def _forget_model(self, followed: Followed) -> None:
+        entry = followed.logged.entry
+        if isinstance(entry, Forgotten) and entry.thing is Thing.MODEL:
+            self.models.forget(entry.key)
+
+    async def _reload(self) -> Callable[[], None]:
+        tokens = await self.database.load_tokens()
+
+        def put_in_place() -> None:
+            self.tokens.load(tokens)
+            self.reads.start_over()
+            self.write_behind.start_over()
+
+        return put_in_place
+
+    def _start(
+        self,
+        name: str,
+        run: Callable[[], Coroutine[Any, Any, None]],
+        failed: Callable[[str, BaseException], None],
+    ) -> None:
+        def ended(task: "asyncio.Task[None]") -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                failed(name, error)
+
+        task = asyncio.create_task(run(), name=name)
+        task.add_done_callback(ended)
+        self._tasks[name] = task
