@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from aiohttp import web
 
+from server.http.body import Bodies, RawBody
 from server.process import connections
 from server.process.connections import Connection, Connections
 from tests.gates import until
@@ -22,6 +23,8 @@ class Served:
     def __init__(self, url: tuple[str, int], server: Connections) -> None:
         self.address = url
         self.answered = 0
+        self.read = b""
+        self.errors: list[Exception] = []
         self.server = server
 
     @property
@@ -35,8 +38,13 @@ class Served:
 async def served() -> AsyncIterator[Served]:
     async def page(request: web.BaseRequest) -> web.Response:
         counting.answered += 1
-        while await request.content.readany():
-            pass
+        body = RawBody(request, Bodies())
+        try:
+            while chunk := await body.read_chunk():
+                counting.read += chunk
+        except Exception as error:
+            counting.errors.append(error)
+            raise
         return web.Response(body=PAGE)
 
     server = Connections(web.Server(page))
@@ -160,3 +168,32 @@ async def test_a_body_in_tiny_chunks_is_refused(served: Served) -> None:
     assert b" 200 " not in await head_of_answer(served, head + b"1\r\na\r\n" * 100_000)
     padded = b"1;" + b"x" * 4_000 + b"\r\na\r\n"
     assert b" 200 " not in await head_of_answer(served, head + padded * 100)
+
+
+@pytest.mark.parametrize("before", [0, 64], ids=["alone", "in a crowd"])
+async def test_a_request_whose_sender_has_gone_is_not_begun(served: Served, before: int) -> None:
+    """Gone after its head was parsed and before its turn: nobody would tell its handler."""
+    with silent_reader(served):
+        await until(lambda: bool(served.server.connections))
+        connection = served.connection
+        for _ in range(before):
+            connection.turns.may_begin()
+        connection.data_received(b"POST /page HTTP/1.1\r\nHost: facet\r\nContent-Length: 9\r\n\r\nhalf")
+        connection.connection_lost(None)
+        await until(lambda: not served.server.connections)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert served.answered == 0
+
+
+async def test_a_connection_lost_at_the_end_of_a_chunk_is_no_failure_of_the_service(served: Served) -> None:
+    with silent_reader(served):
+        await until(lambda: bool(served.server.connections))
+        connection = served.connection
+        head = b"POST /page HTTP/1.1\r\nHost: facet\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.data_received(head + b"4\r\nhalf")
+        await until(lambda: served.read == b"half")
+        connection.data_received(b"\r\n")
+        connection._lost(None)
+        await until(lambda: bool(served.errors))
+        assert [type(error) for error in served.errors] == [ConnectionResetError]

@@ -21,7 +21,8 @@ def nothing_failed(service: Service) -> Any:
     """Whatever the tests here sent, the service logged no failure of its own."""
     yield
     lines = [json.loads(line) for line in service.log_text().splitlines()]
-    assert [line for line in lines if line["level"] in ("error", "critical")] == []
+    failures = [json.dumps(line, indent=1) for line in lines if line["level"] in ("error", "critical")]
+    assert not failures, "\n".join(failures).replace("\\n", "\n")
 
 
 async def post_raw(clients: Clients, body: bytes, path: str = "/v1/orders") -> Reply:

@@ -30,7 +30,7 @@ def no_collector() -> Iterator[None]:
 async def exchange(sent: bytes, bodies: Bodies, *, lost: bool, half_closed: bool) -> None:
     async def endpoint(request: web.BaseRequest) -> web.StreamResponse:
         """As routes have it: read what there is, refuse in words."""
-        body = RawBody(request, bodies)  # type: ignore[arg-type]
+        body = RawBody(request, bodies)
         try:
             while await body.read_chunk():
                 pass

@@ -130,7 +130,7 @@ class Pace:
 class RawBody:
     """The request's body as a source of bytes, at its pace, held against the digest it was announced with."""
 
-    def __init__(self, request: web.Request, bodies: Bodies) -> None:
+    def __init__(self, request: web.BaseRequest, bodies: Bodies) -> None:
         """Raises HttpError 400."""
         self._content = request.content
         self._pace = Pace(bodies=bodies)
@@ -138,13 +138,23 @@ class RawBody:
         self._digest = None if self._announced is None else hashlib.sha256()
 
     async def read_chunk(self) -> bytes:
-        """Raises HttpError 408, 503, and 422 at the end of a body that is another one than was announced."""
-        chunk = await self._pace.next(self._content.readany)
+        """Raises HttpError 408, 503, and 422 at the end of a body that is another one than was announced;
+        ConnectionError."""
+        chunk = await self._pace.next(self._read)
         if self._digest is not None:
             self._digest.update(chunk)
             if not chunk and self._digest.digest() != self._announced:
                 raise HttpError(422, "digest_mismatch", "The body does not have the digest it came with.")
         return chunk
+
+    async def _read(self) -> bytes:
+        try:
+            return await self._content.readany()
+        except RuntimeError:
+            # aiohttp's word for a connection that is lost between the end of a chunk and the next.
+            if self._content._protocol.connected:
+                raise
+            raise ConnectionResetError("The connection is lost.") from None
 
 
 async def read_whole(source: Source, bytes_max: int, bodies: Bodies, what: str = "A body here") -> bytes:

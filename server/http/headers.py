@@ -132,7 +132,7 @@ def announces_digest(request: web.Request) -> bool:
     return any(name in request.headers for name in DIGESTS)
 
 
-def announced_digest(request: web.Request) -> bytes | None:
+def announced_digest(request: web.BaseRequest) -> bytes | None:
     """The SHA-256 that the body has, as its sender says (RFC 9530). Other algorithms are passed over. Raises
     HttpError 400 for what is no such digest, and for two of them."""
     announced: set[bytes] = set()
