@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from storage.services.stack import Storage
-from tests.processes import Clients, Service, clients_of, served
-from tests.stacks import ManualClock, opened
-from tests.workshop import Workshop
+from tests.support.processes import Clients, Service, clients_of, served
+from tests.support.stacks import ManualClock, opened
+from tests.support.workshop import Workshop
 
-pytest_plugins = ["tests.engines"]
+pytest_plugins = ["tests.support.engines"]
 
 
 @pytest.fixture

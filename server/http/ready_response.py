@@ -1,8 +1,8 @@
 """Answers that leave in one write: the head is assembled here, next to a body that is ready.
 
 aiohttp's own response serves every case and costs accordingly; most answers here are a few headers and some
-bytes. What is not such a case goes its way. Relies on the pinned aiohttp's internals: `tests/test_answers.py`
-compares both, byte for byte but for `Server`.
+bytes. What is not such a case goes its way. Relies on the pinned aiohttp's internals:
+`tests/unit/test_answers.py` compares both, byte for byte but for `Server`.
 """
 
 from http import HTTPStatus

@@ -7,7 +7,7 @@
 - A caller that has sent all it will send is still answered, for a moment.
 
 Relies on the pinned aiohttp's internals (`_messages`, `_waiter`, the flags of paused reading): see
-`tests/test_connections.py`.
+`tests/unit/test_connections.py`.
 """
 
 import asyncio

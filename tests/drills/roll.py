@@ -1,0 +1,107 @@
+"""One release replaced by another under load: `python -m tests.drills.roll --from COMMIT [--to COMMIT]
+[--back]`.
+
+A server with two workers is started from a clone at the first commit. The clone is brought to the other while
+visitors are served, and reloaded as a user would; with `--back` there and back again. No request may fail and
+no acknowledged change may be lost. Exit code 1 when that is not so.
+"""
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from server.demo.private_servers.servers import PostgresServer, ValkeyServer
+from tests.support.processes import ROOT, Service
+from tests.support.visitors import visited
+from tests.support.worker_acts import answered, lost, until, workers
+
+REQUESTS = 1_000
+"""Answered between two steps."""
+
+
+class Plan(NamedTuple):
+    commits: list[str]
+    """In the order in which they serve."""
+
+
+def cloned(clone: Path, commit: str) -> Path:
+    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+    check_out(clone, commit)
+    return clone
+
+
+def commit_of(name: str) -> str:
+    return subprocess.check_output(["git", "rev-parse", name], cwd=ROOT, text=True).strip()
+
+
+def check_out(clone: Path, commit: str) -> None:
+    subprocess.run(["git", "-C", clone, "checkout", "-q", commit], check=True)
+
+
+def reload(clone: Path, service: Service) -> str:
+    """What the command said, of the release that is there now."""
+    command = [sys.executable, "-m", "server", "reload", f"--data-dir={service.data_dir}"]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
+    return f"{done.returncode} {done.stdout.strip()}{done.stderr.strip()}"
+
+
+async def roll(plan: Plan, folder: Path) -> list[str]:
+    """What went wrong."""
+    clone = cloned(folder / "checkout", plan.commits[0])
+    with ValkeyServer(folder / "valkey") as valkey, PostgresServer(folder / "postgres") as postgres:
+        service = Service(
+            folder / "data",
+            FACET_WORKERS="2",
+            FACET_GRACE_S="0.5",
+            FACET_MODEL_WORKERS="1",
+            FACET_REDIS_URL=valkey.url,
+            FACET_DATABASE_URL=postgres.url,
+        )
+        service.checkout = clone
+        await asyncio.to_thread(service.start)
+        wrong = []
+        try:
+            async with visited(lambda: service.url) as tally:
+                await answered(tally, REQUESTS)
+                for commit in plan.commits[1:]:
+                    before = workers(service)
+                    check_out(clone, commit)
+                    said = await asyncio.to_thread(reload, clone, service)
+                    print(f"{commit}: {said}", flush=True)
+                    await until(lambda: not workers(service) & before, service.log_text)  # noqa: B023
+                    await answered(tally, REQUESTS)
+            print(tally)
+            wrong += tally.failures
+            if code := await asyncio.to_thread(service.stop):
+                wrong.append(f"the server ended with {code}")
+        finally:
+            if service._process.poll() is None:
+                service.kill()
+        missing = lost(postgres.url, tally)
+        print(f"{len(tally.acknowledged)} changes acknowledged, {len(missing)} lost")
+        return wrong + [f"{change} is lost" for change in missing]
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.drills.roll", description=__doc__)
+    parser.add_argument("--from", dest="before", required=True, help="the commit that serves first")
+    parser.add_argument("--to", dest="after", default="HEAD")
+    parser.add_argument("--back", action="store_true", help="and back again")
+    chosen = parser.parse_args(arguments)
+    names = [chosen.before, chosen.after, *([chosen.before] if chosen.back else [])]
+    commits = [
+        subprocess.check_output(["git", "rev-parse", name], cwd=ROOT, text=True).strip() for name in names
+    ]
+    with tempfile.TemporaryDirectory(prefix="facet-roll-") as folder:
+        wrong = asyncio.run(roll(Plan(commits), Path(folder)))
+    for each in wrong[:10]:
+        print(f"  {each}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""What people do to orders, in a line each."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+from storage.errors import OrderParked
+from storage.orders.order import Actor, Change, Order, Status
+from storage.orders.rules import Wish, advance, comment, edit
+from storage.services.idempotency import Keyed
+from storage.services.orders import Decide, Draft, Outcome, Request
+from storage.services.stack import Storage
+from tests.support.stacks import IVAN, MES, SELLER, SHOP
+
+
+def keyed(key: str, body_hash: str = "hash") -> Keyed:
+    return Keyed(scope=f"scope {key}", key=key, body_hash=body_hash)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workshop:
+    """Acts on a storage as somebody."""
+
+    storage: Storage
+
+    async def create(self, who: Actor = SHOP, key: Keyed | None = None, **fields: Any) -> Outcome:
+        async def draft() -> Draft:
+            return Draft(**({"customer": "anna"} | fields))
+
+        return await self.storage.book.create(draft, Request(actor=who, keyed=key, success=201))
+
+    async def order(self, **fields: Any) -> Order:
+        return (await self.create(**fields)).order
+
+    async def step(self, order: Order, status: Status, who: Actor, **options: Any) -> Outcome:
+        wish = Wish(
+            status=status, comment=options.pop("comment", None), operator=options.pop("operator", None)
+        )
+
+        async def decide(newest: Order) -> Change | None:
+            return advance(newest, wish, who, self.storage.clock.now())
+
+        return await self.change(order, decide, who, **options)
+
+    async def take(self, order: Order, who: Actor = IVAN, **options: Any) -> Outcome:
+        return await self.step(order, Status.MANUFACTURING_STARTED, who, **options)
+
+    async def comment(self, order: Order, text: str = "hello", who: Actor = SHOP, **options: Any) -> Outcome:
+        async def decide(newest: Order) -> Change:
+            return comment(newest, text, who, self.storage.clock.now())
+
+        return await self.change(order, decide, who, **options)
+
+    async def edit(self, order: Order, who: Actor = SHOP, **fields: Any) -> Outcome:
+        async def decide(newest: Order) -> Change | None:
+            return edit(newest, fields, who, self.storage.clock.now())
+
+        return await self.storage.book.edit(order.id, fields.get("reference"), decide, Request(actor=who))
+
+    async def change(self, order: Order, decide: Decide, who: Actor, **options: Any) -> Outcome:
+        return await self.storage.book.change(order.id, decide, Request(actor=who, **options))
+
+    async def approved(self) -> Order:
+        """An order that waits for somebody to take it."""
+        order = await self.order()
+        for status, who in (
+            (Status.FILE_UPLOADED, SHOP),
+            (Status.SUBMITTED, SHOP),
+            (Status.PRICE_CALCULATED, MES),
+            (Status.MANUFACTURING_APPROVED, SELLER),
+        ):
+            order = (await self.step(order, status, who)).order
+        return order
+
+    async def persisted(self) -> None:
+        """Returns when the database has read everything that the log has."""
+        with contextlib.suppress(OrderParked):
+            await self.storage.write_behind.wait_for(self.storage.tail.head, 10.0)

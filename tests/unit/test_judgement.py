@@ -1,0 +1,161 @@
+"""How firmly a mesh may be priced."""
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pricing.errors import Refused
+from pricing.facts import Facts
+from pricing.mesh.analysis import analyse
+from pricing.mesh_warning import MeshWarning
+from pricing.price.firmness import judge
+from pricing.price.model_view import model_view
+from tests.support import meshes
+
+RING = analyse(meshes.binary_stl(meshes.torus()))
+
+
+def changed(**fields: object) -> Facts:
+    return msgspec.structs.replace(RING, **fields)
+
+
+def codes(facts: Facts, units: str = "mm") -> list[str]:
+    return [warning.code for warning in judge(facts, units).warnings]
+
+
+def test_a_closed_ring_of_the_size_of_a_finger_is_firm() -> None:
+    assert judge(RING, "mm").priceable == "auto"
+    assert codes(RING) == []
+
+
+def test_open_or_contradictory_surfaces_are_for_a_person() -> None:
+    assert judge(changed(closed=False, oriented=False), "mm").priceable == "manual"
+    assert judge(changed(oriented=False), "mm").priceable == "manual"
+    assert codes(changed(closed=False, oriented=False)) == ["not_closed"]
+    assert codes(changed(oriented=False)) == ["not_oriented"]
+
+
+def test_bodies_that_are_apart_are_firm() -> None:
+    note = MeshWarning("several_bodies", "There are 2 bodies; they do not overlap.")
+    assert judge(changed(bodies=2, warnings=(note,)), "mm").priceable == "auto"
+
+
+@pytest.mark.parametrize(
+    "code", ["bodies_not_counted", "bodies_unchecked", "bodies_overlap", "edges_shared", "flipped_facets"]
+)
+def test_doubts_found_in_the_mesh_are_provisional(code: str) -> None:
+    assert judge(changed(warnings=(MeshWarning(code, "seen"),)), "mm").priceable == "provisional"
+
+
+@pytest.mark.parametrize("code", ["cracks_closed", "degenerate_facets"])
+def test_repairs_that_change_no_volume_are_firm(code: str) -> None:
+    assert judge(changed(repaired=True, warnings=(MeshWarning(code, "seen"),)), "mm").priceable == "auto"
+
+
+def test_a_hole_is_for_a_person_and_says_where() -> None:
+    judgement = judge(analyse(meshes.binary_stl(meshes.torus()[1:])), "mm")
+    assert judgement.priceable == "manual"
+    assert [warning.code for warning in judgement.warnings] == ["open_edges", "not_closed"]
+
+
+def test_an_inverted_mesh_is_firm_and_says_so() -> None:
+    facts = analyse(meshes.binary_stl(meshes.flipped(meshes.torus())))
+    assert judge(facts, "mm").priceable == "auto"
+    assert codes(facts) == ["inverted"]
+
+
+@pytest.mark.parametrize(
+    ("made_mm", "stated_as"), [(15, "cm"), (35, "cm"), (15, "in"), (35, "in"), (15, "m"), (35, "m")]
+)
+def test_a_ring_in_millimetres_declared_in_another_unit_is_suspicious(made_mm: float, stated_as: str) -> None:
+    facts = changed(extent=(float(made_mm), 1.0, 1.0))
+    assert judge(facts, "mm").priceable == "auto"
+    assert judge(facts, stated_as).priceable == "provisional"
+    assert codes(facts, stated_as) == ["suspicious_size"]
+
+
+@pytest.mark.parametrize(("made_mm", "millimetres"), [(15, 10), (35, 10), (15, 25.4), (35, 25.4), (35, 1000)])
+def test_a_ring_in_another_unit_declared_as_millimetres_is_suspicious(
+    made_mm: float, millimetres: float
+) -> None:
+    assert judge(changed(extent=(made_mm / millimetres, 0.1, 0.1)), "mm").priceable == "provisional"
+
+
+def test_a_size_of_jewellery_with_hardly_any_volume_is_suspicious() -> None:
+    assert codes(changed(volume=0.49)) == ["suspicious_volume"]
+    assert judge(changed(volume=0.49), "mm").priceable == "provisional"
+
+
+def test_unknown_units_are_refused() -> None:
+    for unit in ("", "MM", "foot", "ft", "parsec"):
+        with pytest.raises(Refused, match="unknown_unit"):
+            judge(RING, unit)
+
+
+def test_the_unit_of_the_file_wins_and_is_reported() -> None:
+    facts = analyse(meshes.glb(meshes.torus() / 1000))
+    judgement = judge(facts, "mm")
+    assert judgement.priceable == "auto"
+    assert codes(facts) == ["unit_from_file"]
+    assert model_view("0" * 64, 1, facts, "mm").volume_mm3 == pytest.approx(RING.volume, rel=1e-5)
+    assert codes(facts, "m") == []
+
+
+@pytest.mark.parametrize(
+    "triangles",
+    [
+        meshes.cube()[:2],
+        np.concatenate([meshes.cube()[:2], meshes.flipped(meshes.cube()[:2])]),
+        meshes.cube() * (1, 1, 0),
+        np.zeros((4, 3, 3)),
+    ],
+    ids=["sheet", "two-sided sheet", "flattened", "point"],
+)
+def test_what_encloses_nothing_is_refused(triangles: meshes.Triangles) -> None:
+    facts = analyse(meshes.binary_stl(triangles))
+    with pytest.raises(Refused, match="zero_volume"):
+        judge(facts, "mm")
+
+
+def test_a_foil_encloses_something() -> None:
+    assert judge(analyse(meshes.binary_stl(meshes.cube() * (1, 1, 1e-2))), "mm").priceable == "auto"
+
+
+@given(
+    surface=st.tuples(st.booleans(), st.booleans()),
+    bodies=st.sampled_from([None, 1, 2]),
+    largest=st.floats(0.1, 1e7),
+    doubts=st.sets(st.sampled_from(["bodies_not_counted", "edges_shared", "flipped_facets", "stray_facets"])),
+    notes=st.sets(st.sampled_from(["several_bodies", "inverted", "cracks_closed", "degenerate_facets"])),
+)
+def test_firm_only_without_any_doubt(
+    surface: tuple[bool, bool], bodies: int | None, largest: float, doubts: set[str], notes: set[str]
+) -> None:
+    closed, oriented = surface
+    doubts = doubts | ({"bodies_not_counted"} if bodies is None else set())
+    facts = changed(
+        closed=closed,
+        oriented=oriented,
+        bodies=bodies,
+        extent=(largest, 0.05, 0.05),
+        warnings=tuple(MeshWarning(code, "seen") for code in doubts | notes),
+    )
+    judgement = judge(facts, "mm")
+    plausible = 5 <= largest < 150
+    firm = closed and oriented and not doubts and plausible
+    assert (judgement.priceable == "auto") == firm
+    assert (judgement.priceable == "manual") == (not closed or not oriented or largest > 1e6)
+    assert firm or judgement.warnings or bodies is None
+
+
+def test_view_is_in_millimetres_whatever_the_unit() -> None:
+    in_mm = model_view("ab" * 32, 684, RING, "mm")
+    in_cm = model_view("ab" * 32, 684, analyse(meshes.binary_stl(meshes.torus() / 10)), "cm")
+    assert in_cm.volume_mm3 == pytest.approx(in_mm.volume_mm3, rel=1e-5)
+    assert in_cm.area_mm2 == pytest.approx(in_mm.area_mm2, rel=1e-5)
+    assert in_cm.bbox_mm == pytest.approx(in_mm.bbox_mm, rel=1e-5)
+    assert in_mm.volume_mm3 == pytest.approx(RING.volume, rel=1e-9)
+    names = "sha256 format bytes facets volume_mm3 area_mm2 bbox_mm bodies closed oriented repaired warnings"
+    assert " ".join(msgspec.to_builtins(in_mm)) == names

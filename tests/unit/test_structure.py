@@ -1,0 +1,228 @@
+"""Rules of the project that no tool checks: who imports whom, who reads the environment, how long things are,
+and that the documents name everything there is."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.app import all_routes
+from server.config import SETTINGS
+from server.observability.metrics import COUNTERS, GAUGES, LABELLED
+from tests.support.processes import Clients
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("server", "storage", "pricing")
+SOURCES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+OTHERS = sorted((ROOT / "benchmarks").rglob("*.py"))
+LINES_MAX = 600
+FUNCTION_LINES_MAX = 60
+HEAD = re.compile(r"^#+ (.+)$", re.MULTILINE)
+LOG_LINE = re.compile(r"\blog `([^`]+)`")
+UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
+MAY_IMPORT = {"server": {"server", "storage", "pricing"}, "storage": {"storage"}, "pricing": {"pricing"}}
+BELONGS_TO = {
+    "aiohttp": "server",
+    "jinja2": "server",
+    "uvloop": "server",
+    "prometheus_client": "server",
+    "trimesh": "pricing",
+    "numpy": "pricing",
+    "scipy": "pricing",
+    "numba": "pricing",
+    "lxml": "pricing",
+    "sqlalchemy": "storage",
+    "aiosqlite": "storage",
+    "sqlite3": "storage",
+    "alembic": "storage",
+    "asyncpg": "storage",
+}
+
+
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imported_by(tree: ast.AST) -> Iterator[str]:
+    """Full names, of imports anywhere in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or ""
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=name_of)
+def test_imports_go_one_way(file: Path) -> None:
+    folder = file.relative_to(ROOT).parts[0]
+    for name in imported_by(tree_of(file)):
+        top = name.partition(".")[0]
+        if top in MAY_IMPORT:
+            assert top in MAY_IMPORT[folder], f"{folder} must not import {name}"
+        assert top not in ("tests", "benchmarks", "pickle"), name
+        assert BELONGS_TO.get(top, folder) == folder, f"only {BELONGS_TO.get(top)} imports {top}"
+
+
+def test_only_the_configuration_reads_the_environment() -> None:
+    readers = set()
+    for file in SOURCES:
+        for node in ast.walk(tree_of(file)):
+            read = isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv")
+            if read or (isinstance(node, ast.alias) and node.name in ("environ", "environb", "getenv")):
+                readers.add(name_of(file))
+    assert readers == {"server/config.py"}
+
+
+@pytest.mark.parametrize("file", [*SOURCES, *TESTS, *OTHERS], ids=name_of)
+def test_files_and_functions_stay_short(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.count("\n") <= LINES_MAX
+    if "migrations" in file.parts:
+        return  # a migration is a list of tables
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno + 1 <= FUNCTION_LINES_MAX, node.name
+
+
+def test_functions_are_short_as_a_rule() -> None:
+    lengths = sorted(
+        (node.end_lineno or 0) - node.lineno + 1
+        for file in SOURCES
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    assert lengths[len(lengths) // 2] <= 12
+
+
+@pytest.mark.parametrize("file", [*SOURCES, *TESTS, *OTHERS], ids=name_of)
+def test_nothing_is_left_unfinished(file: Path) -> None:
+    assert not UNFINISHED.search(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=name_of)
+def test_every_module_says_what_it_is(file: Path) -> None:
+    if file.read_text(encoding="utf-8").strip():
+        assert ast.get_docstring(tree_of(file))
+
+
+@pytest.mark.parametrize("file", [*SOURCES, *TESTS], ids=name_of)
+def test_there_are_no_mocks(file: Path) -> None:
+    assert not any(name.startswith(("unittest", "mock")) for name in imported_by(tree_of(file)))
+
+
+@pytest.mark.parametrize("file", [file for file in TESTS if file.name.startswith("test_")], ids=name_of)
+def test_no_test_sleeps(file: Path) -> None:
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "sleep":
+            zero = node.args and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0
+            assert zero, f"line {node.lineno}: wait for an event, with a deadline"
+
+
+def test_every_file_with_tests_is_collected() -> None:
+    for file in TESTS:
+        functions = [
+            node for node in tree_of(file).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        has_tests = any(node.name.startswith("test_") for node in functions)
+        assert has_tests <= file.name.startswith("test_"), name_of(file)
+        stages = {ROOT / "tests" / stage for stage in ("unit", "service", "drills")}
+        assert file.parent in stages or not file.name.startswith("test_"), "the stage is the folder"
+
+
+# --- Documents
+
+
+def document(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def test_every_setting_is_in_the_operations_manual() -> None:
+    text = document("operations.md")
+    assert [s.variable for s in SETTINGS if f"`{s.variable}`" not in text] == []
+
+
+def test_every_metric_is_in_the_operations_manual() -> None:
+    text = document("operations.md")
+    assert [name for name in (*GAUGES, *COUNTERS, *LABELLED) if name not in text] == []
+
+
+def test_every_line_of_the_log_that_the_operations_manual_names_is_written() -> None:
+    written = [
+        node.value
+        for file in SOURCES
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    named = LOG_LINE.findall(document("operations.md"))
+    assert len(named) > 5
+    assert [line for line in named if not any(_beginning(line) in each for each in written)] == []
+
+
+def _beginning(line: str) -> str:
+    """Of what is logged, the words before those that differ each time."""
+    return re.split(r" ?\.\.\.|: | N\b| \(", line)[0]
+
+
+async def test_every_route_is_in_the_api_manual(clients: Clients) -> None:
+    text = document("api.md")
+    routes = {(route.method, route.path) for route in all_routes()}
+    shown = (await clients.nobody.get("/openapi.json")).json["paths"]
+    routes |= {(method.upper(), path) for path, methods in shown.items() for method in methods}
+    assert sorted(f"{method} {path}" for method, path in routes if f"`{method} {path}`" not in text) == []
+
+
+def test_nothing_points_outside_the_project() -> None:
+    for file in [*SOURCES, *TESTS, *OTHERS, *(ROOT / "docs").rglob("*.md")]:
+        assert not re.search(r"(?<![\w.])/(home|root|work)/", file.read_text(encoding="utf-8")), name_of(file)
+
+
+def test_every_file_that_documents_name_is_there() -> None:
+    folders = "|".join((*FOLDERS, "tests", "benchmarks", "docs", "deploy"))
+    for file in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        text = file.read_text(encoding="utf-8")
+        for name in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
+            assert (ROOT / name).exists(), f"{name_of(file)} names {name}"
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (file.parent / link).exists(), f"{name_of(file)} links to {link}"
+
+
+def test_every_place_that_documents_link_to_is_there() -> None:
+    for file in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for link, place in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", file.read_text(encoding="utf-8")):
+            linked = (file.parent / link if link else file).read_text(encoding="utf-8")
+            heads = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in HEAD.findall(linked)}
+            assert place in heads, f"{name_of(file)} links to {link}#{place}"
+
+
+@pytest.mark.parametrize("file", [file for file in SOURCES if file.parent.name == "pricing"], ids=str)
+def test_compiled_functions_call_only_those_of_their_own_module(file: Path) -> None:
+    """What numba keeps on disk is not thrown away when another module changes."""
+    tree = tree_of(file)
+    compiled = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and {getattr(decorator, "id", "") for decorator in node.decorator_list} & {"compiled", "inlined"}
+    ]
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pricing.")
+        for alias in node.names
+    }
+    called = {
+        node.func.id
+        for function in compiled
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & ours
