@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.engines import Engines, engines
 from benchmarks.harness import CALLERS, machine, popen
-from storage.database.migrate import migrate_postgresql
+from storage.postgresql.migrate import migrate_postgresql
 
 ROUNDS = 5
 ORDERS = 2_000

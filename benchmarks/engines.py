@@ -12,9 +12,9 @@ from server.demo.private_servers.servers import PostgresServer, ValkeyServer, in
 from storage.bounds import Bounds
 from storage.clock import SystemClock
 from storage.database.lease import DatabaseLease
-from storage.database.migrate import migrate_postgresql
 from storage.log.tail import Followed
 from storage.postgresql.database import PostgresDatabase
+from storage.postgresql.migrate import migrate_postgresql
 from storage.redis.change_log import RedisTier
 from storage.redis.endpoint import endpoint_of
 from storage.services.stack import Storage

@@ -16,15 +16,16 @@ import asyncpg
 from benchmarks.engines import Engines
 from benchmarks.orders import ADMIN, THERE_AND_BACK
 from storage.database.batches import changes_of
-from storage.database.migrate import migrate_postgresql
 from storage.database.rows import HISTORY_NAMES, ORDER_NAMES, UPDATED_NAMES
 from storage.database.schema import ORDERS_POSITION
 from storage.ids import new_id
 from storage.log.entries import OrderChanged
 from storage.log.log import Logged, Position
-from storage.orders.order import Change, Order, Status
+from storage.orders.order import Change, Order
 from storage.orders.rules import Wish, advance, create
+from storage.orders.workflow import Status
 from storage.postgresql.database import PostgresDatabase
+from storage.postgresql.migrate import migrate_postgresql
 from storage.postgresql.rows import ROWS
 
 BATCH = 1_000

@@ -33,14 +33,16 @@ from benchmarks.load import request
 from storage.bounds import Bounds
 from storage.clock import SystemClock
 from storage.data_directory import DataDirectory
-from storage.database.migrate import migrate_sqlite
 from storage.embedded.change_log import EmbeddedTier
-from storage.orders.order import Actor, Change, Order, Role, Status
+from storage.orders.actors import Actor, Role
+from storage.orders.order import Change, Order
 from storage.orders.rules import Wish, advance
+from storage.orders.workflow import Status
 from storage.services.orders import Draft, Request
 from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
+from storage.sqlite.migrate import migrate_sqlite
 
 ROUNDS = 7
 ORDERS = 400

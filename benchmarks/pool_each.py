@@ -25,8 +25,10 @@ from storage.database.schema import order_history
 from storage.ids import new_id
 from storage.log.entries import OrderChanged
 from storage.log.log import Logged
-from storage.orders.order import Actor, Change, Order, Role, Status, encode_order
+from storage.orders.actors import Actor, Role
+from storage.orders.order import Change, Order, encode_order
 from storage.orders.rules import Wish, advance
+from storage.orders.workflow import Status
 from storage.postgresql.rows import ROWS, SELECT_ORDER, array_type
 
 ADMIN = Actor(token_id="bench", name="admin", role=Role.ADMIN)

@@ -19,9 +19,9 @@ from benchmarks.engines import opened_storage
 from benchmarks.load import pin
 from benchmarks.orders import THERE_AND_BACK
 from benchmarks.writes_layers import changing, drain, new_orders, work_for
-from storage.cache.local_orders import Held
 from storage.log.tail import Followed
-from storage.orders.order import Status
+from storage.orders.encoded import Held
+from storage.orders.workflow import Status
 from storage.services.stack import Storage
 
 TICK_S = 0.001

@@ -10,7 +10,7 @@ from benchmarks.harness import ADMIN_TOKEN, Answered, Subject, baseline, facet, 
 from benchmarks.load import request
 from benchmarks.orders import changes, new_orders
 from benchmarks.pool_each import copy_orders
-from storage.database.migrate import migrate_postgresql
+from storage.postgresql.migrate import migrate_postgresql
 
 ORDERS = 200
 ROUND_S = 1.5

@@ -18,10 +18,11 @@ from benchmarks.engines import Engines, opened_storage
 from benchmarks.harness import CALLERS
 from benchmarks.orders import ADMIN, THERE_AND_BACK
 from benchmarks.pool_each import PoolChanges, copy_orders
-from storage.database.migrate import migrate_postgresql
-from storage.memory.single_flight import KeyedLocks
-from storage.orders.order import Change, Order, Status
+from storage.memory.keyed_locks import KeyedLocks
+from storage.orders.order import Change, Order
 from storage.orders.rules import Wish, advance
+from storage.orders.workflow import Status
+from storage.postgresql.migrate import migrate_postgresql
 from storage.services.orders import Draft, Request
 from storage.services.stack import Storage
 

@@ -56,7 +56,7 @@ from server.process.garbage_collector import keep_collected, keep_trimmed, settl
 from server.uploads.receiving import Uploads
 from storage.clock import Clock, SharedClock, SystemClock
 from storage.data_directory import DataDirectory
-from storage.database.contract import StoredVersion
+from storage.database.records import StoredVersion
 from storage.log.change_log import Reload
 from storage.log.entries import MetalFixed, PriceListPublished
 from storage.models.files import ModelFiles

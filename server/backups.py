@@ -14,11 +14,12 @@ from typing import Any
 from server.config import ConfigError, Settings
 from storage.clock import to_text
 from storage.data_directory import DataDirectory, make_private
-from storage.database.migrate import migrate_postgresql, migrate_sqlite
 from storage.errors import Conflict, Incompatible, Unavailable
+from storage.postgresql.migrate import migrate_postgresql
 from storage.postgresql.transfer import copy_into_postgresql, require_empty
 from storage.services.stack import Storage
 from storage.sqlite.files import begin_epoch, examine_database, position_of
+from storage.sqlite.migrate import migrate_sqlite
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -15,16 +15,17 @@ from storage.clock import Clock
 from storage.data_directory import DataDirectory
 from storage.database.contract import Database
 from storage.database.lease import DatabaseLease, Lease, SoleLease
-from storage.database.migrate import migrate_postgresql, migrate_sqlite
 from storage.embedded.change_log import EmbeddedTier
 from storage.log.change_log import SharedTier
 from storage.log.tail import Tail
 from storage.postgresql.database import PostgresDatabase
+from storage.postgresql.migrate import migrate_postgresql
 from storage.redis.change_log import RedisTier
 from storage.redis.endpoint import Endpoint, endpoint_of
 from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
+from storage.sqlite.migrate import migrate_sqlite
 
 LOG_BUSY_TIMEOUT_S = 1.0
 FLUSHER = "write_behind"

@@ -212,7 +212,8 @@ async def _token_action(control: Any, parsed: argparse.Namespace) -> None:
 def _migrate(settings: "Settings", parsed: argparse.Namespace) -> int:
     from server.open_servers import refuse_open_servers
     from server.process.serve import prepared_directory
-    from storage.database.migrate import migrate_postgresql, migrate_sqlite
+    from storage.postgresql.migrate import migrate_postgresql
+    from storage.sqlite.migrate import migrate_sqlite
 
     if settings.uses_postgresql:
         refuse_open_servers(settings)

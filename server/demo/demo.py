@@ -27,8 +27,10 @@ from server.process import serve, workers
 from server.uploads.receiving import Upload
 from storage.clock import SystemClock
 from storage.data_directory import DataDirectory
-from storage.orders.order import Actor, Change, Order, OrderPrice, PriceSource, Role, Status
+from storage.orders.actors import Actor, Role
+from storage.orders.order import Change, Order, OrderPrice, PriceSource
 from storage.orders.rules import Wish, advance, comment
+from storage.orders.workflow import Status
 from storage.services.orders import Draft, Request
 from storage.services.stack import Storage
 

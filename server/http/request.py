@@ -21,7 +21,7 @@ from server.http.problems import HttpError
 from server.http.ready_response import ReadyResponse
 from storage.errors import Invalid
 from storage.log.log import Position
-from storage.orders.order import Actor
+from storage.orders.actors import Actor
 from storage.services.idempotency import Keyed
 from storage.services.orders import Request
 from storage.services.stack import Storage

@@ -14,7 +14,7 @@ from server.http.problems import HttpError, problem_response
 from server.http.request import JSON_BYTES_MAX, Call, invite_body, request_id_of
 from storage.cache.read_through import Source
 from storage.errors import Behind, Invalid, NotFound
-from storage.orders.order import Actor, Role
+from storage.orders.actors import Actor, Role
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 

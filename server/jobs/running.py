@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from server.http.problems import HttpError
-from storage.cache.local_orders import Lru
 from storage.clock import Clock
 from storage.ids import new_id
+from storage.memory.lru import Lru
 from storage.shared.cache import Copies
 
 

@@ -22,7 +22,8 @@ from server.observability.disk_check import Machine
 from server.observability.loop_monitor import BOUNDS_S, Held, LoopMonitor
 from server.observability.readiness import backlog_share, database_error
 from storage.orders.filters import ListQuery, OrderFilter, Sort, SortField
-from storage.orders.order import ACTIVE, Status, decode_order
+from storage.orders.order import decode_order
+from storage.orders.workflow import ACTIVE, Status
 from storage.services.stack import Storage
 
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

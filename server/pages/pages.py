@@ -26,7 +26,8 @@ from server.pages.rendering import TEXTS, language_of, render
 from server.prices.quotes import Quote, decode_quote
 from server.uploads.model_form import is_form, received_form, unknown_field
 from storage.errors import Invalid, NotFound
-from storage.orders.order import PRICING_ROLES, Actor, decode_order
+from storage.orders.actors import PRICING_ROLES, Actor
+from storage.orders.order import decode_order
 
 COOKIE = "facet_token"
 COOKIE_S = 12 * 3600

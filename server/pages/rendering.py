@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from storage.orders.order import Status
+from storage.orders.workflow import Status
 
 LANGUAGES = ("en", "ru")
 

@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 
 from pricing.price.price_list import MetalFix, PriceList
-from storage.cache.local_orders import Lru
+from storage.memory.lru import Lru
 from storage.models.shared import Model
 
 ANSWERS = 20_000

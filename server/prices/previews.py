@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pricing.mesh.preview import PREVIEW_VERSION
 from pricing.pool import FactsPool
 from server.http.problems import HttpError
-from storage.cache.local_orders import Lru
+from storage.memory.lru import Lru
 from storage.memory.single_flight import SingleFlight
 from storage.models.files import KeptFiles
 

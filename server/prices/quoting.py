@@ -33,13 +33,14 @@ from server.prices.quotes import (
 )
 from server.uploads.receiving import Upload
 from storage.clock import Clock
-from storage.database.contract import StoredQuote
+from storage.database.records import StoredQuote
 from storage.errors import Invalid, NotFound, NotPriceable
 from storage.log.log import Position
-from storage.models.cache import ModelRefused
 from storage.models.files import KeptFiles
 from storage.models.shared import Model, Refusal
-from storage.orders.order import Actor, Money, Order, OrderPrice, PriceSource, Role
+from storage.orders.actors import Actor, Role
+from storage.orders.order import Money, Order, OrderPrice, PriceSource
+from storage.services.models import ModelRefused
 from storage.services.orders import Draft
 from storage.services.price_versions import Published
 from storage.services.stack import Storage

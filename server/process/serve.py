@@ -25,7 +25,7 @@ from server.process.connections import Connections
 from server.uploads.receiving import READ_AHEAD_BYTES
 from storage.data_directory import DataDirectory, Holder
 from storage.errors import DataDirectoryInUse
-from storage.orders.order import Role
+from storage.orders.actors import Role
 
 logger = logging.getLogger("facet")
 

@@ -14,7 +14,8 @@ import msgspec
 from storage.log.log import Position
 from storage.log.tail import Followed
 from storage.orders.filters import ListQuery, OrderFilter, Place, SortField, encode_cursor, place_of
-from storage.orders.order import Order, Status, encode_order
+from storage.orders.order import Order, encode_order
+from storage.orders.workflow import Status
 
 ROW_OVERHEAD_BYTES = 160
 """What a row costs beside its bytes: its place and two list slots. Measured on CPython 3.11."""

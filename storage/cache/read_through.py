@@ -11,7 +11,7 @@ import msgspec
 
 from storage.bounds import Bounds
 from storage.cache.list_views import Page
-from storage.cache.local_orders import ABSENT, MISS, Held, LocalOrders, Lru, Sentinel, held_of
+from storage.cache.local_orders import LocalOrders
 from storage.cache.snapshots import Snapshots
 from storage.cache.view_cache import ViewCache
 from storage.clock import Clock
@@ -22,9 +22,12 @@ from storage.log.change_log import InShared, SharedTier
 from storage.log.entries import Forgotten, Thing
 from storage.log.log import Position
 from storage.log.tail import Followed, Tail
+from storage.memory.lru import ABSENT, MISS, Lru, Sentinel
 from storage.memory.single_flight import SingleFlight
+from storage.orders.encoded import Held, held_of
 from storage.orders.filters import ListQuery, OrderFilter
-from storage.orders.order import HistoryItem, Order, Status, decode_order
+from storage.orders.order import HistoryItem, Order, decode_order
+from storage.orders.workflow import Status
 
 Result = TypeVar("Result")
 

@@ -8,12 +8,13 @@ import hashlib
 
 import msgspec
 
-from storage.database.contract import CountsSnapshot, ListSnapshot
+from storage.database.records import CountsSnapshot, ListSnapshot
 from storage.log.entries import Forgotten
 from storage.log.log import Position
 from storage.log.tail import Tail
 from storage.orders.filters import ListQuery, OrderFilter
-from storage.orders.order import Order, Status
+from storage.orders.order import Order
+from storage.orders.workflow import Status
 from storage.shared.cache import Copies
 
 FORMAT = 1

@@ -6,15 +6,19 @@ from datetime import datetime
 
 from storage.bounds import Bounds
 from storage.cache.list_views import CountsQuery, CountsView, ListView, Page
-from storage.cache.local_orders import MISS, Held, LocalOrders, Lru, Sentinel
+from storage.cache.local_orders import LocalOrders
 from storage.cache.snapshots import Snapshots
-from storage.database.contract import CountsSnapshot, Database, ListSnapshot
+from storage.database.contract import Database
+from storage.database.records import CountsSnapshot, ListSnapshot
 from storage.errors import Behind
 from storage.log.log import Position
 from storage.log.tail import Tail
+from storage.memory.lru import MISS, Lru, Sentinel
 from storage.memory.single_flight import SingleFlight
+from storage.orders.encoded import Held
 from storage.orders.filters import ALL, ListQuery, OrderFilter
-from storage.orders.order import Order, Status, encode_order
+from storage.orders.order import Order, encode_order
+from storage.orders.workflow import Status
 
 LOAD_ATTEMPTS = 3
 """A load that the log overtakes by more than the tail holds is begun again this often."""

@@ -10,8 +10,9 @@ import itertools
 import logging
 
 from storage.bounds import Bounds
-from storage.database.contract import Database, Rejected
+from storage.database.contract import Database
 from storage.database.lease import Lease
+from storage.database.records import Rejected
 from storage.errors import DatabaseUnavailable, Fenced, OrderParked, OutcomeUnknown
 from storage.log.change_log import SharedTier
 from storage.log.entries import OrderChanged

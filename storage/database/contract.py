@@ -6,99 +6,24 @@ Only write-behind writes through it; only the read-through tiers load from it.
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-import msgspec
-
+from storage.database.records import (
+    Attendance,
+    CountsSnapshot,
+    DeadLetter,
+    Epoch,
+    ListSnapshot,
+    Rejected,
+    StoredModel,
+    StoredQuote,
+    StoredToken,
+    StoredVersion,
+)
 from storage.log.entries import AnyEntry
 from storage.log.log import Logged, Position
 from storage.orders.filters import ListQuery, OrderFilter
-from storage.orders.order import HistoryItem, Order, Role, Status
-
-
-class ListSnapshot(NamedTuple):
-    """The first rows of a list and the position they were read at, from one snapshot."""
-
-    position: Position
-    rows: list[Order]
-
-
-class CountsSnapshot(NamedTuple):
-    position: Position
-    counts: dict[Status, int]
-
-
-class StoredQuote(msgspec.Struct, frozen=True):
-    id: str
-    tenant: str | None
-    valid_until: datetime
-    body: bytes
-
-
-class StoredVersion(msgspec.Struct, frozen=True):
-    """A price list or a metal fix: immutable once published."""
-
-    version: str
-    starts_at: datetime
-    ends_at: datetime | None
-    body: bytes
-
-
-class StoredToken(msgspec.Struct, frozen=True):
-    id: str
-    secret_hash: str
-    role: Role
-    name: str
-    customer: str | None
-    created_at: datetime
-
-
-class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's facts as they were computed, and how much it is asked for. `score`: as of `requested_at`."""
-
-    sha256: str
-    analyser: str
-    byte_count: int
-    facts: bytes
-    first_seen_at: datetime
-    score: float
-    requested_at: datetime
-    tenants: frozenset[str] = frozenset()
-
-
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry that the database refused for good, set aside with its error."""
-
-    id: str
-    position: str
-    order_id: str | None
-    error: str
-    at: datetime
-
-
-class Epoch(NamedTuple):
-    """Where the database stands. `lineage`: the first epoch after the last restoration; what an earlier
-    epoch held must not come in any more."""
-
-    position: Position
-    lineage: int
-
-
-class Attendance(NamedTuple):
-    """A process that follows the log; `united` is the last epoch of which it has brought all it held, `level`
-    the level of the log that it reads."""
-
-    process: str
-    united: int
-    seen_ago_s: float
-    level: int = 1
-
-
-class Rejected(NamedTuple):
-    """An entry that a batch could not apply, and why."""
-
-    logged: Logged
-    error: str
+from storage.orders.order import HistoryItem, Order
 
 
 class Database(Protocol):

@@ -1,29 +1,26 @@
 """Bring a database to this release's schema: numbered Alembic migrations, each in a transaction.
 
 Migrations only add (tables, columns with a default, indexes) and never change or drop what a release before
-them uses: in a rolling upgrade the old release goes on working with the newer schema.
+them uses: in a rolling upgrade the old release continues to work with the newer schema.
+
+A database whose schema is current needs no migration: then neither Alembic nor SQLAlchemy's ORM is loaded.
 """
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.errors import Incompatible
 from storage.log.entries import LEVEL
-from storage.postgresql.connection import FAILURES, Connection, closed, connect, unavailable
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_CONNECT_DEADLINE_S = 5.0
-_MIGRATION_MS = "600000"
-_MIGRATION_LOCK = 0x6661636574
-"""Of processes that start together one migrates and the others wait for it."""
+
+CURRENT_SCHEMA = "SELECT version_num FROM alembic_version"
+"""Where Alembic records it."""
 
 
 class Migrated(NamedTuple):
@@ -31,75 +28,19 @@ class Migrated(NamedTuple):
     after: str | None
 
 
-def migrate_sqlite(path: Path) -> Migrated:
-    """Runs alone, before any other connection to the file is open. Raises Incompatible when the file was
-    written by a newer release."""
-    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))  # whatever is in its name
-    try:
-        with engine.connect() as connection:
-            connection.execute(sa.text("PRAGMA journal_mode=WAL"))
-            connection.execute(sa.text("PRAGMA synchronous=FULL"))
-            connection.commit()
-            return _upgrade(connection)
-    except sa.exc.DatabaseError as error:
-        raise Incompatible(f"{path} cannot be opened: {error.orig}") from error
-    finally:
-        engine.dispose()
-
-
-async def migrate_postgresql(url: str) -> Migrated:
-    """May run while others use the database, and while others migrate it. Raises Incompatible when a newer
-    release has migrated it, DatabaseUnavailable when the server or the database cannot be reached."""
-
-    async def session() -> Connection:
-        return await connect(
-            url,
-            _CONNECT_DEADLINE_S,
-            endless=True,
-            statement_timeout=_MIGRATION_MS,
-            lock_timeout=_MIGRATION_MS,
-            idle_in_transaction_session_timeout=_MIGRATION_MS,
-        )
-
-    try:
-        guard = await session()
-        try:
-            await guard.execute(f"SELECT pg_advisory_lock({_MIGRATION_LOCK})")
-            return await _upgraded(session)
-        finally:
-            await closed(guard)
-    except sa.exc.DBAPIError as error:
-        raise unavailable(error.orig or error) from error
-    except FAILURES as error:
-        raise unavailable(error) from error
-
-
-async def _upgraded(session: Callable[[], Awaitable[Connection]]) -> Migrated:
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=session, poolclass=sa.NullPool)
-    try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(_upgrade)
-    finally:
-        await engine.dispose()
-
-
 def known_schemas() -> list[str]:
-    """Newest first."""
-    return [revision.revision for revision in ScriptDirectory.from_config(_config()).walk_revisions()]
+    """Newest first. Each migration's file is named after it."""
+    files = (_MIGRATIONS / "versions").glob("[0-9]*_*.py")
+    return sorted((file.name.partition("_")[0] for file in files), reverse=True)
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    return config
+def migrate(connection: sa.Connection) -> Migrated:
+    """Raises Incompatible for a schema of a newer release that this one cannot use."""
+    from alembic import command
+    from alembic.runtime.migration import MigrationContext
 
-
-def _upgrade(connection: sa.Connection) -> Migrated:
-    config = _config()
-    config.attributes["connection"] = connection
-    script = ScriptDirectory.from_config(config)
     before = MigrationContext.configure(connection).get_current_revision()
-    known = {revision.revision for revision in script.walk_revisions()}
+    newest, *_ = known = known_schemas()
     if before is not None and before not in known:
         if not _only_added(connection):
             raise Incompatible(
@@ -108,9 +49,18 @@ def _upgrade(connection: sa.Connection) -> Migrated:
         connection.rollback()
         return Migrated(before, before)
     connection.rollback()
-    if before != script.get_current_head():
-        command.upgrade(config, "head")
-    return Migrated(before, script.get_current_head())
+    if before != newest:
+        command.upgrade(_config(connection), "head")
+    return Migrated(before, newest)
+
+
+def _config(connection: sa.Connection) -> "Config":
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
 
 
 def _only_added(connection: sa.Connection) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from storage.database.contract import DeadLetter, StoredModel, StoredQuote, StoredToken, StoredVersion
+from storage.database.records import DeadLetter, StoredModel, StoredQuote, StoredToken, StoredVersion
 from storage.database.schema import ORDER_COLUMNS
 from storage.log.entries import (
     AnyEntry,
@@ -19,9 +19,11 @@ from storage.log.entries import (
     TokenRevoked,
 )
 from storage.log.log import Logged, Position, logged_of, payload_of, require_known
+from storage.orders.actors import Role
 from storage.orders.filters import search_text
-from storage.orders.order import HistoryItem, Kind, Order, OrderPrice, Role, Status, Was
+from storage.orders.order import HistoryItem, Order, OrderPrice, Was
 from storage.orders.unknown_fields import from_json
+from storage.orders.workflow import Kind, Status
 
 ORDER_NAMES = ", ".join(ORDER_COLUMNS)
 STEP_NAMES = (

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 
 from storage.bounds import Bounds
-from storage.cache.local_orders import MISS, Lru, Sentinel
 from storage.clock import Clock
 from storage.database.contract import Database
 from storage.errors import (
@@ -24,6 +23,7 @@ from storage.log.change_log import Follower, Freshness, InShared, Reload, Standi
 from storage.log.entries import LEVEL, AnyEntry, OrderChanged, require_level
 from storage.log.log import Log, Position
 from storage.log.tail import Followed, Tail
+from storage.memory.lru import MISS, Lru, Sentinel
 from storage.orders.order import Order
 from storage.shared.cache import Copies, NoCopies
 from storage.shared.locks import NoTurns, Turns

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from storage.errors import Upgrading
-from storage.orders.order import Change, Role, Stored
+from storage.orders.actors import Role
+from storage.orders.order import Change, Stored
 from storage.orders.unknown_fields import EPOCH, known_part
 
 FORMAT = 1

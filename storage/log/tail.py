@@ -12,11 +12,11 @@ from datetime import datetime
 import msgspec
 
 from storage.bounds import Bounds
-from storage.cache.local_orders import Held, held_of
 from storage.clock import Clock
 from storage.errors import BacklogFull
 from storage.log.entries import OrderChanged, QuoteIssued
 from storage.log.log import Logged, Position
+from storage.orders.encoded import Held, held_of
 from storage.orders.order import HistoryItem, Order, history_item
 
 

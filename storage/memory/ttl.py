@@ -2,8 +2,8 @@
 
 from typing import Generic, TypeVar
 
-from storage.cache.local_orders import Key
 from storage.clock import Clock
+from storage.memory.lru import Key
 
 Value = TypeVar("Value")
 

@@ -10,7 +10,8 @@ from datetime import datetime
 
 import msgspec
 
-from storage.database.contract import Database, StoredModel
+from storage.database.contract import Database
+from storage.database.records import StoredModel
 from storage.errors import DatabaseUnavailable
 from storage.memory.popularity import added
 from storage.models.shared import Model

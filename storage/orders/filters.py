@@ -10,7 +10,8 @@ import msgspec
 from storage.clock import from_micros, from_text, to_micros, to_text
 from storage.errors import Invalid
 from storage.ids import is_id
-from storage.orders.order import Order, Status
+from storage.orders.order import Order
+from storage.orders.workflow import Status
 
 LIMIT_MAX = 200
 

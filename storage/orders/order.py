@@ -8,51 +8,15 @@ know: a later release has written them, and what is read without must not be wri
 (`storage.orders.unknown_fields`).
 """
 
-import itertools
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-
-class Status(StrEnum):
-    INITIATED = "INITIATED"
-    FILE_UPLOADED = "FILE_UPLOADED"
-    SUBMITTED = "SUBMITTED"
-    PRICE_CALCULATED = "PRICE_CALCULATED"
-    MANUFACTURING_APPROVED = "MANUFACTURING_APPROVED"
-    MANUFACTURING_STARTED = "MANUFACTURING_STARTED"
-    MANUFACTURING_COMPLETED = "MANUFACTURING_COMPLETED"
-    PACKAGING = "PACKAGING"
-    SHIPPED = "SHIPPED"
-    CLOSED = "CLOSED"
-    CANCELLED = "CANCELLED"
-
-
-class Role(StrEnum):
-    CUSTOMER = "customer"
-    PARTNER = "partner"
-    SHOP = "shop"
-    SELLER = "seller"
-    MES = "mes"
-    OPERATOR = "operator"
-    ADMIN = "admin"
-
-
-class Kind(StrEnum):
-    """What a change was. Kept in the history under these names."""
-
-    CREATE = "create"
-    STATUS = "status"
-    TAKE = "take"
-    RELEASE = "release"
-    EDIT = "edit"
-    COMMENT = "comment"
-    UNDO = "undo"
-    CORRECT = "correct"
+from storage.orders.workflow import Kind, Status
 
 
 class Stored(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True):
@@ -190,88 +154,21 @@ def history_item(change: Change) -> HistoryItem:
     )
 
 
-class Actor(msgspec.Struct, gc=False, frozen=True, kw_only=True):
-    """Who is asking. `customer` limits customers and partners to their own orders."""
-
-    token_id: str
-    name: str
-    role: Role
-    customer: str | None = None
-
-    @property
-    def tenant(self) -> str | None:
-        """The customer whose orders alone are visible; None sees all."""
-        return self.customer if self.role in TENANT_ROLES else None
-
-    def sees(self, customer: str) -> bool:
-        return self.role not in TENANT_ROLES or self.customer == customer
-
-
-TENANT_ROLES = frozenset({Role.CUSTOMER, Role.PARTNER})
-OPENING_ROLES = frozenset({Role.SHOP, Role.SELLER, Role.PARTNER, Role.ADMIN})
-"""Who opens and edits orders (a partner its own)."""
-PRICING_ROLES = frozenset(Role) - {Role.CUSTOMER}
-
-LINE = tuple(status for status in Status if status is not Status.CANCELLED)
-"""The way of an order that nothing befalls."""
-BEFORE_APPROVAL = frozenset(LINE[: LINE.index(Status.MANUFACTURING_APPROVED)])
-WITH_OPERATOR = frozenset(LINE[LINE.index(Status.MANUFACTURING_STARTED) :])
-BEFORE_PRICE = frozenset(LINE[: LINE.index(Status.PRICE_CALCULATED)])
-ACTIVE = tuple(status for status in LINE if status is not Status.CLOSED)
-"""Statuses in which somebody still has something to do: warmed at start."""
-
-
-class Step(NamedTuple):
-    kind: Kind
-    roles: frozenset[Role]
-
-
-def _steps() -> dict[tuple[Status, Status], Step]:
-    opening = OPENING_ROLES
-    admin = Role.ADMIN
-    who: dict[Status, frozenset[Role]] = {
-        Status.FILE_UPLOADED: opening,
-        Status.SUBMITTED: opening,
-        Status.PRICE_CALCULATED: frozenset({Role.MES, Role.SELLER, admin}),
-        Status.MANUFACTURING_APPROVED: frozenset({Role.SELLER, admin}),
-        Status.MANUFACTURING_STARTED: frozenset({Role.OPERATOR, Role.MES, admin}),
-        Status.MANUFACTURING_COMPLETED: frozenset({Role.OPERATOR, Role.MES, admin}),
-        Status.PACKAGING: frozenset({Role.OPERATOR, Role.MES, admin}),
-        Status.SHIPPED: frozenset({Role.OPERATOR, Role.MES, admin}),
-        Status.CLOSED: frozenset({Role.SELLER, admin}),
-    }
-    steps: dict[tuple[Status, Status], Step] = {
-        (before, after): Step(Kind.STATUS, who[after]) for before, after in itertools.pairwise(LINE)
-    }
-    started, approved = Status.MANUFACTURING_STARTED, Status.MANUFACTURING_APPROVED
-    steps[approved, started] = Step(Kind.TAKE, who[started])
-    steps[started, approved] = Step(Kind.RELEASE, frozenset({Role.OPERATOR, Role.MES, Role.SELLER, admin}))
-    for status in (Status.SUBMITTED, Status.PRICE_CALCULATED):
-        steps[status, Status.FILE_UPLOADED] = Step(Kind.STATUS, opening)
-    for status in LINE[: LINE.index(Status.SHIPPED)]:
-        steps[status, Status.CANCELLED] = Step(Kind.STATUS, frozenset({Role.SHOP, Role.SELLER, admin}))
-    return steps
-
-
-STEPS = _steps()
-"""(from, to) -> the kind of change and the roles that may make it. Everything else is illegal."""
-
-LEGAL = {status: tuple(after for before, after in STEPS if before is status) for status in Status}
-MAY_SET = {
-    status: frozenset[Role]().union(*(step.roles for (_, after), step in STEPS.items() if after is status))
-    for status in Status
-}
-"""Roles that can bring an order to a status at all."""
 PRICE_FIELDS = frozenset({"model", "units", "material", "finish", "plating", "quantity", "quote"})
 """What the price depends on: an edit of one of them drops the price."""
 
 NOTE_CHARS = 2_000
+
 COMMENT_CHARS = 2_000
+
 NAME_CHARS = 200
+
 REFERENCE_CHARS = 200
+
 QUANTITY_MAX = 10_000
 
 _encode = msgspec.json.Encoder().encode
+
 _decode = msgspec.json.Decoder(Order).decode
 
 

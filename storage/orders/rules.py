@@ -19,26 +19,18 @@ from storage.errors import (
     NotFound,
     NothingToUndo,
 )
-from storage.orders.order import (
+from storage.orders.actors import OPENING_ROLES, Actor, Role
+from storage.orders.order import PRICE_FIELDS, Change, HistoryItem, Order, OrderPrice, PriceSource, Was
+from storage.orders.workflow import (
     BEFORE_APPROVAL,
     BEFORE_PRICE,
     LEGAL,
     MAY_SET,
-    OPENING_ROLES,
-    PRICE_FIELDS,
     STEPS,
     WITH_OPERATOR,
-    Actor,
-    Change,
-    HistoryItem,
     Kind,
-    Order,
-    OrderPrice,
-    PriceSource,
-    Role,
     Status,
     Step,
-    Was,
 )
 
 _STARTED = Status.MANUFACTURING_STARTED

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 from msgspec import UNSET
 
 from storage.database.batches import LATER, PARKED, changes_of, expected_versions, misfit
-from storage.database.contract import Rejected
+from storage.database.records import Rejected
 from storage.database.rows import order_id_of
 from storage.database.schema import ORDERS_POSITION
 from storage.errors import Fenced
 from storage.log.entries import OrderChanged
 from storage.log.log import Logged, Position
-from storage.orders.order import Kind, Order
+from storage.orders.order import Order
+from storage.orders.workflow import Kind
 from storage.postgresql.connection import FAILURES, Connection, Refused, is_refusal, refusal
 from storage.postgresql.rows import (
     EDITED,

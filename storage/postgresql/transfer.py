@@ -14,10 +14,10 @@ import asyncpg
 import sqlalchemy as sa
 
 from storage.clock import from_text, to_text
-from storage.database.migrate import migrate_sqlite
 from storage.database.schema import is_moment, metadata
 from storage.errors import Conflict, DatabaseUnavailable, Incompatible
 from storage.postgresql.connection import Connection, is_refusal, session
+from storage.sqlite.migrate import migrate_sqlite
 
 COPY_DEADLINE_S = 3_600.0
 CONNECT_DEADLINE_S = 5.0

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 
 from storage.bounds import Bounds
-from storage.cache.local_orders import Lru
 from storage.clock import Clock, from_micros
 from storage.database.contract import Database
 from storage.errors import (
@@ -32,6 +31,7 @@ from storage.log.change_log import Follower, InShared, Reload, Standing
 from storage.log.entries import AnyEntry, OrderChanged, require_level
 from storage.log.log import Logged, Position, logged_of, require_known
 from storage.log.tail import Followed, Tail
+from storage.memory.lru import Lru
 from storage.orders.order import Order, decode_order
 from storage.redis.append_queue import Appends
 from storage.redis.batched_reads import Reader

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from storage.bounds import Bounds
 from storage.clock import Clock
-from storage.database.contract import Database, Epoch
+from storage.database.contract import Database
+from storage.database.records import Epoch
 from storage.errors import DatabaseUnavailable, Fenced, Incompatible, LogUnavailable
 from storage.ids import new_id
 from storage.log.entries import LEVEL, AnyEntry, Forgotten, OrderChanged, Thing

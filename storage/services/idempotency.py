@@ -13,7 +13,7 @@ from storage.ids import new_id
 from storage.log.change_log import SharedTier
 from storage.log.entries import Answer, AnswerKept, AnyEntry, Remembered
 from storage.log.log import Position
-from storage.memory.single_flight import KeyedLocks
+from storage.memory.keyed_locks import KeyedLocks
 
 Result = TypeVar("Result")
 

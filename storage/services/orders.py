@@ -32,9 +32,11 @@ from storage.log.change_log import SharedTier
 from storage.log.entries import Answer, AnyEntry, OrderChanged
 from storage.log.log import Position
 from storage.log.tail import Tail
-from storage.memory.single_flight import KeyedLocks
-from storage.orders.order import Actor, Change, Kind, Order, Status, decode_order, encode_order
+from storage.memory.keyed_locks import KeyedLocks
+from storage.orders.actors import Actor
+from storage.orders.order import Change, Order, decode_order, encode_order
 from storage.orders.rules import assigns_operator, create, require_visible, undo
+from storage.orders.workflow import Kind, Status
 from storage.services.idempotency import Idempotency, Keyed
 from storage.services.order_numbers import Numbers
 

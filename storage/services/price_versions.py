@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from storage.clock import Clock
-from storage.database.contract import StoredVersion
+from storage.database.records import StoredVersion
 from storage.errors import Claimed, Conflict, Upgrading
 from storage.ids import new_id
 from storage.log.change_log import SharedTier

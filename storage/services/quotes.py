@@ -1,15 +1,17 @@
 """Quotes: promises to customers. Each is persisted once, however often the same question is asked."""
 
-from storage.cache.local_orders import ABSENT, Lru, Sentinel
 from storage.clock import Clock
-from storage.database.contract import Database, StoredQuote
+from storage.database.contract import Database
+from storage.database.records import StoredQuote
 from storage.errors import Behind, Claimed, NotFound
 from storage.ids import new_id
 from storage.log.change_log import SharedTier
 from storage.log.entries import QuoteIssued
 from storage.log.log import Position
 from storage.log.tail import Followed, Tail
-from storage.memory.single_flight import KeyedLocks, SingleFlight
+from storage.memory.keyed_locks import KeyedLocks
+from storage.memory.lru import ABSENT, Lru, Sentinel
+from storage.memory.single_flight import SingleFlight
 
 QUOTES = 20_000
 QUOTES_BYTES = 64 * 2**20

@@ -22,8 +22,8 @@ from storage.ids import new_id
 from storage.log.change_log import Follower, Reload, SharedTier
 from storage.log.entries import Forgotten, Thing
 from storage.log.tail import Followed, Tail
-from storage.models.cache import Models
 from storage.services.idempotency import Idempotency
+from storage.services.models import Models
 from storage.services.order_numbers import Numbers
 from storage.services.orders import OrderBook
 from storage.services.quotes import Quotes

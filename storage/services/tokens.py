@@ -8,7 +8,7 @@ import msgspec
 
 from storage.bounds import Bounds
 from storage.clock import Clock
-from storage.database.contract import StoredToken
+from storage.database.records import StoredToken
 from storage.errors import Behind, Invalid, NotFound
 from storage.ids import new_id
 from storage.log.change_log import SharedTier
@@ -16,7 +16,7 @@ from storage.log.entries import Remembered, TokenIssued, TokenRevoked
 from storage.log.log import Position
 from storage.log.tail import Followed
 from storage.memory.single_flight import SharedLook
-from storage.orders.order import TENANT_ROLES, Actor, Role
+from storage.orders.actors import TENANT_ROLES, Actor, Role
 
 PREFIX = "facet_"
 """So that a leaked secret is recognised by scanners."""

@@ -13,7 +13,7 @@ import aiosqlite
 import msgspec
 
 from storage.database.batches import LATER, PARKED, changes_of, expected_versions, misfit
-from storage.database.contract import Rejected
+from storage.database.records import Rejected
 from storage.database.rows import order_id_of
 from storage.database.schema import ORDERS_POSITION
 from storage.errors import Fenced

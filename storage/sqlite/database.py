@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite as dialects
 
 from storage.clock import to_text
-from storage.database.contract import (
+from storage.database.queries import counts_statement, list_statement
+from storage.database.records import (
     Attendance,
     CountsSnapshot,
     DeadLetter,
@@ -24,14 +25,14 @@ from storage.database.contract import (
     StoredToken,
     StoredVersion,
 )
-from storage.database.queries import counts_statement, list_statement
 from storage.database.rows import HISTORY_COLUMNS, MODEL_COLUMNS, answer_of
 from storage.database.schema import ORDER_NUMBERS, ORDERS_POSITION
 from storage.errors import Conflict, Fenced
 from storage.log.entries import AnyEntry
 from storage.log.log import Logged, Position
 from storage.orders.filters import ListQuery, OrderFilter
-from storage.orders.order import HistoryItem, Order, Status
+from storage.orders.order import HistoryItem, Order
+from storage.orders.workflow import Status
 from storage.sqlite import leases
 from storage.sqlite.apply import (
     REFUSED,

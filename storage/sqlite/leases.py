@@ -6,7 +6,7 @@ from datetime import datetime
 import aiosqlite
 
 from storage.clock import to_text
-from storage.database.contract import Attendance
+from storage.database.records import Attendance
 
 _NOW = "strftime('%Y-%m-%dT%H:%M:%f', 'now') || '000Z'"
 _MOVED = "strftime('%Y-%m-%dT%H:%M:%f', 'now', printf('%+.3f seconds', {})) || '000Z'"

@@ -9,7 +9,7 @@ import aiosqlite
 import msgspec
 
 from storage.clock import from_text
-from storage.database.contract import StoredModel
+from storage.database.records import StoredModel
 from storage.memory.popularity import added, rank
 from storage.sqlite.rows import INSERT_MODEL_TENANT, ROWS, UPSERT_MODEL
 

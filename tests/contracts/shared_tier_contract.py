@@ -7,7 +7,6 @@ from typing import cast
 import pytest
 
 from storage.bounds import Bounds, smaller
-from storage.cache.local_orders import Held
 from storage.errors import (
     AlreadyAnswered,
     AlreadyTaken,
@@ -23,8 +22,10 @@ from storage.errors import (
 )
 from storage.log.entries import Answer, AnswerKept, Forgotten, OrderChanged, Remembered, Thing
 from storage.log.log import Position
+from storage.orders.actors import Role
+from storage.orders.encoded import Held
 from storage.orders.filters import ListQuery
-from storage.orders.order import Order, Role, decode_order
+from storage.orders.order import Order, decode_order
 from storage.services.orders import Outcome
 from storage.services.stack import Storage
 from tests.support.acts import keyed

@@ -15,14 +15,15 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 
 from storage.bounds import Bounds
-from storage.cache.local_orders import Held, LocalOrders
+from storage.cache.local_orders import LocalOrders
 from storage.cache.read_through import FoundMany, ReadThrough
 from storage.clock import Clock, SharedClock, SystemClock
 from storage.database.batches import expected_versions
-from storage.database.contract import Rejected
+from storage.database.records import Rejected
 from storage.errors import AlreadyAnswered, LogUnavailable, NotFound, OutcomeUnknown
 from storage.log.log import Logged, Position
 from storage.log.tail import Followed
+from storage.orders.encoded import Held
 from storage.orders.order import Order
 from storage.postgresql.apply import any_parked, apply_one_by_one, apply_together
 from storage.postgresql.connection import Connection

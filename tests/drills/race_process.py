@@ -17,8 +17,8 @@ import uvloop
 
 from storage.bounds import Bounds
 from storage.cache.list_views import CountsQuery, CountsView, ListView
-from storage.cache.local_orders import Held
 from storage.errors import NotFound, StorageError
+from storage.orders.encoded import Held
 from storage.orders.filters import ListQuery
 from storage.orders.order import encode_order
 from storage.redis.change_log import RedisTier

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from storage.cache.local_orders import Held
 from storage.errors import (
     Conflict,
     Forbidden,
@@ -25,9 +24,12 @@ from storage.errors import (
     Unavailable,
 )
 from storage.log.log import Position
+from storage.orders.actors import Actor, Role
+from storage.orders.encoded import Held
 from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField
-from storage.orders.order import Actor, Change, Order, Role, Status
+from storage.orders.order import Change, Order
 from storage.orders.rules import Wish, advance, comment, edit
+from storage.orders.workflow import Status
 from storage.services.idempotency import Keyed
 from storage.services.orders import Draft, Outcome, Request
 from storage.services.stack import Storage

@@ -27,7 +27,7 @@ import msgspec
 import redis.asyncio
 
 from server.demo.private_servers.servers import PostgresServer, ValkeyServer
-from storage.database.migrate import migrate_postgresql
+from storage.postgresql.migrate import migrate_postgresql
 from storage.redis.keys import Keys
 from tests.drills.race_board import RACERS, Board
 from tests.drills.race_faults import Fault

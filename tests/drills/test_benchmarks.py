@@ -9,10 +9,10 @@ from benchmarks import coherence, flushes, shared_gets, uploads, writes_layers
 from benchmarks.engines import Engines, engines
 from benchmarks.flushes import Executemany, Log
 from benchmarks.pool_each import PoolChanges
-from storage.database.migrate import migrate_postgresql
 from storage.log.log import Position
-from storage.orders.order import Status
+from storage.orders.workflow import Status
 from storage.postgresql.database import PostgresDatabase
+from storage.postgresql.migrate import migrate_postgresql
 from tests.support.engines import query
 
 HISTORY = "SELECT order_id, version, from_status, to_status, actor, was FROM order_history ORDER BY 1, 2"

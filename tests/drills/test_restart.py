@@ -14,8 +14,9 @@ import pytest
 
 from storage.clock import SystemClock
 from storage.log.log import parse_position
-from storage.orders.order import LINE, Order, Status
+from storage.orders.order import Order
 from storage.orders.rules import Wish, advance
+from storage.orders.workflow import LINE, Status
 from storage.services.orders import Draft
 from storage.services.stack import Storage
 from tests.support.processes import Client, Clients, Service, clients_of, served

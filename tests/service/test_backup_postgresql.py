@@ -13,9 +13,10 @@ import pytest
 from server.backups import back_up, restore
 from server.config import ConfigError, Settings, load
 from storage.data_directory import DataDirectory
-from storage.database.migrate import migrate_postgresql
 from storage.errors import NotFound, Unavailable
-from storage.orders.order import Order, Status
+from storage.orders.order import Order
+from storage.orders.workflow import Status
+from storage.postgresql.migrate import migrate_postgresql
 from storage.postgresql.transfer import copy_from_postgresql
 from storage.services.stack import Storage
 from tests.support.acts import Workshop

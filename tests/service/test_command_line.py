@@ -14,7 +14,7 @@ import pytest
 
 from server.commands.cli import _COMMANDS, ROLES
 from storage.data_directory import DataDirectory
-from storage.orders.order import Role
+from storage.orders.actors import Role
 from tests.support.commands import facet, serving
 from tests.support.processes import ROOT
 

@@ -11,12 +11,12 @@ import pytest
 
 from server.demo.private_servers.servers import PostgresServer
 from storage.database.contract import Database
-from storage.database.migrate import migrate_postgresql
 from storage.errors import DatabaseUnavailable, Fenced
 from storage.log.log import Position
 from storage.orders.filters import ListQuery
 from storage.postgresql.connection import connect, is_refusal, session, unavailable
 from storage.postgresql.database import PostgresDatabase
+from storage.postgresql.migrate import migrate_postgresql
 from tests.support.changes import entry_of, id_of, logged
 from tests.support.engines import execute, query
 from tests.support.gates import DEADLINE_S, until

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from storage.database.contract import Database
-from storage.database.migrate import migrate_postgresql
 from storage.database.schema import FIRST_ORDER_NUMBER, metadata
 from storage.log.log import Position
 from storage.orders.filters import ListQuery, OrderFilter
-from storage.orders.order import Kind, Status
+from storage.orders.workflow import Kind, Status
 from storage.postgresql.database import PostgresDatabase
+from storage.postgresql.migrate import migrate_postgresql
 from tests.support.changes import an_order, changed, created, entry_of, id_of
 from tests.support.engines import execute, query
 from tests.unit.test_database import DatabaseContract, Opened, apply, life

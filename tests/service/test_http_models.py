@@ -505,7 +505,7 @@ async def test_of_too_many_that_are_waited_for_the_most_silent_makes_room() -> N
         await (await begun())
     assert (refused.value.status, refused.value.code) == (503, "busy")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("server.bodies.SILENT_S_MIN", 0.0)
+        patch.setattr("server.http.body.SILENT_S_MIN", 0.0)
         third = await begun()
     with pytest.raises(HttpError) as cut_off:
         await first
@@ -519,8 +519,8 @@ async def test_of_too_many_that_are_waited_for_the_most_silent_makes_room() -> N
 
 
 async def test_what_is_read_whole_is_bounded_for_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.bodies.HELD_BYTES_TOTAL", 10_000)
-    monkeypatch.setattr("server.bodies.HELD_BYTES_FREE", 100)
+    monkeypatch.setattr("server.http.body.HELD_BYTES_TOTAL", 10_000)
+    monkeypatch.setattr("server.http.body.HELD_BYTES_FREE", 100)
     bodies = Bodies()
     first = asyncio.create_task(read_whole(Given(b"x" * 9_000, then=never), 20_000, bodies))
     await asyncio.sleep(0)
@@ -555,7 +555,7 @@ def test_the_pace_is_the_published_one() -> None:
 
 
 async def test_uploads_under_way_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.uploads.UPLOADS_MAX", 1)
+    monkeypatch.setattr("server.uploads.receiving.UPLOADS_MAX", 1)
     uploads = Uploads(tmp_path, 1 << 20)
     async with uploads.receive(Given(b"solid")) as first:
         assert first.data == b"solid"

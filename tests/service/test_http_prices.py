@@ -15,7 +15,7 @@ from pricing.facts import Facts
 from pricing.price import formula
 from pricing.price.formula import Options
 from pricing.price.price_list import default_metal_fix, parse_metal_fix, parse_price_list, read_metal_fix
-from storage.database.contract import StoredVersion
+from storage.database.records import StoredVersion
 from storage.errors import Conflict
 from storage.log.entries import MetalFixed
 from storage.services.price_versions import Published

@@ -10,8 +10,8 @@ import redis
 
 from server.demo.private_servers.servers import ValkeyServer
 from storage.bounds import smaller
-from storage.models.cache import ModelRefused
 from storage.models.shared import Refusal
+from storage.services.models import ModelRefused
 from storage.services.stack import Storage
 from tests.support.computations import FACTS, Computation
 from tests.support.floods import answered_from_memory, ask_once, make_popular, stored, upload_all

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from storage.bounds import smaller
-from storage.database.contract import StoredModel
+from storage.database.records import StoredModel
 from storage.memory.popularity import added, rank
 from storage.memory.ttl import Brief
-from storage.models.cache import ModelRefused, Models
 from storage.models.shared import Refusal
+from storage.services.models import ModelRefused, Models
 from storage.services.stack import Storage
 from tests.support.changes import START
 from tests.support.computations import FACTS, Computation

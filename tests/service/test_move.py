@@ -10,9 +10,10 @@ import pytest
 from server.commands.move import move
 from server.config import ConfigError, Settings, load
 from storage.data_directory import DataDirectory
-from storage.database.migrate import migrate_postgresql, migrate_sqlite
 from storage.errors import DatabaseUnavailable
+from storage.postgresql.migrate import migrate_postgresql
 from storage.postgresql.transfer import copy_from_postgresql
+from storage.sqlite.migrate import migrate_sqlite
 from tests.support.commands import facet
 from tests.support.engines import execute, query
 from tests.support.gates import locked

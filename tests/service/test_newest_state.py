@@ -9,7 +9,8 @@ import pytest
 
 from storage.bounds import smaller
 from storage.errors import AlreadyTaken, PreconditionFailed
-from storage.orders.order import Order, Status
+from storage.orders.order import Order
+from storage.orders.workflow import Status
 from storage.services.stack import Storage
 from tests.drills.drill_world import FaultyProxy
 from tests.support.acts import Workshop

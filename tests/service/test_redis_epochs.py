@@ -10,8 +10,8 @@ import redis
 
 from server.demo.private_servers.servers import Refused, ValkeyCluster, ValkeySentinel, ValkeyServer, ask
 from storage.bounds import smaller
-from storage.cache.local_orders import MISS
 from storage.errors import Incompatible, LogUnavailable
+from storage.memory.lru import MISS
 from storage.orders.order import Order
 from storage.redis.keys import Keys
 from tests.support.acts import keyed

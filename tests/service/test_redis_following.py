@@ -8,9 +8,10 @@ import pytest
 import redis
 
 from storage.bounds import smaller
-from storage.cache.local_orders import MISS, Held
 from storage.errors import Claimed
 from storage.log.log import Position
+from storage.memory.lru import MISS
+from storage.orders.encoded import Held
 from tests.contracts.shared_tier_contract import listed
 from tests.support.changes import an_order, created, entry_of
 from tests.support.gates import until

@@ -11,12 +11,12 @@ import pytest
 import redis
 
 from storage.bounds import smaller
-from storage.cache.local_orders import Held
-from storage.database.contract import StoredVersion
+from storage.database.records import StoredVersion
 from storage.errors import Incompatible, Upgrading
 from storage.log import entries
 from storage.log.entries import FORMAT, LEVEL, AnswerKept, LaterEntry, MetalFixed, decode_entry, encode_entry
 from storage.log.log import logged_of, payload_of
+from storage.orders.encoded import Held
 from storage.orders.order import Order, encode_order
 from storage.redis.keys import Keys, encode_value
 from storage.services.price_versions import Published
@@ -221,7 +221,7 @@ async def test_nothing_newer_is_written_while_a_process_is_there_that_reads_less
 ) -> None:
     for module in ("storage.log.entries", "storage.redis.epochs"):
         monkeypatch.setattr(f"{module}.LEVEL", LEVEL + 1)
-    monkeypatch.setattr("storage.entries.KIND_LEVELS", {AnswerKept: LEVEL + 1})
+    monkeypatch.setattr("storage.log.entries.KIND_LEVELS", {AnswerKept: LEVEL + 1})
     facet.data.execute("INSERT INTO processes (id, united, seen_at) VALUES ('old', 0, clock_timestamp())")
     async with facet.open(BOUNDS) as process:
         order = await process.shop.order()  # what the old one reads goes on

@@ -5,8 +5,10 @@ import dataclasses
 from typing import Any
 
 from storage.errors import OrderParked
-from storage.orders.order import Actor, Change, Order, Status
+from storage.orders.actors import Actor
+from storage.orders.order import Change, Order
 from storage.orders.rules import Wish, advance, comment, edit
+from storage.orders.workflow import Status
 from storage.services.idempotency import Keyed
 from storage.services.orders import Decide, Draft, Outcome, Request
 from storage.services.stack import Storage

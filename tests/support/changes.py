@@ -10,8 +10,9 @@ from storage.bounds import Bounds
 from storage.log.entries import Answer, AnyEntry, OrderChanged, Remembered, encode_entry
 from storage.log.log import Logged
 from storage.log.tail import Followed, Tail
-from storage.orders.order import Change, Kind, Order, Status, Was
+from storage.orders.order import Change, Order, Was
 from storage.orders.rules import create
+from storage.orders.workflow import Kind, Status
 from tests.support.stacks import ADMIN, ManualClock
 
 START = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from server.demo.private_servers.servers import PostgresServer, ValkeyCluster, ValkeySentinel, ValkeyServer
-from storage.database.migrate import migrate_postgresql
+from storage.postgresql.migrate import migrate_postgresql
 
 
 def _worker_number() -> int:

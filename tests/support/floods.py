@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Iterable
 
-from storage.models.cache import Models
 from storage.models.shared import Model
+from storage.services.models import Models
 from storage.services.stack import Storage
 from tests.support.computations import FACTS, Computation
 from tests.support.gates import until

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Any, cast
 
-from storage.database.contract import CountsSnapshot, ListSnapshot, Rejected
+from storage.database.records import CountsSnapshot, ListSnapshot, Rejected
 from storage.errors import DatabaseUnavailable, LogUnavailable
 from storage.log.entries import AnyEntry
 from storage.log.log import Logged, Position

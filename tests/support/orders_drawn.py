@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from storage.clock import from_text
 from storage.orders.filters import ListQuery, OrderFilter, Sort, SortField, place_of
-from storage.orders.order import Change, Order, Status
+from storage.orders.order import Change, Order
+from storage.orders.workflow import Status
 from tests.support.changes import START, an_order, changed, created, id_of
 
 CUSTOMERS = ("anna", "Аня", "a_b%c/d")

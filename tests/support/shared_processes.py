@@ -12,9 +12,9 @@ from typing import Any, Protocol, cast
 from storage.bounds import Bounds
 from storage.clock import Clock, SystemClock
 from storage.data_directory import DataDirectory
-from storage.database.contract import Database, Rejected
+from storage.database.contract import Database
 from storage.database.lease import DatabaseLease, Lease, SoleLease
-from storage.database.migrate import migrate_sqlite
+from storage.database.records import Rejected
 from storage.embedded.change_log import EmbeddedTier
 from storage.errors import DatabaseUnavailable
 from storage.log.log import Logged, Position
@@ -23,6 +23,7 @@ from storage.redis.change_log import RedisTier
 from storage.redis.endpoint import endpoint_of
 from storage.services.stack import Storage
 from storage.sqlite.log import SqliteLog
+from storage.sqlite.migrate import migrate_sqlite
 from tests.support import engines, gates
 from tests.support.acts import Workshop
 from tests.support.gates import Gate, GatedDatabase

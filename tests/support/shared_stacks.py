@@ -9,12 +9,13 @@ from storage.bounds import Bounds
 from storage.clock import Clock, SystemClock
 from storage.database.contract import Database
 from storage.database.lease import DatabaseLease
-from storage.database.migrate import migrate_postgresql, migrate_sqlite
 from storage.postgresql.database import PostgresDatabase
+from storage.postgresql.migrate import migrate_postgresql
 from storage.redis.change_log import RedisTier
 from storage.redis.endpoint import Endpoint, endpoint_of
 from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
+from storage.sqlite.migrate import migrate_sqlite
 
 PREFIX = "facet"
 _count = itertools.count(1)

@@ -9,13 +9,13 @@ from weakref import WeakKeyDictionary
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.data_directory import DataDirectory
-from storage.database.migrate import migrate_sqlite
 from storage.embedded.change_log import EmbeddedTier
-from storage.orders.order import Actor, Role
+from storage.orders.actors import Actor, Role
 from storage.services.orders import Request
 from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
+from storage.sqlite.migrate import migrate_sqlite
 
 
 class ManualClock:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from storage.database.contract import StoredModel
+from storage.database.records import StoredModel
 
 
 def stored_model(

@@ -16,7 +16,9 @@ from storage.errors import (
     OutcomeUnknown,
     PreconditionFailed,
 )
-from storage.orders.order import Kind, Order, Role, Status
+from storage.orders.actors import Role
+from storage.orders.order import Order
+from storage.orders.workflow import Kind, Status
 from storage.services.orders import Outcome, Request
 from storage.services.stack import Storage
 from tests.support.acts import Workshop, keyed

@@ -10,8 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from storage.database.contract import StoredModel
-from storage.database.migrate import migrate_postgresql, migrate_sqlite
+from storage.database.records import StoredModel
 from storage.database.schema import metadata
 from storage.errors import Conflict, DatabaseUnavailable, Incompatible
 from storage.log.entries import (
@@ -22,11 +21,13 @@ from storage.log.entries import (
     TokenIssued,
     TokenRevoked,
 )
+from storage.orders.actors import Role
 from storage.orders.filters import ListQuery
-from storage.orders.order import Role
 from storage.postgresql.database import PostgresDatabase
+from storage.postgresql.migrate import migrate_postgresql
 from storage.postgresql.transfer import TABLES, copy_from_postgresql, copy_into_postgresql
 from storage.sqlite.database import SqliteDatabase
+from storage.sqlite.migrate import migrate_sqlite
 from tests.support.changes import START, an_order, created, entry_of, id_of
 from tests.support.engines import execute, query
 from tests.support.gates import execute as execute_sqlite

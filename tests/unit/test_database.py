@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.database.contract import Database, Epoch, StoredModel, StoredQuote, StoredToken, StoredVersion
-from storage.database.migrate import migrate_sqlite
+from storage.database.contract import Database
+from storage.database.records import Epoch, StoredModel, StoredQuote, StoredToken, StoredVersion
 from storage.errors import Conflict, DatabaseUnavailable, Fenced
 from storage.log.entries import (
     AnyEntry,
@@ -25,9 +25,12 @@ from storage.log.entries import (
     TokenRevoked,
 )
 from storage.log.log import Position
+from storage.orders.actors import Role
 from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField
-from storage.orders.order import Change, Kind, Order, Role, Status, history_item
+from storage.orders.order import Change, Order, history_item
+from storage.orders.workflow import Kind, Status
 from storage.sqlite.database import SqliteDatabase
+from storage.sqlite.migrate import migrate_sqlite
 from tests.support.changes import START, an_order, changed, created, entry_of, id_of, logged
 from tests.support.gates import cure, execute, locked, poison
 from tests.support.orders_drawn import filters, listed, populations, queries, wide_filters

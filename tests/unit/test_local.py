@@ -2,7 +2,9 @@
 
 import pytest
 
-from storage.cache.local_orders import ABSENT, ENTRY_OVERHEAD_BYTES, MISS, Held, LocalOrders, Lru, held_of
+from storage.cache.local_orders import LocalOrders
+from storage.memory.lru import ABSENT, ENTRY_OVERHEAD_BYTES, MISS, Lru
+from storage.orders.encoded import Held, held_of
 from tests.support.changes import an_order, id_of
 from tests.support.stacks import ManualClock
 

@@ -63,7 +63,7 @@ async def exchange(sent: bytes, bodies: Bodies, *, lost: bool, half_closed: bool
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("kind", ["answered", "half closed", "lost in its body", "makes room"])
 def test_requests_leave_nothing_to_be_collected(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.bodies.SILENT_S_MIN", 0.0)
+    monkeypatch.setattr("server.http.body.SILENT_S_MIN", 0.0)
 
     async def run() -> list[str]:
         sent = GET if kind in ("answered", "half closed") else FORM

@@ -10,10 +10,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from storage.database.migrate import known_schemas, migrate_postgresql, migrate_sqlite
+from storage.database.migrate import known_schemas
 from storage.database.schema import FIRST_ORDER_NUMBER, ORDER_NUMBERS, ORDERS_POSITION, metadata
 from storage.errors import DatabaseUnavailable, Incompatible
 from storage.log.entries import LEVEL
+from storage.postgresql.migrate import migrate_postgresql
+from storage.sqlite.migrate import migrate_sqlite
 from tests.support import engines
 from tests.support.commands import facet
 from tests.support.gates import execute

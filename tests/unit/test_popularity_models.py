@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from storage.bounds import smaller
-from storage.cache.local_orders import MISS
+from storage.memory.lru import MISS
 from storage.memory.popularity import Popularity
-from storage.models.cache import Models, PopularModels
+from storage.models.cache import PopularModels
 from storage.models.renewals import Renewals
 from storage.models.shared import Model
+from storage.services.models import Models
 from storage.services.stack import Storage
 from storage.tasks import end
 from tests.support.changes import START
@@ -200,7 +201,7 @@ async def test_a_file_that_cannot_be_read_now_keeps_no_other_waiting_and_a_settl
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("PAUSE_S", "RETRY_S"):
-        monkeypatch.setattr(f"storage.renewals.{name}", 0.0)
+        monkeypatch.setattr(f"storage.models.renewals.{name}", 0.0)
     scores = popularity()
     for name in ("failing", "failing", "other"):
         scores.count(name, START)

@@ -127,7 +127,7 @@ def test_a_name_with_brackets_is_a_name_when_there_is_such_a_file(tmp_path: Path
 
 
 def test_too_many_files_are_said_before_any_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.price_sources.FILES_MAX", 2)
+    monkeypatch.setattr("server.commands.price.sources.FILES_MAX", 2)
     names = [str(source.path) for source in sources(tmp_path, b"", b"", b"")]
     assert len(expand(names[:2], MODEL_SUFFIXES, tmp_path)) == 2
     with pytest.raises(BadArgument, match="more than 2 files"):
@@ -135,7 +135,7 @@ def test_too_many_files_are_said_before_any_is_read(tmp_path: Path, monkeypatch:
 
 
 def test_a_pipe_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.price_sources.FILE_BYTES_MAX", 3 << 10)
+    monkeypatch.setattr("server.commands.price.sources.FILE_BYTES_MAX", 3 << 10)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     held = os.open(pipe, os.O_RDWR)

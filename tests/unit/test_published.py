@@ -10,7 +10,7 @@ import pytest
 
 from pricing.price.formula import Options, price
 from pricing.price.price_list import MetalFix, PriceList, read_metal_fix, read_price_list
-from storage.database.contract import StoredVersion
+from storage.database.records import StoredVersion
 from storage.errors import Conflict
 from storage.log.entries import MetalFixed, PriceListPublished
 from storage.services.price_versions import Published

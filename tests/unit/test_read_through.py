@@ -8,12 +8,13 @@ import msgspec
 import pytest
 
 from storage.bounds import Bounds, smaller
-from storage.cache.local_orders import ABSENT, MISS
 from storage.cache.read_through import ReadThrough, Source
 from storage.errors import Behind, NotFound
 from storage.log.log import Position
+from storage.memory.lru import ABSENT, MISS
 from storage.orders.filters import ALL, ListQuery, OrderFilter
-from storage.orders.order import Order, Status
+from storage.orders.order import Order
+from storage.orders.workflow import Status
 from storage.services.stack import Storage
 from tests.support.acts import Workshop
 from tests.support.changes import an_order, changed, created, entry_of, id_of

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from storage.errors import DatabaseUnavailable
-from storage.memory.single_flight import KeyedLocks, SingleFlight
+from storage.memory.keyed_locks import KeyedLocks
+from storage.memory.single_flight import SingleFlight
 from tests.support.gates import Gate, turns
 
 

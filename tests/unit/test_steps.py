@@ -20,19 +20,10 @@ from storage.errors import (
     NothingToUndo,
     StorageError,
 )
-from storage.orders.order import (
-    Actor,
-    Change,
-    Kind,
-    Money,
-    Order,
-    OrderPrice,
-    PriceSource,
-    Role,
-    Status,
-    history_item,
-)
+from storage.orders.actors import Actor, Role
+from storage.orders.order import Change, Money, Order, OrderPrice, PriceSource, history_item
 from storage.orders.rules import Wish, advance, assigns_operator, comment, create, edit, undo
+from storage.orders.workflow import Kind, Status
 from tests.support.changes import START, an_order, id_of
 from tests.support.stacks import ADMIN, IVAN, MES, OLGA, SELLER, SHOP, actor
 

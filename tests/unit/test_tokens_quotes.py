@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from storage.clock import to_text
-from storage.database.contract import StoredQuote, StoredVersion
+from storage.database.records import StoredQuote, StoredVersion
 from storage.errors import Conflict, Invalid, NotFound
 from storage.log.entries import PriceListPublished
-from storage.orders.order import Role
+from storage.orders.actors import Role
 from storage.services.price_versions import Published
 from storage.services.stack import Storage
 from tests.support.changes import START

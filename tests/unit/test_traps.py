@@ -143,7 +143,7 @@ def test_no_library_is_needed_that_reads_other_files_or_pictures() -> None:
     program = (
         "import sys\n"
         "from pricing.mesh.analysis import analyse\n"
-        "from tests import meshes\n"
+        "from tests.support import meshes\n"
         "for write in meshes.ALL_FORMATS.values():\n"
         "    assert analyse(write(meshes.torus())).closed\n"
         "print(sorted({'trimesh', 'PIL', 'networkx', 'lxml'} & sys.modules.keys()))\n"
@@ -158,7 +158,7 @@ def test_nothing_but_the_program_itself_is_opened_while_reading() -> None:
         "from pricing.errors import Refused\n"
         "from pricing.mesh.analysis import analyse\n"
         "from pricing.mesh.warm import warm\n"
-        "from tests import hostile, meshes\n"
+        "from tests.support import hostile, meshes\n"
         "warm()\n"
         "bodies = [make() for make, _ in hostile.REFUSED.values()]\n"
         "bodies += [b'mtllib ring.mtl\\nusemtl gold\\n' + meshes.obj(meshes.torus())]\n"

@@ -23,8 +23,8 @@ class Chunks:
 @pytest.fixture
 def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Uploads:
     """All together may hold little in memory."""
-    monkeypatch.setattr("server.uploads.MEMORY_BYTES_TOTAL", TOTAL)
-    monkeypatch.setattr("server.uploads.DISK_BYTES_TOTAL", 2 * len(BODY))
+    monkeypatch.setattr("server.uploads.receiving.MEMORY_BYTES_TOTAL", TOTAL)
+    monkeypatch.setattr("server.uploads.receiving.DISK_BYTES_TOTAL", 2 * len(BODY))
     return Uploads(tmp_path, 1 << 20)
 
 

@@ -59,7 +59,7 @@ async def test_what_is_never_stored_is_given_back_as_well(tmp_path: Path) -> Non
 
 
 async def test_memory_for_large_bodies_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.uploads.RESERVED_BYTES_TOTAL", 2 * LARGE_BYTES - 1)
+    monkeypatch.setattr("server.uploads.receiving.RESERVED_BYTES_TOTAL", 2 * LARGE_BYTES - 1)
     uploads, chunks = receiving(tmp_path), pieces(LARGE_BYTES)
     async with (
         uploads.receive(Given(*chunks), LARGE_BYTES) as first,

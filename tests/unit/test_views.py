@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from storage.cache.list_views import CountsQuery, CountsView, ListView, Page
 from storage.log.log import Position
 from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField, decode_cursor
-from storage.orders.order import Change, Order, Status, encode_order
+from storage.orders.order import Change, Order, encode_order
+from storage.orders.workflow import Status
 from tests.support.changes import START, an_order, changed, created, followed, id_of
 from tests.support.orders_drawn import (
     LATER,

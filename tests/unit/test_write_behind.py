@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from storage.bounds import smaller
-from storage.database.migrate import migrate_sqlite
 from storage.embedded.change_log import EmbeddedTier
 from storage.errors import Conflict, OutcomeUnknown, Unavailable
 from storage.log.log import Position
 from storage.orders.filters import ListQuery, OrderFilter
-from storage.orders.order import Order, Status
+from storage.orders.order import Order
+from storage.orders.workflow import Status
 from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
+from storage.sqlite.migrate import migrate_sqlite
 from tests.support.acts import Workshop, keyed
 from tests.support.changes import created, entry_of
 from tests.support.gates import GatedDatabase, cure, execute, gated_database, locked, poison, turns, until

@@ -11,7 +11,7 @@ from server.http.request import Call, json_response
 from server.http.routes import ADMIN, EVERYBODY, Route
 from storage.log.entries import Answer, AnyEntry, TokenIssued
 from storage.log.log import Position
-from storage.orders.order import Role
+from storage.orders.actors import Role
 from storage.services.tokens import PREFIX, Token
 
 

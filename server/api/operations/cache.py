@@ -12,10 +12,10 @@ from server.http.routes import ADMIN, Route
 from server.observability.metrics import database_loads, oldest_first
 from storage.bounds import Bounds
 from storage.cache.read_through import Inspected
-from storage.database.contract import DeadLetter
+from storage.database.records import DeadLetter
 from storage.errors import DatabaseUnavailable, NotFound
 from storage.orders.filters import ALL, ListQuery, OrderFilter
-from storage.orders.order import ACTIVE, Status
+from storage.orders.workflow import ACTIVE, Status
 from storage.services.stack import Storage
 
 

@@ -9,7 +9,7 @@ from server.http.keys import METRICS, READINESS, SETTINGS, SIBLINGS
 from server.http.problems import HttpError
 from server.http.request import Call, json_response
 from server.http.routes import Route, authenticate, is_local
-from storage.orders.order import Role
+from storage.orders.actors import Role
 
 
 class Alive(msgspec.Struct, frozen=True):

@@ -10,11 +10,13 @@ from msgspec import Meta
 from server.api.orders.orders import Moment, Name, Reference, in_range, read_answer, read_headers
 from server.http.request import Call, json_response
 from server.http.routes import EVERYBODY, Route
-from storage.cache.local_orders import Lru, Sentinel
 from storage.cache.read_through import Source
 from storage.errors import Behind, Invalid
+from storage.memory.lru import Lru, Sentinel
+from storage.orders.actors import TENANT_ROLES, Actor, Role
 from storage.orders.filters import LIMIT_MAX, NO_OPERATOR, ListQuery, OrderFilter, decode_cursor, parse_sort
-from storage.orders.order import TENANT_ROLES, Actor, Order, OrderStatus, Role, Status, decode_order
+from storage.orders.order import Order, OrderStatus, decode_order
+from storage.orders.workflow import Status
 
 _meanings: Lru[tuple[Actor, str], tuple[ListQuery, int]] = Lru(2_000, 4 * 2**20)
 """Screens ask for the same lists again and again: what the parameters mean is worked out once."""

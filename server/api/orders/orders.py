@@ -17,29 +17,26 @@ from server.http.problems import HttpError
 from server.http.ready_response import ReadyResponse
 from server.http.request import Call, json_response
 from server.http.routes import EVERYBODY, Route
-from storage.cache.local_orders import Held
 from storage.cache.read_through import Found
 from storage.errors import Behind, Conflict, Invalid, NotFound
 from storage.log.log import Position
+from storage.orders.actors import OPENING_ROLES, TENANT_ROLES, Actor, Role
+from storage.orders.encoded import Held
 from storage.orders.filters import LIMIT_MAX
 from storage.orders.order import (
     COMMENT_CHARS,
     NAME_CHARS,
     NOTE_CHARS,
-    OPENING_ROLES,
     QUANTITY_MAX,
     REFERENCE_CHARS,
-    TENANT_ROLES,
-    Actor,
     Change,
     HistoryItem,
     Money,
     Order,
     OrderStatus,
-    Role,
-    Status,
 )
 from storage.orders.rules import Wish, advance, comment, edit, require_visible
+from storage.orders.workflow import Status
 from storage.services.orders import Draft, Outcome
 
 logger = logging.getLogger("facet.http")

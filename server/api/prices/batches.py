@@ -21,7 +21,7 @@ from server.prices.quotes import NotExplainable, QuoteView
 from server.prices.quoting import Quoted
 from storage.log.entries import Answer
 from storage.log.log import Position
-from storage.orders.order import PRICING_ROLES
+from storage.orders.actors import PRICING_ROLES
 
 ITEMS_MAX = 200
 """As many as a list shows at once."""

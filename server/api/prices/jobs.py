@@ -8,7 +8,7 @@ from server.http.request import Call, json_response
 from server.http.routes import Route
 from server.jobs.respond import POLL_S, shown
 from server.jobs.running import Job, JobState, Record
-from storage.orders.order import PRICING_ROLES
+from storage.orders.actors import PRICING_ROLES
 
 
 async def get_job(call: Call) -> web.StreamResponse:

@@ -20,7 +20,7 @@ from server.http.request import Call, json_response
 from server.http.routes import Route
 from server.uploads.model_form import is_form, received
 from storage.log.entries import Answer
-from storage.orders.order import PRICING_ROLES, Role
+from storage.orders.actors import PRICING_ROLES, Role
 
 OCTETS = "application/octet-stream"
 FILE_ROLES = frozenset({Role.OPERATOR, Role.MES, Role.PARTNER, Role.ADMIN})

@@ -26,11 +26,11 @@ from server.jobs.respond import respond
 from server.jobs.running import Job, Progress
 from server.prices.quotes import QuoteView
 from server.uploads.model_form import is_form, received
-from storage.database.contract import StoredVersion
+from storage.database.records import StoredVersion
 from storage.log.entries import Answer, AnyEntry
 from storage.log.log import Position
 from storage.models.shared import Model
-from storage.orders.order import PRICING_ROLES
+from storage.orders.actors import PRICING_ROLES
 from storage.services.price_versions import Published
 
 QUANTITY_MAX = 1_000_000

@@ -1,0 +1,250 @@
+"""Model facts by the hash of the model: held here, else copied from another process, else in the database,
+else computed, once for all callers.
+
+Who may see a model is another matter: who has uploaded it. What a process has heard of that may be old, and
+is asked for again before somebody is told that a model is not known.
+"""
+
+import msgspec
+
+from storage.bounds import Bounds
+from storage.clock import Clock
+from storage.database.contract import Database
+from storage.database.records import StoredModel
+from storage.memory.lru import Sentinel
+from storage.memory.popularity import Popularity
+from storage.memory.single_flight import SingleFlight
+from storage.memory.ttl import Brief
+from storage.models.cache import Found, PopularModels
+from storage.models.compute_once import Computing, Known, Work
+from storage.models.renewals import Renewals
+from storage.models.shared import Model, ModelCopies, Refusal, is_older
+from storage.models.write_queue import ModelRecords
+from storage.shared.cache import Copies
+from storage.shared.locks import Turns
+
+
+class ModelRefused(Exception):
+    """The file was understood well enough to say that there are no facts, and why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.code)
+        self.refusal = refusal
+
+
+class Models:
+    def __init__(
+        self, database: Database, copies: Copies, turns: Turns, analyser: str, bounds: Bounds, clock: Clock
+    ) -> None:
+        self._database = database
+        self._analyser = analyser
+        self._clock = clock
+        self._half_life_s = bounds.popularity_half_life_s
+        self.popularity = Popularity(bounds.popularity_entries, self._half_life_s, clock.now())
+        self.cache = PopularModels(bounds.models_entries, self.popularity)
+        self.copies = ModelCopies(copies, analyser, bounds.shared_ttl_s, bounds.model_refusal_age_s)
+        self.computing = Computing(self.copies, turns, analyser, bounds, self._known, self._take_in)
+        self.records = ModelRecords(database, bounds.model_queue_entries, self._half_life_s)
+        self.renewals = Renewals(bounds.models_entries, self.popularity)
+        self.refusals: Brief[str, Refusal] = Brief(bounds.model_refusals, bounds.model_refusal_age_s, clock)
+        self.absences: Brief[str, bool] = Brief(bounds.absent_entries, bounds.absent_age_s, clock)
+        """Hashes, and hashes with a tenant, that the database did not have."""
+        self._outdated_looks: Brief[str, bool] = Brief(bounds.absent_entries, bounds.absent_age_s, clock)
+        """Models with facts of an earlier analyser, for which others were asked lately."""
+        self._lookups: SingleFlight[str, Found | None] = SingleFlight()
+        self._loads: SingleFlight[str, Model | None] = SingleFlight()
+        self._invalidations = 0
+        self.loads = self.shared_hits = 0
+
+    def peek(self, sha256: str) -> Model | Sentinel:
+        """What is held here; never waits."""
+        return self.cache.get(sha256)
+
+    async def find(self, sha256: str) -> Found | None:
+        """A known model, whoever has uploaded it."""
+        held = self._held_model(sha256)
+        if held is not None and not self._is_due(held):
+            return held, "local"
+        return await self._lookups.do(sha256, lambda: self._look_up(sha256)) or (
+            None if held is None else (held, "local")
+        )
+
+    def is_outdated(self, model: Model) -> bool:
+        """Whether an earlier version of the analyser has found its facts."""
+        return is_older(model.analyser, self._analyser)
+
+    def _is_due(self, model: Model) -> bool:
+        """Whether others may have found newer facts than these, and have not been asked lately."""
+        if not self.is_outdated(model) or self._outdated_looks.get(model.sha256):
+            return False
+        self._outdated_looks.put(model.sha256, True)
+        return True
+
+    def take_in(self, sha256: str, byte_count: int, facts: bytes) -> None:
+        """Facts of a kept file that was read anew, for everybody."""
+        model = self._hold(Model(sha256, byte_count, facts, frozenset(), self._analyser))
+        self.copies.offer(model)
+        self.records.add(model, self._clock.now(), requests=0.0)
+
+    async def find_for(self, sha256: str, tenant: str) -> Found | None:
+        """A known model that this tenant has uploaded, here or elsewhere."""
+        found = await self.find(sha256)
+        if found is None or tenant in found[0].tenants:
+            return found
+        if await self.copies.is_admitted(sha256, tenant):
+            return self._hold(_admitted(found[0], tenant)), "shared"
+        stranger = _stranger(sha256, tenant)
+        if found[1] == "database" or self.absences.get(stranger):
+            return None
+        loaded = await self._load(sha256)
+        if loaded is None or tenant not in loaded.tenants:
+            self.absences.put(stranger, True)
+            return None
+        return loaded, "database"
+
+    async def facts(self, sha256: str, byte_count: int, tenant: str, work: Work) -> Found:
+        """The facts of a model that was just uploaded: known, or computed once for all who ask now.
+
+        Raises ModelRefused, and what `work` raises.
+        """
+        held = self._held(sha256)
+        if held is not None and isinstance(held.found, Model) and self.is_outdated(held.found):
+            held = None  # here are the bytes
+        known = held or await self.computing.facts(sha256, byte_count, work)
+        if isinstance(known.found, Refusal):
+            raise ModelRefused(known.found)
+        return await self._admit(known.found, tenant), known.source
+
+    def count(self, model: Model) -> None:
+        """One more request for a known model."""
+        self.popularity.count(model.sha256, self._clock.now())
+        self.records.add(self._hold(model), self._clock.now())
+
+    async def drop_copy(self, sha256: str) -> None:
+        await self.copies.drop(sha256)
+
+    async def invalidate(self, sha256: str) -> bool:
+        """Forget what is held of a model and read it again."""
+        self.forget(sha256)
+        await self.drop_copy(sha256)
+        return await self.find(sha256) is not None
+
+    def forget(self, sha256: str) -> None:
+        """What is being read is not kept: it may be older."""
+        self._invalidations += 1
+        self._lookups.forget(sha256)
+        self._loads.forget(sha256)
+        self.cache.discard(sha256)
+        self.refusals.discard(sha256)
+        self.absences.discard(sha256)
+
+    async def warm(self, limit: int) -> int:
+        """Hold the most popular models of the database."""
+        stored = await self._database.load_popular_models(limit, self._half_life_s)
+        for model in reversed(stored):
+            self.popularity.restore(model.sha256, model.score, model.requested_at)
+            self._hold(_model_of(model))
+        return len(stored)
+
+    async def run(self) -> None:
+        """Carry new facts and counts to the database until stopped."""
+        await self.records.run()
+
+    def stop(self) -> None:
+        self.records.stop()
+
+    def _held_model(self, sha256: str) -> Model | None:
+        held = self.cache.get(sha256)
+        if isinstance(held, Model):
+            return held
+        record = self.records.get(sha256)
+        return None if record is None else self._hold(_model_of(record))
+
+    def _held(self, sha256: str) -> Known | None:
+        """What is known here of a file, its refusal as well."""
+        held = self._held_model(sha256) or self.refusals.get(sha256)
+        return None if held is None else Known(held, "local")
+
+    async def _known(self, sha256: str) -> Known | None:
+        """What is known anywhere of a file, its refusal as well."""
+        found = await self.find(sha256)
+        if found is not None and not self.is_outdated(found[0]):
+            return Known(*found)
+        refusal = self.refusals.get(sha256)
+        return None if refusal is None else Known(refusal, "shared")
+
+    async def _look_up(self, sha256: str) -> Found | None:
+        """With the others, then in the database."""
+        copy = await self.copies.find(sha256)
+        if isinstance(copy, Refusal):
+            self.refusals.put(sha256, copy)
+            return None
+        if copy is not None:
+            self.shared_hits += 1
+            return self._hold(copy), "shared"
+        if self.absences.get(sha256):
+            return None
+        loaded = await self._load(sha256)
+        if loaded is None:
+            self.absences.put(sha256, True)
+            return None
+        return loaded, "database"
+
+    async def _load(self, sha256: str) -> Model | None:
+        return await self._loads.do(sha256, lambda: self._loaded(sha256))
+
+    async def _loaded(self, sha256: str) -> Model | None:
+        self.loads += 1
+        ticket = self._invalidations
+        stored = await self._database.load_model(sha256)
+        if stored is None:
+            return None
+        if ticket != self._invalidations:
+            return _model_of(stored)
+        self.popularity.restore(sha256, stored.score, stored.requested_at)
+        model = self._hold(_model_of(stored))
+        if model.analyser == self._analyser:
+            self.copies.offer(model)
+        return model
+
+    def _take_in(self, sha256: str, found: Model | Refusal) -> None:
+        if isinstance(found, Refusal):
+            self.refusals.put(sha256, found)
+        else:
+            self.absences.discard(sha256)
+            self._hold(found)
+
+    def _hold(self, model: Model) -> Model:
+        """With all that is known of who may see it: a copy, or what was read a moment ago, knows less."""
+        held = self.cache.peek(model.sha256)
+        if held is not None and is_older(model.analyser, held.analyser):
+            model = msgspec.structs.replace(held, tenants=model.tenants | held.tenants)
+        elif held is not None and not held.tenants <= model.tenants:
+            model = msgspec.structs.replace(model, tenants=model.tenants | held.tenants)
+        if self.is_outdated(model):
+            self.renewals.add(model.sha256)
+        self.cache.put(model)
+        return model
+
+    async def _admit(self, model: Model, tenant: str) -> Model:
+        """One more request, of somebody who has the bytes."""
+        held = self.cache.peek(model.sha256)
+        known = tenant in model.tenants or (held is not None and tenant in held.tenants)
+        model = self._hold(_admitted(model, tenant))
+        self.count(model)
+        if not known:
+            self.absences.discard(_stranger(model.sha256, tenant))
+            await self.copies.admit(model.sha256, tenant)
+        return model
+
+
+def _model_of(stored: StoredModel) -> Model:
+    return Model(stored.sha256, stored.byte_count, stored.facts, stored.tenants, stored.analyser)
+
+
+def _stranger(sha256: str, tenant: str) -> str:
+    return f"{sha256} {tenant}"
+
+
+def _admitted(model: Model, tenant: str) -> Model:
+    return msgspec.structs.replace(model, tenants=model.tenants | {tenant})
