@@ -25,8 +25,7 @@ from aiohttp import web
 
 from benchmarks.harness import cpu_s, fetch, machine, popen
 from server import config
-from server.http.keys import LOOP_MONITOR
-from server.observability.loop_monitor import TICK_S
+from server.observability.loop_monitor import LOOP_MONITOR, TICK_S
 from server.process.serve import run as serve
 
 FACETS = 500_000

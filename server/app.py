@@ -21,39 +21,24 @@ from server.api.prices import jobs as job_routes
 from server.api.prices import models, prices
 from server.config import Settings
 from server.engines import engines_of
-from server.http.body import Bodies
-from server.http.keys import (
-    BODIES,
-    DIRECTORY,
-    JOBS,
-    LINKS,
-    LOOP_MONITOR,
-    MACHINE,
-    METRICS,
-    PREVIEWS,
-    PRICER,
-    READINESS,
-    SETTINGS,
-    SIBLINGS,
-    STORAGE,
-    UPLOADS,
-)
+from server.http.body import BODIES, Bodies
+from server.http.keys import DIRECTORY, SETTINGS, STORAGE
 from server.http.openapi import Documents, document_routes
 from server.http.routes import Route, add_routes
 from server.jobs import respond as job_answers
-from server.jobs.running import Jobs
-from server.links import Links
-from server.observability.disk_check import Machine
-from server.observability.loop_monitor import LoopMonitor
-from server.observability.metrics import Metrics
-from server.observability.readiness import Phase, Readiness
-from server.observability.worker_metrics import Siblings
+from server.jobs.running import JOBS, Jobs
+from server.links import LINKS, Links
+from server.observability.disk_check import MACHINE, Machine
+from server.observability.loop_monitor import LOOP_MONITOR, LoopMonitor
+from server.observability.metrics import METRICS, Metrics
+from server.observability.readiness import READINESS, Phase, Readiness
+from server.observability.worker_metrics import SIBLINGS, Siblings
 from server.pages.pages import Pages, page_routes
 from server.pages.rendering import templates
-from server.prices.previews import KEPT_BYTES_MAX, Previews
-from server.prices.quoting import Pricer
+from server.prices.previews import KEPT_BYTES_MAX, PREVIEWS, Previews
+from server.prices.quoting import PRICER, Pricer
 from server.process.garbage_collector import keep_collected, keep_trimmed, settle
-from server.uploads.receiving import Uploads
+from server.uploads.receiving import UPLOADS, Uploads
 from storage.clock import Clock, SharedClock, SystemClock
 from storage.data_directory import DataDirectory
 from storage.database.records import StoredVersion
@@ -74,16 +59,16 @@ Failed = Callable[[str, BaseException], None]
 def all_routes() -> list[Route]:
     """Every route but those of documents and pages, which need something rendered."""
     return [
-        *lists.ROUTES,
-        *orders.ROUTES,
-        *prices.ROUTES,
-        *price_batches.ROUTES,
-        *job_routes.ROUTES,
-        *models.ROUTES,
-        *tokens.ROUTES,
-        *cache.ROUTES,
-        *health.ROUTES,
-        *maintenance.ROUTES,
+        *lists.routes,
+        *orders.routes,
+        *prices.routes,
+        *price_batches.routes,
+        *job_routes.routes,
+        *models.routes,
+        *tokens.routes,
+        *cache.routes,
+        *health.routes,
+        *maintenance.routes,
     ]
 
 

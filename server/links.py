@@ -7,6 +7,8 @@ import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from aiohttp import web
+
 from storage.clock import from_micros, to_micros
 from storage.database.contract import Database
 
@@ -53,3 +55,6 @@ class Links:
     def _sign(self, payload: str) -> str:
         digest = hmac.digest(self._key, payload.encode(), hashlib.sha256)
         return base64.urlsafe_b64encode(digest[:_SIGNATURE_BYTES]).decode().rstrip("=")
+
+
+LINKS: web.AppKey[Links] = web.AppKey("links", Links)

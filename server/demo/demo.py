@@ -20,9 +20,9 @@ from server.app import build
 from server.config import ConfigError, Settings, hand_on
 from server.demo.private_servers.servers import ServerUnavailable
 from server.demo.servers import DemoServers, kept_in
-from server.http.keys import PRICER, STORAGE
+from server.http.keys import STORAGE
 from server.observability.logs import configure
-from server.prices.quoting import Pricer
+from server.prices.quoting import PRICER, Pricer
 from server.process import serve, workers
 from server.uploads.receiving import Upload
 from storage.clock import SystemClock

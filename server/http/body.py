@@ -175,3 +175,6 @@ async def read_whole(source: Source, bytes_max: int, bodies: Bodies, what: str =
 
 def _too_slow(detail: str) -> HttpError:
     return HttpError(408, "body_too_slow", detail, {"Connection": "close"})
+
+
+BODIES: web.AppKey[Bodies] = web.AppKey("bodies", Bodies)

@@ -13,10 +13,10 @@ import msgspec
 from aiohttp import HttpVersion11, web
 from multidict import MultiDict
 
-from server.http.body import RawBody, read_whole
+from server.http.body import BODIES, RawBody, read_whole
 from server.http.headers import Preferences, announces_digest, echoed_position, if_match, preferences, unless
 from server.http.json_body import convert, parse_json
-from server.http.keys import BODIES, STORAGE
+from server.http.keys import STORAGE
 from server.http.problems import HttpError
 from server.http.ready_response import ReadyResponse
 from storage.errors import Invalid

@@ -9,9 +9,10 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from server.http.keys import METRICS, STORAGE
+from server.http.keys import STORAGE
 from server.http.problems import HttpError, problem_response
 from server.http.request import JSON_BYTES_MAX, Call, invite_body, request_id_of
+from server.observability.metrics import METRICS
 from storage.cache.read_through import Source
 from storage.errors import Behind, Invalid, NotFound
 from storage.orders.actors import Actor, Role
@@ -62,6 +63,26 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         return f"{self.method} {self.path}"
+
+
+class Routes(list[Route]):
+    """The routes of one file, each declared above its handler: `@routes("GET", "/v1/me", "Who one is")`."""
+
+    def __init__(self, tag: str) -> None:
+        """`tag`: under which the API's document shows them."""
+        super().__init__()
+        self._tag = tag
+
+    def __call__(self, method: str, path: str, summary: str, **what: Any) -> Callable[[Handler], Handler]:
+        """`what`: further fields of the route."""
+
+        def declare(handler: Handler) -> Handler:
+            self.append(
+                Route(method=method, path=path, handler=handler, summary=summary, tag=self._tag, **what)
+            )
+            return handler
+
+        return declare
 
 
 SHARED_ABSENCES = frozenset({"not_found", "unknown_model", "unknown_job"})

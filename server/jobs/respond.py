@@ -8,10 +8,9 @@ import msgspec
 from aiohttp import web
 
 from server.http.idempotency import Reply
-from server.http.keys import JOBS
 from server.http.problems import HttpError, problem_response
 from server.http.request import Call, json_response
-from server.jobs.running import Job, JobProgress, JobState, Outcome, Progress, Record
+from server.jobs.running import JOBS, Job, JobProgress, JobState, Outcome, Progress, Record
 from storage.services.idempotency import Keyed
 
 POLL_S = 1

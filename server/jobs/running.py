@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+from aiohttp import web
 
 from server.http.problems import HttpError
 from storage.clock import Clock
@@ -279,3 +280,6 @@ def _key(job_id: str) -> str:
 
 def _size(outcome: Outcome) -> int:
     return len(bytes(outcome.body))
+
+
+JOBS: web.AppKey[Jobs] = web.AppKey("jobs", Jobs)

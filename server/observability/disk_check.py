@@ -4,6 +4,8 @@ import asyncio
 import logging
 from pathlib import Path
 
+from aiohttp import web
+
 from storage.shortages import probe, shortage_of
 from storage.trouble import Trouble
 
@@ -36,3 +38,6 @@ class Machine:
             else:
                 self.code = ""
                 self._trouble.over()
+
+
+MACHINE: web.AppKey[Machine] = web.AppKey("machine", Machine)

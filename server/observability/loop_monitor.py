@@ -13,6 +13,8 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import NamedTuple
 
+from aiohttp import web
+
 logger = logging.getLogger("facet.loop")
 
 TICK_S = 0.005
@@ -105,3 +107,6 @@ class LoopMonitor:
             self._unsaid,
         )
         self._warned_at_s, self._unsaid = now_s, 0
+
+
+LOOP_MONITOR: web.AppKey[LoopMonitor] = web.AppKey("loop_monitor", LoopMonitor)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any
 
+from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -331,3 +332,6 @@ def database_loads(storage: Storage) -> dict[str, int]:
         "model": storage.models.loads,
         "quote": storage.quotes.loads,
     }
+
+
+METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)

@@ -3,6 +3,8 @@
 from enum import StrEnum
 from typing import Any
 
+from aiohttp import web
+
 from server.config import Settings
 from server.observability.disk_check import Machine
 from storage.log.entries import LEVEL
@@ -96,3 +98,6 @@ def database_error(storage: Storage) -> str | None:
 
 def _state(error: str | None) -> dict[str, Any]:
     return {"state": "away" if error else "up", "error": error}
+
+
+READINESS: web.AppKey[Readiness] = web.AppKey("readiness", Readiness)

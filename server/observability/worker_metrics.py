@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import aiohttp
+from aiohttp import web
 
 from storage.data_directory import DataDirectory, Holder
 
@@ -67,3 +68,6 @@ def merged(answers: dict[int, bytes | None]) -> bytes:
             label = b'\\1{process="%d",\\2}\\3' % number
             families.setdefault(b"# HELP %s\n%s\n" % (meaning, kind), []).append(_SAMPLE.sub(label, samples))
     return b"".join(head + b"".join(samples) for head, samples in families.items())
+
+
+SIBLINGS: web.AppKey[Siblings] = web.AppKey("siblings", Siblings)

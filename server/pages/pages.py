@@ -17,13 +17,15 @@ from pricing.units import DECLARABLE_UNITS
 from server.api.orders.lists import Filters, Listing, list_query, order_filter
 from server.api.orders.orders import Nothing, QuoteId
 from server.api.prices.prices import Choices
-from server.http.body import RawBody, read_whole
-from server.http.keys import BODIES, LINKS, PRICER, SETTINGS
+from server.http.body import BODIES, RawBody, read_whole
+from server.http.keys import SETTINGS
 from server.http.problems import HttpError, problem_response
 from server.http.request import Call, convert_query
 from server.http.routes import LOCAL_ADMIN, Route, is_local
+from server.links import LINKS
 from server.pages.rendering import TEXTS, language_of, render
 from server.prices.quotes import Quote, decode_quote
+from server.prices.quoting import PRICER
 from server.uploads.model_form import is_form, received_form, unknown_field
 from storage.errors import Invalid, NotFound
 from storage.orders.actors import PRICING_ROLES, Actor

@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 from typing import NamedTuple
 
+from aiohttp import web
+
 from pricing.mesh.preview import PREVIEW_VERSION
 from pricing.pool import FactsPool
 from server.http.problems import HttpError
@@ -11,8 +13,8 @@ from storage.memory.lru import Lru
 from storage.memory.single_flight import SingleFlight
 from storage.models.files import KeptFiles
 
-PREVIEWS = 500
-PREVIEWS_BYTES = 32 * 2**20
+HELD_MAX = 500
+HELD_BYTES_MAX = 32 * 2**20
 """In memory."""
 KEPT_BYTES_MAX = 2**30
 """On disk: some four thousand."""
@@ -28,7 +30,7 @@ class Previews:
         self._pool = pool
         self._models = models
         self._kept = kept
-        self._held: Lru[str, Preview] = Lru(PREVIEWS, PREVIEWS_BYTES)
+        self._held: Lru[str, Preview] = Lru(HELD_MAX, HELD_BYTES_MAX)
         self._flights: SingleFlight[str, Preview] = SingleFlight()
 
     async def get(self, sha256: str) -> Preview:
@@ -57,3 +59,6 @@ class Previews:
             return None if path is None else path.read_bytes()
         except FileNotFoundError:
             return None
+
+
+PREVIEWS: web.AppKey[Previews] = web.AppKey("previews", Previews)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from aiohttp import web
 
 from pricing.errors import Refused
 from pricing.facts import Facts
@@ -419,3 +420,6 @@ def _quote_id(
 
 def _midnight(now: datetime) -> datetime:
     return datetime(now.year, now.month, now.day, tzinfo=UTC)
+
+
+PRICER: web.AppKey[Pricer] = web.AppKey("pricer", Pricer)

@@ -19,8 +19,8 @@ from aiohttp import web
 
 from server.app import build
 from server.config import ConfigError, Settings
-from server.http.keys import READINESS, STORAGE
-from server.observability.readiness import Phase
+from server.http.keys import STORAGE
+from server.observability.readiness import READINESS, Phase
 from server.process.connections import Connections
 from server.uploads.receiving import READ_AHEAD_BYTES
 from storage.data_directory import DataDirectory, Holder

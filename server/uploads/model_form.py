@@ -11,11 +11,10 @@ from aiohttp import web
 from aiohttp.helpers import parse_mimetype
 from multipart import MultipartError, MultipartSegment, ParserError, PushMultipartParser
 
-from server.http.body import Bodies, RawBody, read_whole
-from server.http.keys import BODIES, UPLOADS
+from server.http.body import BODIES, Bodies, RawBody, read_whole
 from server.http.problems import HttpError
 from server.http.request import CHARSETS, Call, invite_body
-from server.uploads.receiving import FRAMING_BYTES_MAX, Upload
+from server.uploads.receiving import FRAMING_BYTES_MAX, UPLOADS, Upload
 from storage.errors import Invalid
 
 MODEL = "model"

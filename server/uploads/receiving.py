@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Self
 
+from aiohttp import web
+
 from server.http.body import Source
 from server.http.fair_share import Rounds
 from server.http.problems import HttpError
@@ -285,3 +287,6 @@ class Spool:
 
 def _busy(detail: str) -> HttpError:
     return HttpError(503, "busy", detail, {"Retry-After": "2"})
+
+
+UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)

@@ -6,9 +6,9 @@ import msgspec
 from aiohttp import web
 
 from server.api.orders.orders import Name
-from server.http.keys import LINKS
 from server.http.request import Call, json_response
-from server.http.routes import ADMIN, EVERYBODY, Route
+from server.http.routes import ADMIN, EVERYBODY, Routes
+from server.links import LINKS
 from storage.log.entries import Answer, AnyEntry, TokenIssued
 from storage.log.log import Position
 from storage.orders.actors import Role
@@ -47,6 +47,19 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     customer: str | None
 
 
+routes = Routes("access")
+
+
+@routes(
+    "POST",
+    "/v1/tokens",
+    "Issue a token; its secret is shown once",
+    roles=ADMIN,
+    body=NewToken,
+    answers={201: IssuedToken},
+    errors=(503,),
+    changes=True,
+)
 async def create_token(call: Call) -> web.StreamResponse:
     new = await call.body(NewToken)
     keyed = call.keyed(call.raw)
@@ -66,15 +79,18 @@ async def create_token(call: Call) -> web.StreamResponse:
     return await call.storage.idempotency.once(keyed, issue, again)
 
 
+@routes("GET", "/v1/tokens", "Valid tokens, without their secrets", roles=ADMIN, answers={200: TokenList})
 async def list_tokens(call: Call) -> web.StreamResponse:
     return json_response(TokenList(call.storage.tokens.list()))
 
 
+@routes("DELETE", "/v1/tokens/{id}", "Revoke a token", roles=ADMIN, answers={204: None}, errors=(404, 503))
 async def revoke_token(call: Call) -> web.StreamResponse:
     position = await call.storage.tokens.revoke(call.named("id"))
     return web.Response(status=204, headers={"Facet-Position": str(position)})
 
 
+@routes("GET", "/v1/me", "Who this token says one is", roles=EVERYBODY, answers={200: Me})
 async def get_me(call: Call) -> web.StreamResponse:
     actor = call.actor
     return json_response(Me(name=actor.name, role=actor.role, customer=actor.customer))
@@ -101,47 +117,3 @@ def _token(entry: TokenIssued) -> Token:
     return Token(
         id=entry.token_id, role=entry.role, name=entry.name, customer=entry.customer, created_at=entry.at
     )
-
-
-ROUTES = [
-    Route(
-        method="GET",
-        path="/v1/me",
-        handler=get_me,
-        summary="Who this token says one is",
-        tag="access",
-        roles=EVERYBODY,
-        answers={200: Me},
-    ),
-    Route(
-        method="POST",
-        path="/v1/tokens",
-        handler=create_token,
-        summary="Issue a token; its secret is shown once",
-        tag="access",
-        roles=ADMIN,
-        body=NewToken,
-        answers={201: IssuedToken},
-        errors=(503,),
-        changes=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/tokens",
-        handler=list_tokens,
-        summary="Valid tokens, without their secrets",
-        tag="access",
-        roles=ADMIN,
-        answers={200: TokenList},
-    ),
-    Route(
-        method="DELETE",
-        path="/v1/tokens/{id}",
-        handler=revoke_token,
-        summary="Revoke a token",
-        tag="access",
-        roles=ADMIN,
-        answers={204: None},
-        errors=(404, 503),
-    ),
-]

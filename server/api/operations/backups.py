@@ -10,7 +10,7 @@ from server.backups import back_up
 from server.http.keys import DIRECTORY
 from server.http.problems import HttpError
 from server.http.request import Call, json_response
-from server.http.routes import ADMIN, Route, is_local
+from server.http.routes import ADMIN, Routes, is_local
 from storage.shortages import shortage_of
 
 
@@ -27,6 +27,18 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     orders: int
 
 
+routes = Routes("maintenance")
+
+
+@routes(
+    "POST",
+    "/v1/backups",
+    "Write a backup file; through the local socket only",
+    roles=ADMIN,
+    body=BackupRequest,
+    answers={201: BackupManifest},
+    errors=(409, 503),
+)
 async def make_backup(call: Call) -> web.StreamResponse:
     target = Path((await call.body(BackupRequest)).path)
     if not is_local(call.request):
@@ -40,18 +52,3 @@ async def make_backup(call: Call) -> web.StreamResponse:
             raise shortage from None
         raise HttpError(409, "cannot_write", f"{target} cannot be written: {error.strerror}.") from None
     return json_response(manifest, 201)
-
-
-ROUTES = [
-    Route(
-        method="POST",
-        path="/v1/backups",
-        handler=make_backup,
-        summary="Write a backup file; through the local socket only",
-        tag="maintenance",
-        roles=ADMIN,
-        body=BackupRequest,
-        answers={201: BackupManifest},
-        errors=(409, 503),
-    ),
-]

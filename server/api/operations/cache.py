@@ -8,7 +8,7 @@ from aiohttp import web
 from server.api.orders.orders import Nothing
 from server.http.problems import HttpError
 from server.http.request import Call, json_response
-from server.http.routes import ADMIN, Route
+from server.http.routes import ADMIN, Routes
 from server.observability.metrics import database_loads, oldest_first
 from storage.bounds import Bounds
 from storage.cache.read_through import Inspected
@@ -90,6 +90,19 @@ class DeadLetters(msgspec.Struct, frozen=True):
     next: str | None = None
 
 
+_NO_BODY = {204: None}
+
+routes = Routes("cache")
+
+
+@routes(
+    "GET",
+    "/v1/cache",
+    "What the tiers hold, and how far the database is behind",
+    roles=ADMIN,
+    answers={200: CacheReport},
+    errors=(503,),
+)
 async def get_cache(call: Call) -> web.StreamResponse:
     storage, bounds = call.storage, call.storage.bounds
     epoch, tail = storage.shared.epoch, storage.tail
@@ -119,10 +132,26 @@ async def get_cache(call: Call) -> web.StreamResponse:
     return json_response(report)
 
 
+@routes(
+    "GET",
+    "/v1/cache/orders/{id}",
+    "What each tier holds of an order",
+    roles=ADMIN,
+    answers={200: Inspected},
+    errors=(404, 503),
+)
 async def get_cached_order(call: Call) -> web.StreamResponse:
     return json_response(await call.storage.reads.inspect(call.order_id))
 
 
+@routes(
+    "DELETE",
+    "/v1/cache/orders/{id}",
+    "Forget an order and read it again",
+    roles=ADMIN,
+    answers=_NO_BODY,
+    errors=(404, 503),
+)
 async def delete_cached_order(call: Call) -> web.StreamResponse:
     """What is held is forgotten and read again; a pending change stays, it is newer than the database."""
     if not await call.storage.invalidate_order(call.order_id):
@@ -130,27 +159,64 @@ async def delete_cached_order(call: Call) -> web.StreamResponse:
     return web.Response(status=204)
 
 
+@routes(
+    "DELETE",
+    "/v1/cache/models/{sha256}",
+    "Forget a model's facts and read them again",
+    roles=ADMIN,
+    answers=_NO_BODY,
+    errors=(404, 503),
+)
 async def delete_cached_model(call: Call) -> web.StreamResponse:
     if not await call.storage.invalidate_model(call.named("sha256")):
         raise HttpError(404, "unknown_model", "This model is not known here; nothing is held of it now.")
     return web.Response(status=204)
 
 
+@routes("DELETE", "/v1/cache/lists", "Forget all lists and counts", roles=ADMIN, answers=_NO_BODY)
 async def delete_cached_lists(call: Call) -> web.StreamResponse:
     await call.storage.invalidate_lists()
     return web.Response(status=204)
 
 
+@routes(
+    "POST",
+    "/v1/cache/warm",
+    "Warm again",
+    roles=ADMIN,
+    body=Nothing,
+    body_optional=True,
+    answers={200: Warmed},
+    errors=(503,),
+)
 async def warm_cache(call: Call) -> web.StreamResponse:
     await call.body(Nothing, optional=True)
     return json_response(await warm(call.storage))
 
 
+@routes(
+    "GET",
+    "/v1/cache/dead-letters",
+    "Entries the database refused, with its words",
+    roles=ADMIN,
+    answers={200: DeadLetters},
+    errors=(503,),
+)
 async def list_dead_letters(call: Call) -> web.StreamResponse:
     letters = await call.storage.database.load_dead_letters()
     return json_response(DeadLetters([letter for letter, _ in letters]))
 
 
+@routes(
+    "POST",
+    "/v1/cache/dead-letters/{id}/replay",
+    "Apply the dead letters of this one's order, after a repair",
+    roles=ADMIN,
+    body=Nothing,
+    body_optional=True,
+    answers=_NO_BODY,
+    errors=(404, 409, 503),
+)
 async def replay_dead_letter(call: Call) -> web.StreamResponse:
     """Apply all dead letters of this one's order, in order, after the cause was repaired."""
     await call.body(Nothing, optional=True)
@@ -220,92 +286,3 @@ def _models_tier(storage: Storage) -> Tier:
         misses=cache.misses,
         evictions=cache.evictions,
     )
-
-
-_NO_BODY = {204: None}
-
-ROUTES = [
-    Route(
-        method="GET",
-        path="/v1/cache",
-        handler=get_cache,
-        summary="What the tiers hold, and how far the database is behind",
-        tag="cache",
-        roles=ADMIN,
-        answers={200: CacheReport},
-        errors=(503,),
-    ),
-    Route(
-        method="GET",
-        path="/v1/cache/orders/{id}",
-        handler=get_cached_order,
-        summary="What each tier holds of an order",
-        tag="cache",
-        roles=ADMIN,
-        answers={200: Inspected},
-        errors=(404, 503),
-    ),
-    Route(
-        method="DELETE",
-        path="/v1/cache/orders/{id}",
-        handler=delete_cached_order,
-        summary="Forget an order and read it again",
-        tag="cache",
-        roles=ADMIN,
-        answers=_NO_BODY,
-        errors=(404, 503),
-    ),
-    Route(
-        method="DELETE",
-        path="/v1/cache/models/{sha256}",
-        handler=delete_cached_model,
-        summary="Forget a model's facts and read them again",
-        tag="cache",
-        roles=ADMIN,
-        answers=_NO_BODY,
-        errors=(404, 503),
-    ),
-    Route(
-        method="DELETE",
-        path="/v1/cache/lists",
-        handler=delete_cached_lists,
-        summary="Forget all lists and counts",
-        tag="cache",
-        roles=ADMIN,
-        answers=_NO_BODY,
-    ),
-    Route(
-        method="POST",
-        path="/v1/cache/warm",
-        handler=warm_cache,
-        summary="Warm again",
-        tag="cache",
-        roles=ADMIN,
-        body=Nothing,
-        body_optional=True,
-        answers={200: Warmed},
-        errors=(503,),
-    ),
-    Route(
-        method="GET",
-        path="/v1/cache/dead-letters",
-        handler=list_dead_letters,
-        summary="Entries the database refused, with its words",
-        tag="cache",
-        roles=ADMIN,
-        answers={200: DeadLetters},
-        errors=(503,),
-    ),
-    Route(
-        method="POST",
-        path="/v1/cache/dead-letters/{id}/replay",
-        handler=replay_dead_letter,
-        summary="Apply the dead letters of this one's order, after a repair",
-        tag="cache",
-        roles=ADMIN,
-        body=Nothing,
-        body_optional=True,
-        answers=_NO_BODY,
-        errors=(404, 409, 503),
-    ),
-]

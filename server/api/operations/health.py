@@ -5,10 +5,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from server.http.keys import METRICS, READINESS, SETTINGS, SIBLINGS
+from server.http.keys import SETTINGS
 from server.http.problems import HttpError
 from server.http.request import Call, json_response
-from server.http.routes import Route, authenticate, is_local
+from server.http.routes import Routes, authenticate, is_local
+from server.observability.metrics import METRICS
+from server.observability.readiness import READINESS
+from server.observability.worker_metrics import SIBLINGS
 from storage.orders.actors import Role
 
 
@@ -28,20 +31,33 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     clock_difference_s: float
 
 
+routes = Routes("health")
+
+
+@routes("GET", "/livez", "The process answers", roles=None, answers={200: Alive})
 async def livez(call: Call) -> web.StreamResponse:
     return _plain({"status": "alive"}, 200)
 
 
+@routes(
+    "GET",
+    "/readyz",
+    "Whether to send requests here, with the state of every dependency",
+    roles=None,
+    answers={200: Ready, 503: Ready},
+)
 async def readyz(call: Call) -> web.StreamResponse:
     status, body = call.request.app[READINESS].report()
     return _plain(body, status)
 
 
+@routes("GET", "/startupz", "Start-up is done", roles=None, answers={200: Alive, 503: Alive})
 async def startupz(call: Call) -> web.StreamResponse:
     started = call.request.app[READINESS].started
     return _plain({"status": "started" if started else "starting"}, 200 if started else 503)
 
 
+@routes("GET", "/metrics", "Prometheus metrics", roles=None, answers={200: "text/plain"})
 async def metrics(call: Call) -> web.StreamResponse:
     protected = call.request.app[SETTINGS].metrics_protected
     if protected and (await authenticate(call.request)).role is not Role.ADMIN:
@@ -54,43 +70,3 @@ async def metrics(call: Call) -> web.StreamResponse:
 
 def _plain(body: Any, status: int) -> web.Response:
     return json_response(body, status, {"Cache-Control": "no-store"})
-
-
-ROUTES = [
-    Route(
-        method="GET",
-        path="/livez",
-        handler=livez,
-        summary="The process answers",
-        tag="health",
-        roles=None,
-        answers={200: Alive},
-    ),
-    Route(
-        method="GET",
-        path="/readyz",
-        handler=readyz,
-        summary="Whether to send requests here, with the state of every dependency",
-        tag="health",
-        roles=None,
-        answers={200: Ready, 503: Ready},
-    ),
-    Route(
-        method="GET",
-        path="/startupz",
-        handler=startupz,
-        summary="Start-up is done",
-        tag="health",
-        roles=None,
-        answers={200: Alive, 503: Alive},
-    ),
-    Route(
-        method="GET",
-        path="/metrics",
-        handler=metrics,
-        summary="Prometheus metrics",
-        tag="health",
-        roles=None,
-        answers={200: "text/plain"},
-    ),
-]

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from server.api.orders.orders import Moment, Name, Reference, in_range, read_answer, read_headers
 from server.http.request import Call, json_response
-from server.http.routes import EVERYBODY, Route
+from server.http.routes import EVERYBODY, Routes
 from storage.cache.read_through import Source
 from storage.errors import Behind, Invalid
 from storage.memory.lru import Lru, Sentinel
@@ -86,6 +86,18 @@ class Operators(msgspec.Struct, frozen=True):
     next: str | None = None
 
 
+routes = Routes("orders")
+
+
+@routes(
+    "GET",
+    "/v1/orders",
+    "List orders, newest first",
+    query=Listing,
+    answers={200: OrderPage},
+    errors=(503,),
+    conditional=True,
+)
 async def list_orders(call: Call) -> web.StreamResponse:
     query, limit = _listed(call)
     found = await call.storage.reads.page(query, limit, call.storage.clock.now())
@@ -95,11 +107,17 @@ async def list_orders(call: Call) -> web.StreamResponse:
     return response
 
 
+@routes(
+    "GET", "/v1/orders/counts", "Count orders by status", query=Filters, answers={200: Counts}, errors=(503,)
+)
 async def count_orders(call: Call) -> web.StreamResponse:
     found = await call.storage.reads.counts(order_filter(call.query(Filters), call.actor))
     return json_response(found.body, headers=read_headers(call, found.source, found.as_of))
 
 
+@routes(
+    "GET", "/v1/statuses", "Up to 200 statuses in one call", query=Ids, answers={200: Statuses}, errors=(503,)
+)
 async def get_statuses(call: Call) -> web.StreamResponse:
     """Up to 200 statuses in one answer, in the order asked for; each id once."""
     ids = list(dict.fromkeys(call.query(Ids).ids.lower().split(",")))
@@ -117,6 +135,14 @@ async def get_statuses(call: Call) -> web.StreamResponse:
     return json_response(body, headers=read_headers(call, found.source))
 
 
+@routes(
+    "GET",
+    "/v1/operators",
+    "Operators and what each has in work",
+    roles=EVERYBODY - TENANT_ROLES,
+    answers={200: Operators},
+    errors=(503,),
+)
 async def list_operators(call: Call) -> web.StreamResponse:
     """Every operator's name, with the orders in work, the longest in work first."""
     started = ListQuery(filter=OrderFilter(statuses=frozenset({Status.MANUFACTURING_STARTED})))
@@ -190,48 +216,3 @@ def _statuses(text: str | None) -> frozenset[Status]:
     if unknown:
         raise Invalid(("/status", f"no such status: {', '.join(unknown)[:100] or 'one is empty'}"))
     return frozenset(Status(name) for name in names)
-
-
-ROUTES = [
-    Route(
-        method="GET",
-        path="/v1/orders",
-        handler=list_orders,
-        summary="List orders, newest first",
-        tag="orders",
-        query=Listing,
-        answers={200: OrderPage},
-        errors=(503,),
-        conditional=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/orders/counts",
-        handler=count_orders,
-        summary="Count orders by status",
-        tag="orders",
-        query=Filters,
-        answers={200: Counts},
-        errors=(503,),
-    ),
-    Route(
-        method="GET",
-        path="/v1/statuses",
-        handler=get_statuses,
-        summary="Up to 200 statuses in one call",
-        tag="orders",
-        query=Ids,
-        answers={200: Statuses},
-        errors=(503,),
-    ),
-    Route(
-        method="GET",
-        path="/v1/operators",
-        handler=list_operators,
-        summary="Operators and what each has in work",
-        tag="orders",
-        roles=EVERYBODY - TENANT_ROLES,
-        answers={200: Operators},
-        errors=(503,),
-    ),
-]

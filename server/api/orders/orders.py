@@ -12,11 +12,13 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from server.http.headers import echoed_version, if_none_match
-from server.http.keys import LINKS, PRICER, SETTINGS
+from server.http.keys import SETTINGS
 from server.http.problems import HttpError
 from server.http.ready_response import ReadyResponse
 from server.http.request import Call, json_response
-from server.http.routes import EVERYBODY, Route
+from server.http.routes import EVERYBODY, Routes
+from server.links import LINKS
+from server.prices.quoting import PRICER
 from storage.cache.read_through import Found
 from storage.errors import Behind, Conflict, Invalid, NotFound
 from storage.log.log import Position
@@ -141,18 +143,41 @@ class Link(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
+_READ_ERRORS = (404, 503)
+_CHANGE_ERRORS = (404, 409, 412, 503)
+
+routes = Routes("orders")
+
+
+@routes("GET", "/v1/orders/{id}", "One order", answers={200: Order}, errors=_READ_ERRORS, conditional=True)
 async def get_order(call: Call) -> web.StreamResponse:
     found, applied = await _find(call, lambda held: held.version)
     etag = f'"{found.held.version}"'
     return read_answer(call, found.held.body, etag, found.source, applied, found.as_of)
 
 
+@routes(
+    "GET",
+    "/v1/orders/{id}/status",
+    "The status alone; what customers poll",
+    answers={200: OrderStatus},
+    errors=_READ_ERRORS,
+    conditional=True,
+)
 async def get_status(call: Call) -> web.StreamResponse:
     found, applied = await _find(call, lambda held: held.status_version)
     etag = f'"{found.held.status_version}"'
     return read_answer(call, found.held.status_body, etag, found.source, applied, found.as_of)
 
 
+@routes(
+    "GET",
+    "/v1/orders/{id}/history",
+    "Every change of an order",
+    query=Limits,
+    answers={200: History},
+    errors=_READ_ERRORS,
+)
 async def get_history(call: Call) -> web.StreamResponse:
     limits = call.query(Limits)
     await _visible(call)
@@ -163,6 +188,16 @@ async def get_history(call: Call) -> web.StreamResponse:
     return json_response(History(page, following), headers=read_headers(call, found.source, found.as_of))
 
 
+@routes(
+    "POST",
+    "/v1/orders",
+    "Open an order",
+    roles=OPENING_ROLES,
+    body=NewOrder,
+    answers={201: Order},
+    errors=(409, 503),
+    changes=True,
+)
 async def create_order(call: Call) -> web.StreamResponse:
     new = await call.body(NewOrder)
     draft = _draft(new, call.actor)
@@ -173,6 +208,16 @@ async def create_order(call: Call) -> web.StreamResponse:
     return _changed(call, outcome)
 
 
+@routes(
+    "PATCH",
+    "/v1/orders/{id}",
+    "Edit an order before approval",
+    roles=OPENING_ROLES,
+    body=OrderEdit,
+    answers={200: Order},
+    errors=_CHANGE_ERRORS,
+    changes=True,
+)
 async def edit_order(call: Call) -> web.StreamResponse:
     changes = await call.body(OrderEdit)
     fields = {
@@ -191,27 +236,79 @@ async def edit_order(call: Call) -> web.StreamResponse:
     return _changed(call, await call.storage.book.edit(call.order_id, given, decide, call.change()))
 
 
+@routes(
+    "PUT",
+    "/v1/orders/{id}/status",
+    "Bring an order to another status",
+    roles=STEPPERS,
+    body=StatusChange,
+    answers={200: Order},
+    errors=_CHANGE_ERRORS,
+    changes=True,
+)
 async def put_status(call: Call) -> web.StreamResponse:
     return await _advance(call, await call.body(StatusChange))
 
 
+@routes(
+    "POST",
+    "/v1/orders/{id}/take",
+    "Take an order into work; answered when the database has it",
+    roles=TAKERS,
+    body=Take,
+    body_optional=True,
+    answers={200: Order},
+    errors=_CHANGE_ERRORS,
+    changes=True,
+)
 async def take_order(call: Call) -> web.StreamResponse:
     take = await call.body(Take, optional=True)
     change = StatusChange(status=Status.MANUFACTURING_STARTED, operator=take.operator, comment=take.comment)
     return await _advance(call, change)
 
 
+@routes(
+    "POST",
+    "/v1/orders/{id}/release",
+    "Give a taken order back",
+    roles=RELEASERS,
+    body=Release,
+    body_optional=True,
+    answers={200: Order},
+    errors=_CHANGE_ERRORS,
+    changes=True,
+)
 async def release_order(call: Call) -> web.StreamResponse:
     release = await call.body(Release, optional=True)
     change = StatusChange(status=Status.MANUFACTURING_APPROVED, comment=release.comment)
     return await _advance(call, change, only_from=Status.MANUFACTURING_STARTED)
 
 
+@routes(
+    "POST",
+    "/v1/orders/{id}/undo",
+    "Undo one's own last step, within 30 s",
+    roles=STEPPERS,
+    body=Nothing,
+    body_optional=True,
+    answers={200: Order},
+    errors=_CHANGE_ERRORS,
+    changes=True,
+)
 async def undo_step(call: Call) -> web.StreamResponse:
     await call.body(Nothing, optional=True)
     return _changed(call, await call.storage.book.undo(call.order_id, call.change()))
 
 
+@routes(
+    "POST",
+    "/v1/orders/{id}/comments",
+    "Leave a remark in the history",
+    body=Remark,
+    answers={201: Order},
+    errors=_CHANGE_ERRORS,
+    changes=True,
+)
 async def add_comment(call: Call) -> web.StreamResponse:
     remark = await call.body(Remark)
 
@@ -221,6 +318,16 @@ async def add_comment(call: Call) -> web.StreamResponse:
     return _changed(call, await call.storage.book.change(call.order_id, decide, call.change(success=201)))
 
 
+@routes(
+    "POST",
+    "/v1/orders/{id}/links",
+    "A signed link to the customer's page of an order",
+    roles=frozenset({Role.SELLER, Role.ADMIN}),
+    body=Nothing,
+    body_optional=True,
+    answers={201: Link},
+    errors=_READ_ERRORS,
+)
 async def make_link(call: Call) -> web.StreamResponse:
     """A page that shows a customer the status of this order, for whoever has the link."""
     await call.body(Nothing, optional=True)
@@ -401,138 +508,3 @@ def _changed(call: Call, outcome: Outcome) -> web.Response:
     if call.preferences.wait_for_database and outcome.in_database:
         headers["Preference-Applied"] = "durability=database"
     return json_response(outcome.body, outcome.status, headers)
-
-
-_READ_ERRORS = (404, 503)
-_CHANGE_ERRORS = (404, 409, 412, 503)
-
-ROUTES = [
-    Route(
-        method="POST",
-        path="/v1/orders",
-        handler=create_order,
-        summary="Open an order",
-        tag="orders",
-        roles=OPENING_ROLES,
-        body=NewOrder,
-        answers={201: Order},
-        errors=(409, 503),
-        changes=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/orders/{id}",
-        handler=get_order,
-        summary="One order",
-        tag="orders",
-        answers={200: Order},
-        errors=_READ_ERRORS,
-        conditional=True,
-    ),
-    Route(
-        method="PATCH",
-        path="/v1/orders/{id}",
-        handler=edit_order,
-        summary="Edit an order before approval",
-        tag="orders",
-        roles=OPENING_ROLES,
-        body=OrderEdit,
-        answers={200: Order},
-        errors=_CHANGE_ERRORS,
-        changes=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/orders/{id}/status",
-        handler=get_status,
-        summary="The status alone; what customers poll",
-        tag="orders",
-        answers={200: OrderStatus},
-        errors=_READ_ERRORS,
-        conditional=True,
-    ),
-    Route(
-        method="PUT",
-        path="/v1/orders/{id}/status",
-        handler=put_status,
-        summary="Bring an order to another status",
-        tag="orders",
-        roles=STEPPERS,
-        body=StatusChange,
-        answers={200: Order},
-        errors=_CHANGE_ERRORS,
-        changes=True,
-    ),
-    Route(
-        method="POST",
-        path="/v1/orders/{id}/take",
-        handler=take_order,
-        summary="Take an order into work; answered when the database has it",
-        tag="orders",
-        roles=TAKERS,
-        body=Take,
-        body_optional=True,
-        answers={200: Order},
-        errors=_CHANGE_ERRORS,
-        changes=True,
-    ),
-    Route(
-        method="POST",
-        path="/v1/orders/{id}/release",
-        handler=release_order,
-        summary="Give a taken order back",
-        tag="orders",
-        roles=RELEASERS,
-        body=Release,
-        body_optional=True,
-        answers={200: Order},
-        errors=_CHANGE_ERRORS,
-        changes=True,
-    ),
-    Route(
-        method="POST",
-        path="/v1/orders/{id}/undo",
-        handler=undo_step,
-        summary="Undo one's own last step, within 30 s",
-        tag="orders",
-        roles=STEPPERS,
-        body=Nothing,
-        body_optional=True,
-        answers={200: Order},
-        errors=_CHANGE_ERRORS,
-        changes=True,
-    ),
-    Route(
-        method="POST",
-        path="/v1/orders/{id}/comments",
-        handler=add_comment,
-        summary="Leave a remark in the history",
-        tag="orders",
-        body=Remark,
-        answers={201: Order},
-        errors=_CHANGE_ERRORS,
-        changes=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/orders/{id}/history",
-        handler=get_history,
-        summary="Every change of an order",
-        tag="orders",
-        query=Limits,
-        answers={200: History},
-        errors=_READ_ERRORS,
-    ),
-    Route(
-        method="POST",
-        path="/v1/orders/{id}/links",
-        handler=make_link,
-        summary="A signed link to the customer's page of an order",
-        tag="orders",
-        roles=frozenset({Role.SELLER, Role.ADMIN}),
-        body=Nothing,
-        body_optional=True,
-        answers={201: Link},
-        errors=_READ_ERRORS,
-    ),
-]

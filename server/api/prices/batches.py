@@ -11,14 +11,13 @@ from msgspec import UNSET, Meta, UnsetType
 from server.api.orders.orders import Sha256
 from server.api.prices.prices import Choices, Explain
 from server.http.idempotency import Reply, once
-from server.http.keys import PRICER
 from server.http.problems import Problem
 from server.http.request import LIST_BYTES_MAX, Call, json_response
-from server.http.routes import Route
+from server.http.routes import Routes
 from server.jobs.respond import refusal, respond
 from server.jobs.running import Job, Progress
 from server.prices.quotes import NotExplainable, QuoteView
-from server.prices.quoting import Quoted
+from server.prices.quoting import PRICER, Quoted
 from storage.log.entries import Answer
 from storage.log.log import Position
 from storage.orders.actors import PRICING_ROLES
@@ -72,6 +71,22 @@ class _Kept(msgspec.Struct, frozen=True):
 _decode = msgspec.json.Decoder(_Kept).decode
 
 
+routes = Routes("prices")
+
+
+@routes(
+    "POST",
+    "/v1/price-batches",
+    "Price many known models and choices in one call",
+    roles=PRICING_ROLES,
+    query=Explain,
+    body=PriceBatch,
+    body_bytes_max=LIST_BYTES_MAX,
+    answers={200: PricedBatch, 202: Job},
+    errors=(409, 429, 503),
+    changes=True,
+    prefers=True,
+)
 async def post_price_batch(call: Call) -> web.StreamResponse:
     explain = call.query(Explain).explain
     batch = await call.body(PriceBatch)
@@ -148,22 +163,3 @@ async def _shown(call: Call, row: _Row, explain: bool) -> bytes:
 
 def _body(rows: list[bytes]) -> bytes:
     return b'{"items":[%b]}' % b",".join(rows)
-
-
-ROUTES = [
-    Route(
-        method="POST",
-        path="/v1/price-batches",
-        handler=post_price_batch,
-        summary="Price many known models and choices in one call",
-        tag="prices",
-        roles=PRICING_ROLES,
-        query=Explain,
-        body=PriceBatch,
-        body_bytes_max=LIST_BYTES_MAX,
-        answers={200: PricedBatch, 202: Job},
-        errors=(409, 429, 503),
-        changes=True,
-        prefers=True,
-    ),
-]

@@ -3,14 +3,23 @@
 from aiohttp import web
 
 from server.api.prices.batches import SHAPE, rendered
-from server.http.keys import JOBS
 from server.http.request import Call, json_response
-from server.http.routes import Route
+from server.http.routes import Routes
 from server.jobs.respond import POLL_S, shown
-from server.jobs.running import Job, JobState, Record
+from server.jobs.running import JOBS, Job, JobState, Record
 from storage.orders.actors import PRICING_ROLES
 
+routes = Routes("prices")
 
+
+@routes(
+    "GET",
+    "/v1/jobs/{id}",
+    "A request that is answered later: how far it is, and its answer",
+    roles=PRICING_ROLES,
+    answers={200: Job},
+    errors=(404, 409, 503),
+)
 async def get_job(call: Call) -> web.StreamResponse:
     jobs = call.request.app[JOBS]
     record = await jobs.find(call.named("id"), call.actor.token_id)
@@ -25,17 +34,3 @@ async def _result(call: Call, record: Record) -> bytes | None:
         return None
     body = bytes(outcome.body)
     return await rendered(call, body) if outcome.shape == SHAPE else body
-
-
-ROUTES = [
-    Route(
-        method="GET",
-        path="/v1/jobs/{id}",
-        handler=get_job,
-        summary="A request that is answered later: how far it is, and its answer",
-        tag="prices",
-        roles=PRICING_ROLES,
-        answers={200: Job},
-        errors=(404, 409, 503),
-    ),
-]

@@ -13,11 +13,12 @@ from server.api.prices.prices import Priced, PriceQuery, cache_status, quote_tag
 from server.http.file_response import send_file
 from server.http.headers import if_none_match
 from server.http.idempotency import Reply, once
-from server.http.keys import PREVIEWS, PRICER
 from server.http.problems import HttpError
 from server.http.ready_response import ReadyResponse
 from server.http.request import Call, json_response
-from server.http.routes import Route
+from server.http.routes import Routes
+from server.prices.previews import PREVIEWS
+from server.prices.quoting import PRICER
 from server.uploads.model_form import is_form, received
 from storage.log.entries import Answer
 from storage.orders.actors import PRICING_ROLES, Role
@@ -49,6 +50,21 @@ class ModelBody(msgspec.Struct, frozen=True):
     model: ModelView
 
 
+routes = Routes("models")
+
+
+@routes(
+    "POST",
+    "/v1/models",
+    "Upload a model without pricing it",
+    roles=PRICING_ROLES,
+    query=Units,
+    form=Units,
+    uploads=True,
+    answers={201: ModelBody},
+    errors=(408, 413, 415, 503),
+    changes=True,
+)
 async def post_model(call: Call) -> web.StreamResponse:
     """Upload without pricing."""
     pricer = call.request.app[PRICER]
@@ -74,6 +90,16 @@ async def post_model(call: Call) -> web.StreamResponse:
         return (await once(call, call.keyed(sent.identity), act, again)).response
 
 
+@routes(
+    "GET",
+    "/v1/models/{sha256}",
+    "The facts of a known model",
+    roles=PRICING_ROLES,
+    query=Units,
+    answers={200: ModelBody},
+    errors=(404, 503),
+    conditional=True,
+)
 async def get_model(call: Call) -> web.StreamResponse:
     units = check_declared_unit(call.query(Units).units)
     pricer = call.request.app[PRICER]
@@ -83,6 +109,16 @@ async def get_model(call: Call) -> web.StreamResponse:
     return read_answer(call, body, etag, cache_status(source))
 
 
+@routes(
+    "GET",
+    "/v1/models/{sha256}/price",
+    "The price of a known model, without sending it",
+    roles=PRICING_ROLES,
+    query=PriceQuery,
+    answers={200: Priced},
+    errors=(404, 409, 503),
+    conditional=True,
+)
 async def get_model_price(call: Call) -> web.StreamResponse:
     """The price of a known model, without sending it again."""
     pricer, request = call.request.app[PRICER], call.request
@@ -99,6 +135,15 @@ async def get_model_price(call: Call) -> web.StreamResponse:
     return read_answer(call, answer.body, answer.etag, cache_status(source), as_of=as_of)
 
 
+@routes(
+    "GET",
+    "/v1/models/{sha256}/file",
+    "The model itself",
+    roles=FILE_ROLES,
+    answers={200: OCTETS, 206: OCTETS},
+    errors=(404, 416, 503),
+    conditional=True,
+)
 async def get_model_file(call: Call) -> web.StreamResponse:
     """The bytes as they were uploaded, as a download: strangers' files are not for a browser to open."""
     pricer = call.request.app[PRICER]
@@ -113,6 +158,15 @@ async def get_model_file(call: Call) -> web.StreamResponse:
     return await send_file(call, await pricer.file_of(model), f'"{model.sha256}"', headers)
 
 
+@routes(
+    "GET",
+    "/v1/models/{sha256}/preview",
+    "The model for screens: a GLB of few facets",
+    roles=FILE_ROLES,
+    answers={200: PREVIEW_MEDIA_TYPE},
+    errors=(404, 422, 503),
+    conditional=True,
+)
 async def get_model_preview(call: Call) -> web.StreamResponse:
     """A mesh for screens: few facets, in metres, the model's z axis up."""
     model, _ = await call.request.app[PRICER].known_model(_sha256(call), call.actor)
@@ -133,67 +187,3 @@ def _sha256(call: Call) -> str:
     if not _HEX.fullmatch(text):
         raise HttpError(404, "unknown_model", "This is not the SHA-256 of a model, in hex.")
     return text
-
-
-ROUTES = [
-    Route(
-        method="POST",
-        path="/v1/models",
-        handler=post_model,
-        summary="Upload a model without pricing it",
-        tag="models",
-        roles=PRICING_ROLES,
-        query=Units,
-        form=Units,
-        uploads=True,
-        answers={201: ModelBody},
-        errors=(408, 413, 415, 503),
-        changes=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/models/{sha256}",
-        handler=get_model,
-        summary="The facts of a known model",
-        tag="models",
-        roles=PRICING_ROLES,
-        query=Units,
-        answers={200: ModelBody},
-        errors=(404, 503),
-        conditional=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/models/{sha256}/price",
-        handler=get_model_price,
-        summary="The price of a known model, without sending it",
-        tag="models",
-        roles=PRICING_ROLES,
-        query=PriceQuery,
-        answers={200: Priced},
-        errors=(404, 409, 503),
-        conditional=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/models/{sha256}/file",
-        handler=get_model_file,
-        summary="The model itself",
-        tag="models",
-        roles=FILE_ROLES,
-        answers={200: OCTETS, 206: OCTETS},
-        errors=(404, 416, 503),
-        conditional=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/models/{sha256}/preview",
-        handler=get_model_preview,
-        summary="The model for screens: a GLB of few facets",
-        tag="models",
-        roles=FILE_ROLES,
-        answers={200: PREVIEW_MEDIA_TYPE},
-        errors=(404, 422, 503),
-        conditional=True,
-    ),
-]

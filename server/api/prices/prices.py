@@ -18,13 +18,13 @@ from pricing.units import DECLARABLE_UNITS
 from server.api.orders.orders import Code, read_answer
 from server.http.headers import announced_sha256
 from server.http.idempotency import Reply, answer_of, as_kept, once
-from server.http.keys import PRICER
 from server.http.problems import HttpError
 from server.http.request import LIST_BYTES_MAX, Call, json_response
-from server.http.routes import ADMIN, EVERYBODY, Route
+from server.http.routes import ADMIN, EVERYBODY, Routes
 from server.jobs.respond import respond
 from server.jobs.running import Job, Progress
 from server.prices.quotes import QuoteView
+from server.prices.quoting import PRICER
 from server.uploads.model_form import is_form, received
 from storage.database.records import StoredVersion
 from storage.log.entries import Answer, AnyEntry
@@ -119,6 +119,24 @@ class PriceLists(msgspec.Struct, frozen=True):
     next: str | None = None
 
 
+_UPLOAD_ERRORS = (408, 409, 413, 415, 503)
+
+routes = Routes("prices")
+
+
+@routes(
+    "POST",
+    "/v1/prices",
+    "Price a model",
+    roles=PRICING_ROLES,
+    query=PriceQuery,
+    form=PriceQuery,
+    uploads=True,
+    answers={200: Priced, 202: Job},
+    errors=(*_UPLOAD_ERRORS, 429),
+    changes=True,
+    prefers=True,
+)
 async def post_price(call: Call) -> web.StreamResponse:
     """The model as the raw body, or as the field `model` of a form, with other fields as in the query."""
     pricer = call.request.app[PRICER]
@@ -189,6 +207,16 @@ async def _price(call: Call, query: PriceQuery, receive: Receive) -> Reply:
     return Reply(response, Answer(status=200, body=body))
 
 
+@routes(
+    "GET",
+    "/v1/prices/{id}",
+    "A quote as it was issued",
+    roles=PRICING_ROLES,
+    query=Explain,
+    answers={200: QuoteView},
+    errors=(404, 409, 503),
+    conditional=True,
+)
 async def get_quote(call: Call) -> web.StreamResponse:
     explain = call.query(Explain).explain
     pricer = call.request.app[PRICER]
@@ -197,6 +225,14 @@ async def get_quote(call: Call) -> web.StreamResponse:
     return read_answer(call, body, quote_tag(stored.id, explain), "facet; hit; detail=local")
 
 
+@routes(
+    "GET",
+    "/v1/materials",
+    "Alloys, finishes and platings of the current price list",
+    roles=EVERYBODY,
+    answers={200: Materials},
+    errors=(503,),
+)
 async def list_materials(call: Call) -> web.StreamResponse:
     price_list, metal_fix = call.request.app[PRICER].current()
     return json_response(
@@ -218,6 +254,7 @@ async def list_materials(call: Call) -> web.StreamResponse:
     )
 
 
+@routes("GET", "/v1/price-lists", "Published price lists", roles=ADMIN, answers={200: PriceLists})
 async def list_price_lists(call: Call) -> web.StreamResponse:
     versions = call.request.app[PRICER].price_lists.all()
     return json_response(
@@ -225,22 +262,59 @@ async def list_price_lists(call: Call) -> web.StreamResponse:
     )
 
 
+@routes(
+    "GET",
+    "/v1/price-lists/current",
+    "The price list that is valid now",
+    roles=ADMIN,
+    answers={200: PriceList},
+    errors=(503,),
+)
 async def get_current_price_list(call: Call) -> web.StreamResponse:
     return json_response(call.request.app[PRICER].current()[0])
 
 
+@routes(
+    "POST",
+    "/v1/price-lists",
+    "Publish a price list; it never changes afterwards",
+    roles=ADMIN,
+    body=PriceList,
+    body_bytes_max=LIST_BYTES_MAX,
+    answers={201: PriceList},
+    errors=(409, 503),
+    changes=True,
+)
 async def publish_price_list(call: Call) -> web.StreamResponse:
     record = price_list_of(await call.document())
     stored = StoredVersion(record.version, record.valid_from, record.valid_to, msgspec.json.encode(record))
     return await _publish(call, call.request.app[PRICER].price_lists, stored)
 
 
+@routes(
+    "POST",
+    "/v1/metal-fixes",
+    "Publish a metal fix",
+    roles=ADMIN,
+    body=MetalFix,
+    answers={201: MetalFix},
+    errors=(409, 503),
+    changes=True,
+)
 async def publish_metal_fix(call: Call) -> web.StreamResponse:
     record = metal_fix_of(await call.document())
     stored = StoredVersion(record.version, record.fixed_at, None, msgspec.json.encode(record))
     return await _publish(call, call.request.app[PRICER].metal_fixes, stored)
 
 
+@routes(
+    "GET",
+    "/v1/metal-fixes/current",
+    "The metal fix that is valid now",
+    roles=ADMIN,
+    answers={200: MetalFix},
+    errors=(503,),
+)
 async def get_current_metal_fix(call: Call) -> web.StreamResponse:
     return json_response(call.request.app[PRICER].current()[1])
 
@@ -271,100 +345,3 @@ def cache_status(source: str) -> str:
     """`Cache-Status` of facts that were held here, loaded, or computed."""
     hit = source in ("local", "shared")
     return f"facet; hit; detail={source}" if hit else f"facet; fwd=miss; stored; detail={source}"
-
-
-_UPLOAD_ERRORS = (408, 409, 413, 415, 503)
-
-ROUTES = [
-    Route(
-        method="POST",
-        path="/v1/prices",
-        handler=post_price,
-        summary="Price a model",
-        tag="prices",
-        roles=PRICING_ROLES,
-        query=PriceQuery,
-        form=PriceQuery,
-        uploads=True,
-        answers={200: Priced, 202: Job},
-        errors=(*_UPLOAD_ERRORS, 429),
-        changes=True,
-        prefers=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/prices/{id}",
-        handler=get_quote,
-        summary="A quote as it was issued",
-        tag="prices",
-        roles=PRICING_ROLES,
-        query=Explain,
-        answers={200: QuoteView},
-        errors=(404, 409, 503),
-        conditional=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/materials",
-        handler=list_materials,
-        summary="Alloys, finishes and platings of the current price list",
-        tag="prices",
-        roles=EVERYBODY,
-        answers={200: Materials},
-        errors=(503,),
-    ),
-    Route(
-        method="GET",
-        path="/v1/price-lists",
-        handler=list_price_lists,
-        summary="Published price lists",
-        tag="prices",
-        roles=ADMIN,
-        answers={200: PriceLists},
-    ),
-    Route(
-        method="GET",
-        path="/v1/price-lists/current",
-        handler=get_current_price_list,
-        summary="The price list that is valid now",
-        tag="prices",
-        roles=ADMIN,
-        answers={200: PriceList},
-        errors=(503,),
-    ),
-    Route(
-        method="POST",
-        path="/v1/price-lists",
-        handler=publish_price_list,
-        summary="Publish a price list; it never changes afterwards",
-        tag="prices",
-        roles=ADMIN,
-        body=PriceList,
-        body_bytes_max=LIST_BYTES_MAX,
-        answers={201: PriceList},
-        errors=(409, 503),
-        changes=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/metal-fixes/current",
-        handler=get_current_metal_fix,
-        summary="The metal fix that is valid now",
-        tag="prices",
-        roles=ADMIN,
-        answers={200: MetalFix},
-        errors=(503,),
-    ),
-    Route(
-        method="POST",
-        path="/v1/metal-fixes",
-        handler=publish_metal_fix,
-        summary="Publish a metal fix",
-        tag="prices",
-        roles=ADMIN,
-        body=MetalFix,
-        answers={201: MetalFix},
-        errors=(409, 503),
-        changes=True,
-    ),
-]
