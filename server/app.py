@@ -21,9 +21,9 @@ from server.api.prices import jobs as job_routes
 from server.api.prices import models, prices
 from server.config import Settings
 from server.engines import engines_of
+from server.garbage_collector import keep_collected, keep_trimmed, tune_gc
 from server.http.body import BODIES, Bodies
 from server.http.keys import DIRECTORY, SETTINGS, STORAGE
-from server.http.openapi import Documents, document_routes
 from server.http.routes import Route, add_routes
 from server.jobs import respond as job_answers
 from server.jobs.running import JOBS, Jobs
@@ -33,12 +33,12 @@ from server.observability.loop_monitor import LOOP_MONITOR, LoopMonitor
 from server.observability.metrics import METRICS, Metrics
 from server.observability.readiness import READINESS, Phase, Readiness
 from server.observability.worker_metrics import SIBLINGS, Siblings
+from server.pages.api_docs import Documents, document_routes
 from server.pages.pages import Pages, page_routes
 from server.pages.rendering import templates
 from server.prices.previews import KEPT_BYTES_MAX, PREVIEWS, Previews
 from server.prices.quoting import PRICER, Pricer
-from server.process.garbage_collector import keep_collected, keep_trimmed, settle
-from server.uploads.receiving import UPLOADS, Uploads
+from server.uploads.receiving import RESERVED_BYTES_TOTAL, UPLOADS, Uploads
 from storage.clock import Clock, SharedClock, SystemClock
 from storage.data_directory import DataDirectory
 from storage.database.records import StoredVersion
@@ -102,7 +102,7 @@ def build(
     app[SIBLINGS] = Siblings(directory)
     app[LINKS] = Links(directory.link_key)
 
-    add_routes(app, served_routes())
+    add_routes(app, served_routes(), app[METRICS].observer)
 
     async def open_everything(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
@@ -123,7 +123,7 @@ def build(
             app[READINESS].phase = Phase.WARMING
             warmed = await warm(storage)
             logger.info("warm: %d orders, %d lists, %d models", warmed.orders, warmed.lists, warmed.models)
-            settle()
+            tune_gc(RESERVED_BYTES_TOTAL)
             for watch in (app[MACHINE].run(), keep_trimmed(), keep_collected()):
                 stack.push_async_callback(end, asyncio.create_task(watch))
             app[LOOP_MONITOR].start()  # what a start does all at once held nobody up

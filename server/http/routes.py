@@ -12,7 +12,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 from server.http.keys import STORAGE
 from server.http.problems import HttpError, problem_response
 from server.http.request import JSON_BYTES_MAX, Call, invite_body, request_id_of
-from server.observability.metrics import METRICS
 from storage.cache.read_through import Source
 from storage.errors import Behind, Invalid, NotFound
 from storage.orders.actors import Actor, Role
@@ -91,10 +90,15 @@ SHARED_ABSENCES = frozenset({"not_found", "unknown_model", "unknown_job"})
 POLLED = ("/v1/orders/{id}/status", "/v1/models/{sha256}/price")
 
 
-def add_routes(app: web.Application, routes: list[Route]) -> None:
+Observe = Callable[[int, float], None]
+"""Told the status and the seconds of each request of a route."""
+
+
+def add_routes(app: web.Application, routes: list[Route], observer: Callable[[str, str], Observe]) -> None:
+    """`observer`: what observes the route of this path and method."""
     # Paths under one prefix are tried one after the other: what customers and shops poll comes first.
     for route in sorted(routes, key=lambda route: route.path not in POLLED):
-        handler = _endpoint(app, route)
+        handler = _endpoint(route, observer(route.path, route.method))
         expected = _expected_upload if route.uploads else _expected
         if route.method == "GET":
             app.router.add_get(route.path, handler, allow_head=True, expect_handler=expected)
@@ -103,8 +107,7 @@ def add_routes(app: web.Application, routes: list[Route]) -> None:
     app.router.add_route("*", "/{tail:.*}", _nowhere, expect_handler=_expected_upload)
 
 
-def _endpoint(app: web.Application, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    observe = app[METRICS].observer(route.path, route.method)
+def _endpoint(route: Route, observe: Observe) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     roles, handler = route.roles, route.handler
     clock = time.perf_counter
     body_bytes_max = route.body_bytes_max

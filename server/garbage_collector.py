@@ -5,8 +5,6 @@ import ctypes
 import gc
 import time
 
-from server.uploads.receiving import RESERVED_BYTES_TOTAL
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of glibc's `mallopt(3)`."""
 MAPPED_BYTES_MIN = 1 << 20
@@ -49,14 +47,14 @@ async def keep_trimmed() -> None:
         await asyncio.to_thread(trim, 0)
 
 
-def settle() -> None:
-    """What start-up made stays: the collector need not look at it again, and from now on looks only when told
-    to. What uploads free is kept for the next ones: the system would have to clear every page of it anew,
-    which costs as much as hashing does."""
+def tune_gc(kept_bytes: int) -> None:
+    """Freeze the objects of the start so that the garbage collector skips them; from now on it runs only when
+    it is called. `kept_bytes`: how much freed memory stays with the process for the next uploads: the system
+    would have to clear every page of it anew, which costs as much as hashing does."""
     gc.collect()
     gc.freeze()
     gc.disable()
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries have none, and rules of their own
         mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES_MIN)
-        mallopt(_M_TRIM_THRESHOLD, RESERVED_BYTES_TOTAL)
+        mallopt(_M_TRIM_THRESHOLD, kept_bytes)

@@ -1,0 +1,78 @@
+"""The OpenAPI document as it is served, and a page that shows it without a network."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from jinja2 import Environment
+
+from server.http.openapi import openapi
+from server.http.request import Call
+from server.http.routes import Route
+from server.pages.rendering import SAFE_PAGE
+
+
+class Documents:
+    """Both documents, rendered once."""
+
+    def __init__(self, routes: list[Route], templates: Environment) -> None:
+        document = openapi(routes)
+        self.json = msgspec.json.format(msgspec.json.encode(document), indent=1)
+        self.page = (
+            templates.get_template("docs.html")
+            .render(document=document, operations=list(_operations(document)), lang="en")
+            .encode()
+        )
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Operations as the page shows them: schemas by name."""
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            body = operation.get("requestBody", {}).get("content", {})
+            answers = {
+                status: [_schema_name(content) for content in answer.get("content", {}).values()]
+                for status, answer in operation["responses"].items()
+            }
+            yield {
+                **operation,
+                "method": method.upper(),
+                "path": path,
+                "bodies": {kind: _schema_name(content) for kind, content in body.items()},
+                "answers": answers,
+            }
+
+
+def _schema_name(content: dict[str, Any]) -> str:
+    return str(content["schema"].get("$ref", "")).rpartition("/")[2]
+
+
+def document_routes(documents: Documents) -> list[Route]:
+    async def get_openapi(call: Call) -> web.StreamResponse:
+        return web.Response(body=documents.json, headers={"Content-Type": "application/json"})
+
+    async def get_docs(call: Call) -> web.StreamResponse:
+        headers = {"Content-Type": "text/html; charset=utf-8", **SAFE_PAGE}
+        return web.Response(body=documents.page, headers=headers)
+
+    return [
+        Route(
+            method="GET",
+            path="/openapi.json",
+            handler=get_openapi,
+            summary="This document",
+            tag="documents",
+            roles=None,
+            answers={200: "application/json"},
+        ),
+        Route(
+            method="GET",
+            path="/docs",
+            handler=get_docs,
+            summary="This document, to be read",
+            tag="documents",
+            roles=None,
+            answers={200: "text/html"},
+        ),
+    ]
