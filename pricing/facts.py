@@ -8,8 +8,6 @@ import math
 
 import msgspec
 
-from pricing.mesh_warning import MeshWarning
-
 ANALYSER_VERSION = "2"
 """Part of the key facts are kept under: raise it whenever the same bytes may give other facts."""
 
@@ -28,6 +26,13 @@ REPAIRS = frozenset(
     }
 )
 """Warnings that say the surface was not taken as it is in the file."""
+
+
+class MeshWarning(msgspec.Struct, frozen=True):
+    """A stable `code`, and what was seen."""
+
+    code: str
+    detail: str
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

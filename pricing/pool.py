@@ -212,7 +212,7 @@ def _context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pricing.readers.by_format", "pricing.pool", "pricing.mesh.warmed"])
+    context.set_forkserver_preload(["pricing.pool", "pricing.mesh.warmed"])
     return context
 
 

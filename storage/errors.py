@@ -4,6 +4,11 @@ Every error has a stable `code` that callers may rely on; the docstring is the d
 HTTP status each becomes is decided in one table in the server, not here.
 """
 
+import errno
+import os
+import sqlite3
+import tempfile
+from pathlib import Path
 from typing import Any
 
 
@@ -213,3 +218,37 @@ class Fenced(StorageError):
     """Somebody else has moved the database's position: this process must not write any more."""
 
     code = "fenced"
+
+
+RETRY_AFTER_S = 10
+
+_KINDS: dict[int, type[Unavailable]] = {
+    errno.ENOSPC: DiskFull,
+    errno.EDQUOT: DiskFull,
+    errno.EFBIG: DiskFull,
+    errno.EROFS: DiskFailed,
+    errno.EIO: DiskFailed,
+    errno.EMFILE: NoDescriptors,
+    errno.ENFILE: NoDescriptors,
+}
+
+PROBE_BYTES = 64 * 1024
+
+
+def shortage_of(error: BaseException) -> Unavailable | None:
+    """What the machine has run out of when this was raised; None when that is not the reason."""
+    kind = None
+    if isinstance(error, OSError) and error.errno is not None:
+        kind = _KINDS.get(error.errno)
+    elif isinstance(error, sqlite3.Error):
+        name = getattr(error, "sqlite_errorname", "")
+        kind = DiskFull if name == "SQLITE_FULL" else DiskFailed if name.startswith("SQLITE_IOERR") else None
+    return None if kind is None else kind(retry_after_s=RETRY_AFTER_S)
+
+
+def probe(directory: Path) -> None:
+    """Write a file there that has no name, so that none is left whenever this ends. Blocking. Raises
+    OSError."""
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        file.write(bytes(PROBE_BYTES))
+        os.fsync(file.fileno())

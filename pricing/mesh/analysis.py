@@ -5,16 +5,26 @@ from typing import NamedTuple
 import numpy as np
 
 from pricing.errors import Refused
-from pricing.facts import REPAIRS, Facts
-from pricing.mesh.components import Mesh, mesh_of, parts_of
+from pricing.facts import REPAIRS, Facts, MeshWarning
 from pricing.mesh.measures import EXACT, Grid, Measures, edge_residues, measure
 from pricing.mesh.overlaps import INVERTED, Size, size_of
 from pricing.mesh.repair import Repair, repair
-from pricing.mesh.weld import FREE, WELD_FACETS_MAX, Edges, Welded, bodies_of, match_edges, weld, with_areas
-from pricing.mesh_warning import MeshWarning
-from pricing.readers import detect as formats
+from pricing.mesh.topology import (
+    FREE,
+    WELD_FACETS_MAX,
+    Edges,
+    Mesh,
+    Welded,
+    bodies_of,
+    match_edges,
+    mesh_of,
+    parts_of,
+    weld,
+    with_areas,
+)
 from pricing.readers.corners import FACETS_MAX, Corners
-from pricing.readers.read import read
+from pricing.readers.formats import check_content_type
+from pricing.readers.read import HEAD_BYTES, detect, read
 
 COORDINATE_MAX = 1e9
 """Largest coordinate accepted, in the file's unit: beyond, single precision says nothing about a ring."""
@@ -54,8 +64,8 @@ def analyse(source: bytes | memoryview, content_type: str | None = None) -> Fact
     contradict the content.
     """
     body = memoryview(source).cast("B").toreadonly()
-    found = formats.detect(bytes(body[: formats.HEAD_BYTES]), len(body))
-    formats.check_content_type(content_type, found)
+    found = detect(bytes(body[:HEAD_BYTES]), len(body))
+    check_content_type(content_type, found)
     facets, unit = read(found, body)
     return facts_of(facets, found, unit)
 

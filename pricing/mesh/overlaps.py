@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pricing.mesh.components import Mesh, Parts, areas, volumes
+from pricing.facts import MeshWarning
 from pricing.mesh.repair import boxes
-from pricing.mesh_warning import MeshWarning
+from pricing.mesh.topology import Mesh, Parts, areas, volumes
 
 UNITED_FACETS_MAX = 300_000
 """Bodies that meet and have more facets together are not united (seconds, and some 500 MB at the limit)."""

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pricing.errors import Refused
-from pricing.readers import detect as formats
 from pricing.readers.corners import Corners
 from pricing.units import MILLIMETRES_PER_UNIT
 
@@ -57,8 +56,10 @@ def preview(source: bytes | memoryview) -> bytes:
     `pricing.mesh.analysis.analyse`.
     """
     body = memoryview(source).cast("B").toreadonly()
-    found = formats.detect(bytes(body[: formats.HEAD_BYTES]), len(body))
-    from pricing.readers.read import read  # only workers need it, and it takes a second to import
+    # Only workers need it, and it takes a second to import.
+    from pricing.readers.read import HEAD_BYTES, detect, read
+
+    found = detect(bytes(body[:HEAD_BYTES]), len(body))
 
     corners, unit = read(found, body)
     if len(corners) == 0:

@@ -11,9 +11,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pricing.mesh.components import Mesh, Parts, areas, parts_of, volumes
-from pricing.mesh.weld import FREE, Edges, Faces, match_edges, with_areas
-from pricing.mesh_warning import MeshWarning
+from pricing.facts import MeshWarning
+from pricing.mesh.topology import (
+    FREE,
+    Edges,
+    Faces,
+    Mesh,
+    Parts,
+    areas,
+    match_edges,
+    parts_of,
+    volumes,
+    with_areas,
+)
 
 REPAIR_FACETS_MAX = 1_000_000
 """Meshes with more facets are not repaired (some 250 MB and three seconds at the limit)."""

@@ -12,7 +12,8 @@ import msgspec
 
 from pricing.facts import Facts
 from pricing.price.firmness import effective_unit
-from pricing.price.formula import Explanation, Options, Price, explain, price
+from pricing.price.formula import Explanation, Price, explain, price
+from pricing.price.options import Options
 from pricing.price.price_list import MetalFix, PriceList
 from pricing.units import MILLIMETRES_PER_UNIT
 

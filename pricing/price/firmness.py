@@ -11,8 +11,7 @@ from typing import Literal
 import msgspec
 
 from pricing.errors import Refused
-from pricing.facts import REPAIRS, Facts, encloses_nothing
-from pricing.mesh_warning import MeshWarning
+from pricing.facts import REPAIRS, Facts, MeshWarning, encloses_nothing
 from pricing.units import MILLIMETRES_PER_UNIT, check_declared_unit
 
 Priceable = Literal["auto", "provisional", "manual"]

@@ -15,24 +15,27 @@ customer adds up by hand agrees. Labour is pattern, casting and finish.
 import decimal
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
 from pricing.errors import Refused
-from pricing.facts import Facts
-from pricing.mesh_warning import MeshWarning
+from pricing.facts import Facts, MeshWarning
 from pricing.price.firmness import Judgement, Priceable, effective_unit, judge
+from pricing.price.options import Choice, Options, resolve
 from pricing.price.price_list import Material, MetalFix, PriceList, QuantityBreak, Stone, Surface
-from pricing.price.stones import StoneCount, check_counts
-from pricing.units import MILLIMETRES_PER_UNIT, check_declared_unit
+from pricing.price.stones import StoneCount
+from pricing.units import MILLIMETRES_PER_UNIT
 
 GRAMS_PER_OZ = Decimal("31.1034768")
 """Troy ounce, exact (International Yard and Pound Agreement, 1959)."""
 
 _LABOUR = ("pattern", "casting", "finish")
+
 _CENT = Decimal("0.01")
+
 _ZERO = Decimal("0.00")
+
 _ROUNDING = {"half_up": decimal.ROUND_HALF_UP, "half_even": decimal.ROUND_HALF_EVEN, "up": decimal.ROUND_UP}
 
 # The largest mesh accepted has some 1e37 mm3: with six places behind the point and the factors to come, 80
@@ -59,19 +62,6 @@ LineCode = Literal[
     "markup",
     "rush",
 ]
-
-
-class Options(msgspec.Struct, frozen=True):
-    """What the customer chose; finish and plating None mean the price list's own defaults; `stones` are those
-    of one piece."""
-
-    material: str
-    units: str = "mm"
-    finish: str | None = None
-    plating: str | None = None
-    quantity: int = 1
-    rush: bool = False
-    stones: tuple[StoneCount, ...] = ()
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -127,18 +117,6 @@ class _Step(msgspec.Struct, frozen=True):
     exact: Decimal
 
 
-class _Choice(msgspec.Struct, frozen=True):
-    """Options resolved against the price list."""
-
-    material: Material
-    finish: Surface
-    plating: Surface
-    quantity: int
-    rush: bool
-    units: str
-    stones: tuple[tuple[Stone, int], ...]
-
-
 class _Piece(msgspec.Struct, frozen=True):
     """The quantities of one piece the rates apply to."""
 
@@ -154,7 +132,7 @@ def price(facts: Facts, options: Options, price_list: PriceList, metal_fix: Meta
     Refused `unknown_material`, `unknown_finish`, `unknown_plating`, `unknown_stone`, `unknown_unit`,
     `quantity_out_of_range`, `stones_out_of_range`, `zero_volume`.
     """
-    choice = _resolve(effective_unit(facts, options.units), options, price_list)
+    choice = resolve(effective_unit(facts, options.units), options, price_list)
     judgement = judge(facts, options.units)
     with decimal.localcontext(_CONTEXT):
         if judgement.priceable == "manual":
@@ -168,51 +146,12 @@ def explain(
     facts: Facts, options: Options, price_list: PriceList, metal_fix: MetalFix
 ) -> tuple[Explanation, ...]:
     """The variables of every line of `price` for the same arguments; empty for `manual`."""
-    choice = _resolve(effective_unit(facts, options.units), options, price_list)
+    choice = resolve(effective_unit(facts, options.units), options, price_list)
     if judge(facts, options.units).priceable == "manual":
         return ()
     with decimal.localcontext(_CONTEXT):
         steps = _order_steps(_piece(facts, choice), choice, price_list, metal_fix)
         return tuple(Explanation(step.code, step.variables, step.exact) for step in steps)
-
-
-_Row = TypeVar("_Row", Material, Surface, Stone)
-
-
-def _find(kind: str, rows: tuple[_Row, ...], code: str) -> _Row:
-    for row in rows:
-        if row.code == code:
-            return row
-    known = f"Use one of: {', '.join(row.code for row in rows)}." if rows else f"It has no {kind}s at all."
-    raise Refused(f"unknown_{kind}", f"The price list has no {kind} {code!r}.", known)
-
-
-def check_options(options: Options, price_list: PriceList) -> None:
-    """Refused as by `price`, for all that the model has no say in."""
-    _resolve(check_declared_unit(options.units), options, price_list)
-
-
-def _resolve(unit: str, options: Options, price_list: PriceList) -> _Choice:
-    if not 1 <= options.quantity <= price_list.quantity_max:
-        raise Refused(
-            "quantity_out_of_range",
-            f"The quantity is {options.quantity}.",
-            f"Ask for 1 to {price_list.quantity_max} pieces.",
-        )
-    return _Choice(
-        _find("material", price_list.materials, options.material),
-        _find("finish", price_list.finishes, options.finish or price_list.default_finish),
-        _find("plating", price_list.platings, options.plating or price_list.default_plating),
-        options.quantity,
-        options.rush,
-        unit,
-        _stones(options.stones, price_list),
-    )
-
-
-def _stones(asked: tuple[StoneCount, ...], price_list: PriceList) -> tuple[tuple[Stone, int], ...]:
-    check_counts(asked)
-    return tuple((_find("stone", price_list.stones, stone.code), stone.count) for stone in asked)
 
 
 def _exact(value: float) -> Decimal:
@@ -221,7 +160,7 @@ def _exact(value: float) -> Decimal:
     return Decimal(str(value))
 
 
-def _piece(facts: Facts, choice: _Choice) -> _Piece:
+def _piece(facts: Facts, choice: Choice) -> _Piece:
     scale_mm = MILLIMETRES_PER_UNIT[choice.units]
     volume_mm3 = (_exact(facts.volume) * scale_mm**3).quantize(Decimal("1e-6"), decimal.ROUND_HALF_UP)
     area_mm2 = (_exact(facts.area) * scale_mm**2).quantize(Decimal("1e-6"), decimal.ROUND_HALF_UP)
@@ -284,7 +223,7 @@ def _covering(code: LineCode, piece: _Piece, surface: Surface) -> _Step:
 
 
 def _piece_steps(
-    piece: _Piece, choice: _Choice, price_list: PriceList, metal_fix: MetalFix
+    piece: _Piece, choice: Choice, price_list: PriceList, metal_fix: MetalFix
 ) -> Iterator[_Step]:
     """The lines of one piece, not yet rounded; lines that cost nothing are left out."""
     rates = price_list.rates
@@ -323,7 +262,7 @@ def _counted(code: LineCode, kinds: tuple[tuple[str, Decimal, Decimal], ...]) ->
 
 
 def _unit_steps(
-    piece: _Piece, choice: _Choice, price_list: PriceList, metal_fix: MetalFix
+    piece: _Piece, choice: Choice, price_list: PriceList, metal_fix: MetalFix
 ) -> tuple[_Step, ...]:
     return tuple(_rounded(step, price_list) for step in _piece_steps(piece, choice, price_list, metal_fix))
 
@@ -336,7 +275,7 @@ def _times(step: _Step, quantity: int) -> _Step:
 
 
 def _order_steps(
-    piece: _Piece, choice: _Choice, price_list: PriceList, metal_fix: MetalFix
+    piece: _Piece, choice: Choice, price_list: PriceList, metal_fix: MetalFix
 ) -> Iterator[_Step]:
     """All lines of the order, rounded; each order-level line is taken from the sum of those before it."""
     subtotal = labour = _ZERO
@@ -349,7 +288,7 @@ def _order_steps(
 
 
 def _adjustments(
-    subtotal: Decimal, labour: Decimal, choice: _Choice, price_list: PriceList
+    subtotal: Decimal, labour: Decimal, choice: Choice, price_list: PriceList
 ) -> Iterator[_Step]:
     rates = price_list.rates
     steps: tuple[Callable[[Decimal], _Step], ...] = (
@@ -399,7 +338,7 @@ def _share_step(code: LineCode, subtotal: Decimal, rate: Decimal) -> _Step:
 
 
 def _answer(
-    choice: _Choice, judgement: Judgement, versions: _Versions, piece: _Piece, steps: tuple[_Step, ...]
+    choice: Choice, judgement: Judgement, versions: _Versions, piece: _Piece, steps: tuple[_Step, ...]
 ) -> Price:
     price_list, _ = versions
     net = sum((step.exact for step in steps), _ZERO)
@@ -415,7 +354,7 @@ def _answer(
     )
 
 
-def _unpriced(choice: _Choice, judgement: Judgement, versions: _Versions) -> Price:
+def _unpriced(choice: Choice, judgement: Judgement, versions: _Versions) -> Price:
     """The answer without amounts, as it stays for `manual`."""
     price_list, metal_fix = versions
     return Price(

@@ -2,8 +2,7 @@
 
 import msgspec
 
-from pricing.facts import Facts
-from pricing.mesh_warning import MeshWarning
+from pricing.facts import Facts, MeshWarning
 from pricing.price.firmness import effective_unit
 from pricing.units import MILLIMETRES_PER_UNIT
 

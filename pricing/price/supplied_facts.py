@@ -5,8 +5,7 @@ import math
 import msgspec
 
 from pricing.errors import Refused
-from pricing.facts import Facts
-from pricing.mesh_warning import MeshWarning
+from pricing.facts import Facts, MeshWarning
 from pricing.price.model_view import ModelView, model_view
 
 GIVEN_BYTES_MAX = 1 << 20

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STL_HEADER_BYTES = 84
+
 STL_FACET_BYTES = 50
 
 FACETS_MAX = 20_000_000
@@ -11,14 +12,3 @@ FACETS_MAX = 20_000_000
 
 Corners = NDArray[np.float32] | NDArray[np.float64]
 """Shape (n, 3 vertices, 3 axes), in the precision of the file."""
-
-_STL_FACET = np.dtype(
-    {"names": ["corners"], "formats": [("<f4", (3, 3))], "offsets": [12], "itemsize": STL_FACET_BYTES}
-)
-
-
-def packed_corners(body: memoryview, count: int) -> NDArray[np.float32]:
-    """The facets of a binary STL where they are: no copy of the body is made."""
-    packed = np.frombuffer(body, dtype=_STL_FACET, count=count, offset=STL_HEADER_BYTES)
-    corners: NDArray[np.float32] = packed["corners"]
-    return corners

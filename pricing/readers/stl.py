@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pricing.errors import Refused
 from pricing.readers.ascii_stl import EXPORT_AGAIN, read_corners
-from pricing.readers.corners import STL_FACET_BYTES, STL_HEADER_BYTES, packed_corners
+from pricing.readers.corners import STL_FACET_BYTES, STL_HEADER_BYTES
 
 
 def binary_facet_count(body: memoryview) -> int:
@@ -45,3 +45,15 @@ def read_binary(body: memoryview) -> NDArray[np.float32]:
 def read_ascii(body: memoryview) -> NDArray[np.float64]:
     """The facets of all solids of an ASCII STL; Refused as by `ascii_stl.read_corners`."""
     return read_corners(body)
+
+
+_STL_FACET = np.dtype(
+    {"names": ["corners"], "formats": [("<f4", (3, 3))], "offsets": [12], "itemsize": STL_FACET_BYTES}
+)
+
+
+def packed_corners(body: memoryview, count: int) -> NDArray[np.float32]:
+    """The facets of a binary STL where they are: no copy of the body is made."""
+    packed = np.frombuffer(body, dtype=_STL_FACET, count=count, offset=STL_HEADER_BYTES)
+    corners: NDArray[np.float32] = packed["corners"]
+    return corners

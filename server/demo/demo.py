@@ -14,7 +14,7 @@ import msgspec
 import uvloop
 from aiohttp import web
 
-from pricing.price.formula import Options
+from pricing.price.options import Options
 from pricing.sample_ring import ring_stl
 from server.app import build
 from server.config import ConfigError, Settings, hand_on

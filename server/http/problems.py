@@ -22,9 +22,9 @@ from storage.errors import (
     PreconditionFailed,
     StorageError,
     Unavailable,
+    shortage_of,
 )
 from storage.orders.order import Order
-from storage.shortages import shortage_of
 
 logger = logging.getLogger("facet.http")
 

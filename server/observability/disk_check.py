@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from storage.shortages import probe, shortage_of
+from storage.errors import probe, shortage_of
 from storage.trouble import Trouble
 
 logger = logging.getLogger("facet.machine")

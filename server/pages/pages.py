@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from pricing.errors import Refused
 from pricing.pool import PoolBusy
-from pricing.price.formula import check_options
+from pricing.price.options import check_options
 from pricing.units import DECLARABLE_UNITS
 from server.api.orders.lists import Filters, Listing, list_query, order_filter
 from server.api.orders.orders import Nothing, QuoteId

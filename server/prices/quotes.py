@@ -11,10 +11,10 @@ from decimal import Decimal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from pricing.facts import Facts
-from pricing.mesh_warning import MeshWarning
+from pricing.facts import Facts, MeshWarning
 from pricing.price.explanation import Variable, Working, Workings, workings
-from pricing.price.formula import Options, Price
+from pricing.price.formula import Price
+from pricing.price.options import Options
 from pricing.price.price_list import MetalFix, PriceList
 from pricing.price.stones import StoneCount
 from storage.errors import Conflict

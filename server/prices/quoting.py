@@ -13,13 +13,13 @@ import msgspec
 from aiohttp import web
 
 from pricing.errors import Refused
-from pricing.facts import Facts
-from pricing.mesh_warning import MeshWarning
+from pricing.facts import Facts, MeshWarning
 from pricing.pool import FactsPool, PoolBusy, PoolClosed
-from pricing.price.formula import Options, check_options, price
+from pricing.price.formula import price
 from pricing.price.model_view import ModelView, model_view
+from pricing.price.options import Options, check_options
 from pricing.price.price_list import MetalFix, PriceList
-from pricing.readers.detect import check_content_type
+from pricing.readers.formats import check_content_type
 from pricing.units import DECLARABLE_UNITS
 from server.http.problems import HttpError
 from server.prices.answer_cache import PriceAnswer, PriceAnswers, Question

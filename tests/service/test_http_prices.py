@@ -13,7 +13,7 @@ import pytest
 
 from pricing.facts import Facts
 from pricing.price import formula
-from pricing.price.formula import Options
+from pricing.price.options import Options
 from pricing.price.price_list import default_metal_fix, parse_metal_fix, parse_price_list, read_metal_fix
 from storage.database.records import StoredVersion
 from storage.errors import Conflict

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from pricing.facts import Facts
-from pricing.price.formula import Options
+from pricing.price.options import Options
 from pricing.price.price_list import (
     InvalidData,
     PriceList,

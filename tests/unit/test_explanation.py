@@ -11,7 +11,8 @@ import pytest
 
 from pricing.facts import Facts
 from pricing.price.explanation import Workings, workings
-from pricing.price.formula import Options, price
+from pricing.price.formula import price
+from pricing.price.options import Options
 from pricing.price.price_list import default_metal_fix, default_price_list
 from pricing.price.stones import StoneCount
 

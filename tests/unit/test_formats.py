@@ -14,9 +14,9 @@ import trimesh
 from pricing.errors import Refused
 from pricing.mesh.analysis import analyse
 from pricing.readers import triangulate as polygons
-from pricing.readers.detect import detect
 from pricing.readers.glb import read_glb
 from pricing.readers.off import read_off
+from pricing.readers.read import detect
 from tests.support import meshes
 
 EMPTY = np.empty((0, 3, 3))

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pricing.errors import Refused
-from pricing.facts import Facts
+from pricing.facts import Facts, MeshWarning
 from pricing.mesh.analysis import analyse
-from pricing.mesh_warning import MeshWarning
-from pricing.price.formula import Options, Price, check_options, explain, price
+from pricing.price.formula import Price, explain, price
+from pricing.price.options import Options, check_options
 from pricing.price.price_list import PriceList, default_metal_fix, default_price_list
 from tests.support import meshes
 from tests.support.price_lists_drawn import facts as ring

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pricing.errors import Refused
-from pricing.facts import Facts
+from pricing.facts import Facts, MeshWarning
 from pricing.mesh.analysis import analyse
-from pricing.mesh_warning import MeshWarning
 from pricing.price.firmness import judge
 from pricing.price.model_view import model_view
 from tests.support import meshes

@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pricing.facts import Facts
-from pricing.price.formula import Options, Price, explain, price
+from pricing.price.formula import Price, explain, price
+from pricing.price.options import Options
 from pricing.price.price_list import PriceList
 from pricing.price.stones import StoneCount
 from tests.support.price_lists_drawn import FACTS, FIX, LIST, OPTIONS, PRICE_LISTS, facts

@@ -16,7 +16,8 @@ import trimesh
 from pricing.errors import Refused
 from pricing.facts import Facts
 from pricing.mesh.analysis import analyse
-from pricing.price.formula import Options, price
+from pricing.price.formula import price
+from pricing.price.options import Options
 from pricing.price.price_list import default_metal_fix, default_price_list
 from tests.support import meshes
 

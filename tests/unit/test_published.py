@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pricing.price.formula import Options, price
+from pricing.price.formula import price
+from pricing.price.options import Options
 from pricing.price.price_list import MetalFix, PriceList, read_metal_fix, read_price_list
 from storage.database.records import StoredVersion
 from storage.errors import Conflict

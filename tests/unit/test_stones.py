@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from pricing.errors import Refused
-from pricing.price.formula import Options, check_options, explain, price
+from pricing.price.formula import explain, price
+from pricing.price.options import Options, check_options
 from pricing.price.stones import STONE_KINDS_MAX, STONES_PER_KIND_MAX, StoneCount, parse_stones
 from tests.support.price_lists_drawn import FIX, LIST, facts
 

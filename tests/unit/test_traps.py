@@ -15,7 +15,8 @@ from pricing.facts import Facts
 from pricing.mesh.analysis import analyse
 from pricing.pool import FactsPool, Limits
 from pricing.price.firmness import judge
-from pricing.price.formula import Options, price
+from pricing.price.formula import price
+from pricing.price.options import Options
 from pricing.price.price_list import default_metal_fix, default_price_list
 from tests.support import hostile, meshes
 

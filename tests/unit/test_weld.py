@@ -8,9 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pricing.mesh.components import parts_of
 from pricing.mesh.measures import Grid
-from pricing.mesh.weld import FREE, SHARED, SKIPPED, Faces, bodies_of, match_edges, weld, with_areas
+from pricing.mesh.topology import (
+    FREE,
+    SHARED,
+    SKIPPED,
+    Faces,
+    bodies_of,
+    match_edges,
+    parts_of,
+    weld,
+    with_areas,
+)
 from tests.support import meshes
 
 FACES = st.lists(st.tuples(*[st.integers(0, 7)] * 3), min_size=1, max_size=40)

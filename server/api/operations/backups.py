@@ -11,7 +11,7 @@ from server.http.keys import DIRECTORY
 from server.http.problems import HttpError
 from server.http.request import Call, json_response
 from server.http.routes import ADMIN, Routes, is_local
-from storage.shortages import shortage_of
+from storage.errors import shortage_of
 
 
 class BackupRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

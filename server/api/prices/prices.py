@@ -9,11 +9,11 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from pricing.price.formula import Options, check_options
 from pricing.price.model_view import ModelView
+from pricing.price.options import Options, check_options
 from pricing.price.price_list import MetalFix, PriceList, metal_fix_of, price_list_of
 from pricing.price.stones import parse_stones
-from pricing.readers.detect import check_content_type
+from pricing.readers.formats import check_content_type
 from pricing.units import DECLARABLE_UNITS
 from server.api.orders.orders import Code, read_answer
 from server.http.headers import announced_sha256

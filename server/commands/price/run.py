@@ -19,8 +19,9 @@ from typing import NamedTuple
 from pricing.errors import Refused
 from pricing.facts import Facts
 from pricing.pool import FactsPool, Limits
-from pricing.price.formula import Options, check_options, explain, price
+from pricing.price.formula import explain, price
 from pricing.price.model_view import ModelView, model_view
+from pricing.price.options import Options, check_options
 from pricing.price.price_list import (
     DATA_BYTES_MAX,
     InvalidData,
