@@ -36,8 +36,10 @@ from server.observability.worker_metrics import SIBLINGS, Siblings
 from server.pages.api_docs import Documents, document_routes
 from server.pages.pages import Pages, page_routes
 from server.pages.rendering import templates
+from server.prices.model_uploads import MODEL_UPLOADS, ModelUploads
+from server.prices.order_prices import ORDER_PRICES, OrderPrices
 from server.prices.previews import KEPT_BYTES_MAX, PREVIEWS, Previews
-from server.prices.quoting import PRICER, Pricer
+from server.prices.quoting import QUOTING, Quoting
 from server.uploads.receiving import RESERVED_BYTES_TOTAL, UPLOADS, Uploads
 from storage.clock import Clock, SharedClock, SystemClock
 from storage.data_directory import DataDirectory
@@ -91,7 +93,7 @@ def build(
     app[SETTINGS] = settings
     app[DIRECTORY] = directory
     app[STORAGE] = storage
-    app[PRICER], app[PREVIEWS] = pricing_of(settings, directory, storage, pool, clock)
+    add_pricing(app, pool, clock)
     app[BODIES] = Bodies()
     app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
     app[JOBS] = Jobs(storage.shared.copies, job_answers.gone, clock)
@@ -116,7 +118,7 @@ def build(
                 storage.tokens.add_configured(settings.admin_token)
             await storage.open(failed)
             stack.push_async_callback(drain, app)
-            await publish_defaults(storage, app[PRICER].price_lists, app[PRICER].metal_fixes)
+            await publish_defaults(storage, app[QUOTING].price_lists, app[QUOTING].metal_fixes)
             await pool_starts
             stack.push_async_callback(pool.close)
             stack.push_async_callback(app[JOBS].close)
@@ -141,10 +143,9 @@ def build(
     return app
 
 
-def pricing_of(
-    settings: Settings, directory: DataDirectory, storage: Storage, pool: FactsPool, clock: Clock
-) -> tuple[Pricer, Previews]:
+def add_pricing(app: web.Application, pool: FactsPool, clock: Clock) -> None:
     """Before `storage.open`: price lists and metal fixes follow the log."""
+    settings, directory, storage = app[SETTINGS], app[DIRECTORY], app[STORAGE]
     database = storage.database
     price_lists = Published(PriceListPublished, read_price_list, storage.shared, clock)
     metal_fixes = Published(MetalFixed, read_metal_fix, storage.shared, clock)
@@ -153,9 +154,11 @@ def pricing_of(
     age_s_max = settings.model_files_days * DAY_S
     files = ModelFiles(directory.models, settings.model_files_bytes, age_s_max)
     previews = ModelFiles(directory.previews, KEPT_BYTES_MAX, age_s_max)
-    pricer = Pricer(storage, pool, files, price_lists, metal_fixes, clock)
-    storage.models.renewals.read_anew = pricer.read_anew
-    return pricer, Previews(pool, files, previews)
+    app[MODEL_UPLOADS] = uploads = ModelUploads(storage.models, pool, files)
+    app[QUOTING] = quoting = Quoting(storage, uploads, price_lists, metal_fixes, clock)
+    app[ORDER_PRICES] = OrderPrices(storage, quoting, clock)
+    app[PREVIEWS] = Previews(pool, files, previews)
+    storage.models.renewals.read_anew = uploads.read_anew
 
 
 def reload_of(published: Published[Any], load: Callable[[], Awaitable[list[StoredVersion]]]) -> Reload:

@@ -22,7 +22,10 @@ from server.demo.private_servers.servers import ServerUnavailable
 from server.demo.servers import DemoServers, kept_in
 from server.http.keys import STORAGE
 from server.observability.logs import configure
-from server.prices.quoting import PRICER, Pricer
+from server.prices.model_uploads import MODEL_UPLOADS, ModelUploads
+from server.prices.order_prices import price_of_quote
+from server.prices.quotes import decode_quote
+from server.prices.quoting import QUOTING, Quoting
 from server.process import serve, workers
 from server.uploads.receiving import Upload
 from storage.clock import SystemClock
@@ -157,7 +160,7 @@ async def _fill(settings: Settings, directory: DataDirectory, mark: Path) -> Non
     runner = serve.runner_of(app, settings)
     await runner.setup()
     try:
-        workshop = Workshop(app[STORAGE], app[PRICER], clock)
+        workshop = Workshop(app[STORAGE], app[MODEL_UPLOADS], app[QUOTING], clock)
         tokens = await workshop.issue_tokens()
         await workshop.open_orders()
         await workshop.move_orders()
@@ -172,9 +175,12 @@ async def _fill(settings: Settings, directory: DataDirectory, mark: Path) -> Non
 class Workshop:
     """Orders opened over six weeks, each as far along as its age makes likely."""
 
-    def __init__(self, storage: Storage, pricer: Pricer, clock: WorkshopClock) -> None:
+    def __init__(
+        self, storage: Storage, uploads: ModelUploads, quoting: Quoting, clock: WorkshopClock
+    ) -> None:
         self._storage = storage
-        self._pricer = pricer
+        self._uploads = uploads
+        self._quoting = quoting
         self._clock = clock
         self._random = random.Random(SEED)
         self._today = clock.now()
@@ -219,7 +225,7 @@ class Workshop:
     async def _model(self, index: int) -> str:
         body = ring_stl(7.5 + 0.25 * index, 1.4 + 0.1 * (index % 5), index % 7 * 3, 0.1 * (index % 4))
         upload = Upload.of(body)
-        model, _ = await self._pricer.receive(upload, None, self._actors["mes"])
+        model, _ = await self._uploads.receive(upload, None, self._actors["mes"])
         return model.sha256
 
     def _draft(self, models: list[str]) -> Draft:
@@ -269,8 +275,8 @@ class Workshop:
             return None
         options = Options(material=order.material or "silver-925", quantity=order.quantity)
         asker = Actor(token_id="", name="", role=Role.PARTNER, customer=order.customer)
-        stored = (await self._pricer.quote(found[0], options, asker)).stored
-        return self._pricer.order_price(stored, PriceSource.COMPUTED)
+        stored = (await self._quoting.quote(found[0], options, asker)).stored
+        return price_of_quote(decode_quote(stored.body), PriceSource.COMPUTED)
 
     async def _step(self, order: Order, wish: Wish, at: datetime, operator: str = "ivan") -> None:
         actor = self._actors[_STEP_ACTORS.get(wish.status, "maria")]

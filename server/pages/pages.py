@@ -24,8 +24,9 @@ from server.http.request import Call, convert_query
 from server.http.routes import LOCAL_ADMIN, Route, is_local
 from server.links import LINKS
 from server.pages.rendering import TEXTS, language_of, render
+from server.prices.model_uploads import MODEL_UPLOADS
 from server.prices.quotes import Quote, decode_quote
-from server.prices.quoting import PRICER
+from server.prices.quoting import QUOTING, view_of
 from server.uploads.model_form import is_form, received_form, unknown_field
 from storage.errors import Invalid, NotFound
 from storage.orders.actors import PRICING_ROLES, Actor
@@ -77,7 +78,7 @@ class Pages:
         if board.quote is None or actor.role not in PRICING_ROLES:
             return await self._orders(call, actor, board)
         try:
-            stored = await call.request.app[PRICER].known_quote(board.quote.lower(), actor)
+            stored = await call.request.app[QUOTING].known_quote(board.quote.lower(), actor)
         except NotFound as error:
             return await self._orders(call, actor, board, problem=str(error), http_status=404)
         priced = await _priced(call, actor, decode_quote(stored.body))
@@ -179,7 +180,7 @@ class Pages:
         )
 
     def _home(self, call: Call, actor: Actor | None, **values: Any) -> web.StreamResponse:
-        materials = call.request.app[PRICER].current()[0].materials if actor is not None else ()
+        materials = call.request.app[QUOTING].current()[0].materials if actor is not None else ()
         shown = {
             **_empty(None),
             "actor": actor,
@@ -255,20 +256,19 @@ async def _price_form(call: Call, actor: Actor) -> tuple[Quote, Choices]:
     """The quote that the form asks for, and what was chosen."""
     if not is_form(call.request):
         raise HttpError(415, "unsupported_media_type", "Send the form as multipart/form-data.")
-    pricer = call.request.app[PRICER]
+    quoting = call.request.app[QUOTING]
     async with received_form(call, Choices.__struct_fields__) as sent:
         chosen = convert_query(sent.fields, Choices)
         options = chosen.options()
-        check_options(options, pricer.current()[0])
-        model, _ = await pricer.receive(sent.upload, None, actor)
-        return decode_quote((await pricer.quote(model, options, actor)).stored.body), chosen
+        check_options(options, quoting.current()[0])
+        model, _ = await call.request.app[MODEL_UPLOADS].receive(sent.upload, None, actor)
+        return decode_quote((await quoting.quote(model, options, actor)).stored.body), chosen
 
 
 async def _priced(call: Call, actor: Actor, quote: Quote) -> dict[str, Any]:
     """A quote with the model it is for, as the page shows them. Raises HttpError 404."""
-    pricer = call.request.app[PRICER]
-    model, _ = await pricer.known_model(quote.model, actor)
-    view = pricer.view(model, quote.units)
+    model, _ = await call.request.app[MODEL_UPLOADS].known_model(quote.model, actor)
+    view = view_of(model, quote.units)
     details = [warning.detail for warning in (*view.warnings, *quote.warnings)]
     return {"model": view, "price": quote, "warnings": list(dict.fromkeys(details))}
 

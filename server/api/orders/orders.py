@@ -18,7 +18,7 @@ from server.http.ready_response import ReadyResponse
 from server.http.request import Call, json_response
 from server.http.routes import EVERYBODY, Routes
 from server.links import LINKS
-from server.prices.quoting import PRICER
+from server.prices.order_prices import ORDER_PRICES
 from storage.cache.read_through import Found
 from storage.errors import Behind, Conflict, Invalid, NotFound
 from storage.log.log import Position
@@ -201,9 +201,9 @@ async def get_history(call: Call) -> web.StreamResponse:
 async def create_order(call: Call) -> web.StreamResponse:
     new = await call.body(NewOrder)
     draft = _draft(new, call.actor)
-    pricer = call.request.app[PRICER]
+    prices = call.request.app[ORDER_PRICES]
     outcome = await call.storage.book.create(
-        lambda: pricer.complete_draft(draft, call.actor), call.change(success=201)
+        lambda: prices.complete_draft(draft, call.actor), call.change(success=201)
     )
     return _changed(call, outcome)
 
@@ -225,10 +225,10 @@ async def edit_order(call: Call) -> web.StreamResponse:
         for name in changes.__struct_fields__
         if (value := getattr(changes, name)) is not UNSET
     }
-    pricer = call.request.app[PRICER]
+    prices = call.request.app[ORDER_PRICES]
 
     async def decide(order: Order) -> Change | None:
-        await pricer.check_edit(order, fields, call.actor)
+        await prices.check_edit(order, fields, call.actor)
         return edit(order, fields, call.actor, call.storage.clock.now())
 
     reference = fields.get("reference")
@@ -403,7 +403,7 @@ def _draft(new: NewOrder, actor: Actor) -> Draft:
 
 async def _advance(call: Call, change: StatusChange, only_from: Status | None = None) -> web.StreamResponse:
     """One step. `only_from`: the status that this step is defined for."""
-    pricer = call.request.app[PRICER]
+    prices = call.request.app[ORDER_PRICES]
     given = change.price
     if given is not None and change.status is not Status.PRICE_CALCULATED:
         raise Invalid(("/price", "goes with PRICE_CALCULATED only"))
@@ -418,7 +418,7 @@ async def _advance(call: Call, change: StatusChange, only_from: Status | None = 
             Status.SUBMITTED,
         ):
             person = None if given is None else (given.net, given.reason)
-            price = await pricer.price_of_order(order, call.actor, person)
+            price = await prices.price_of_order(order, call.actor, person)
         wish = Wish(status=change.status, comment=change.comment, operator=change.operator, price=price)
         repeats = change.comment is not None and change.status is order.status
         said = await _said(call, order) if repeats else ()

@@ -16,8 +16,9 @@ from server.http.request import LIST_BYTES_MAX, Call, json_response
 from server.http.routes import Routes
 from server.jobs.respond import refusal, respond
 from server.jobs.running import Job, Progress
+from server.prices.model_uploads import MODEL_UPLOADS
 from server.prices.quotes import NotExplainable, QuoteView
-from server.prices.quoting import PRICER, Quoted
+from server.prices.quoting import QUOTING, Quoted
 from storage.log.entries import Answer
 from storage.log.log import Position
 from storage.orders.actors import PRICING_ROLES
@@ -140,11 +141,11 @@ async def _answered(call: Call, item: BatchItem, progress: Progress) -> tuple[_R
 
 
 async def _quote(call: Call, item: BatchItem) -> Quoted:
-    pricer = call.request.app[PRICER]
+    app = call.request.app
     options = item.options()
-    model, _ = await pricer.known_model(item.model.lower(), call.actor)
+    model, _ = await app[MODEL_UPLOADS].known_model(item.model.lower(), call.actor)
     call.storage.models.count(model)
-    return await pricer.quote(model, options, call.actor)
+    return await app[QUOTING].quote(model, options, call.actor)
 
 
 async def _shown(call: Call, row: _Row, explain: bool) -> bytes:
@@ -155,7 +156,7 @@ async def _shown(call: Call, row: _Row, explain: bool) -> bytes:
         return b'{"status":%d,"price":%b}' % (row.status, stored.body)
     await asyncio.sleep(0)
     try:
-        return b'{"status":%d,"price":%b}' % (row.status, call.request.app[PRICER].explain(stored))
+        return b'{"status":%d,"price":%b}' % (row.status, call.request.app[QUOTING].explain(stored))
     except NotExplainable as error:
         refused = refusal(error, call.request_id)
         return await _shown(call, _Row(refused.status, None, refused.body), explain)

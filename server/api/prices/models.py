@@ -17,8 +17,9 @@ from server.http.problems import HttpError
 from server.http.ready_response import ReadyResponse
 from server.http.request import Call, json_response
 from server.http.routes import Routes
+from server.prices.model_uploads import MODEL_UPLOADS, facts_of
 from server.prices.previews import PREVIEWS
-from server.prices.quoting import PRICER
+from server.prices.quoting import QUOTING, view_of
 from server.uploads.model_form import is_form, received
 from storage.log.entries import Answer
 from storage.orders.actors import PRICING_ROLES, Role
@@ -67,7 +68,7 @@ routes = Routes("models")
 )
 async def post_model(call: Call) -> web.StreamResponse:
     """Upload without pricing."""
-    pricer = call.request.app[PRICER]
+    uploads = call.request.app[MODEL_UPLOADS]
     if not is_form(call.request):
         check_declared_unit(call.query(Units).units)
     async with received(call, Units.__struct_fields__) as sent:
@@ -75,14 +76,14 @@ async def post_model(call: Call) -> web.StreamResponse:
         units = check_declared_unit(call.query(Units, sent.fields).units)
 
         async def act() -> Reply:
-            model, source = await pricer.receive(upload, content_type, call.actor)
-            body = msgspec.json.encode(ModelBody(pricer.view(model, units)))
+            model, source = await uploads.receive(upload, content_type, call.actor)
+            body = msgspec.json.encode(ModelBody(view_of(model, units)))
             headers = {"Cache-Status": cache_status(source), "Location": f"/v1/models/{model.sha256}"}
             return Reply(json_response(body, 201, headers), Answer(status=201, body=body))
 
         async def again(answer: Answer) -> web.Response:
             # Facts travel outside the log: those of the first upload may have been lost with its process.
-            await pricer.receive(upload, content_type, call.actor)
+            await uploads.receive(upload, content_type, call.actor)
             return json_response(
                 answer.body or b"", answer.status, {"Location": f"/v1/models/{upload.sha256}"}
             )
@@ -102,10 +103,10 @@ async def post_model(call: Call) -> web.StreamResponse:
 )
 async def get_model(call: Call) -> web.StreamResponse:
     units = check_declared_unit(call.query(Units).units)
-    pricer = call.request.app[PRICER]
-    model, source = await pricer.known_model(_sha256(call), call.actor)
+    uploads = call.request.app[MODEL_UPLOADS]
+    model, source = await uploads.known_model(_sha256(call), call.actor)
     etag = f'"{model.analyser}-{model.sha256[:32]}-{units}"'
-    body = msgspec.json.encode(ModelBody(pricer.view(model, units)))
+    body = msgspec.json.encode(ModelBody(view_of(model, units)))
     return read_answer(call, body, etag, cache_status(source))
 
 
@@ -121,17 +122,18 @@ async def get_model(call: Call) -> web.StreamResponse:
 )
 async def get_model_price(call: Call) -> web.StreamResponse:
     """The price of a known model, without sending it again."""
-    pricer, request = call.request.app[PRICER], call.request
-    model, source = await pricer.known_model(_sha256(call), call.actor)
+    uploads, request = call.request.app[MODEL_UPLOADS], call.request
+    quoting = request.app[QUOTING]
+    model, source = await uploads.known_model(_sha256(call), call.actor)
     call.storage.models.count(model)
     question = (call.actor.tenant, model.sha256, request.rel_url.raw_query_string)
-    answer, as_of = pricer.answered(question, model), None
+    answer, as_of = quoting.answered(question, model), None
     if answer is None:
         query = call.query(PriceQuery)
         options = query.options()
-        stored, as_of = await pricer.quote(model, options, call.actor)
-        body = pricer.priced(model, options.units, stored, query.explain)
-        answer = pricer.keep_answer(question, model, stored, body, quote_tag(stored.id, query.explain))
+        stored, as_of = await quoting.quote(model, options, call.actor)
+        body = quoting.priced(model, options.units, stored, query.explain)
+        answer = quoting.keep_answer(question, model, stored, body, quote_tag(stored.id, query.explain))
     return read_answer(call, answer.body, answer.etag, cache_status(source), as_of=as_of)
 
 
@@ -146,16 +148,16 @@ async def get_model_price(call: Call) -> web.StreamResponse:
 )
 async def get_model_file(call: Call) -> web.StreamResponse:
     """The bytes as they were uploaded, as a download: strangers' files are not for a browser to open."""
-    pricer = call.request.app[PRICER]
-    model, _ = await pricer.known_model(_sha256(call), call.actor)
-    suffix = SUFFIXES[pricer.facts(model).format]
+    uploads = call.request.app[MODEL_UPLOADS]
+    model, _ = await uploads.known_model(_sha256(call), call.actor)
+    suffix = SUFFIXES[facts_of(model).format]
     headers = {
         "Content-Type": OCTETS,
         "Content-Disposition": f'attachment; filename="{model.sha256[:12]}.{suffix}"',
         "Cache-Control": CACHEABLE,
         "X-Content-Type-Options": "nosniff",
     }
-    return await send_file(call, await pricer.file_of(model), f'"{model.sha256}"', headers)
+    return await send_file(call, await uploads.file_of(model), f'"{model.sha256}"', headers)
 
 
 @routes(
@@ -169,7 +171,7 @@ async def get_model_file(call: Call) -> web.StreamResponse:
 )
 async def get_model_preview(call: Call) -> web.StreamResponse:
     """A mesh for screens: few facets, in metres, the model's z axis up."""
-    model, _ = await call.request.app[PRICER].known_model(_sha256(call), call.actor)
+    model, _ = await call.request.app[MODEL_UPLOADS].known_model(_sha256(call), call.actor)
     preview = await call.request.app[PREVIEWS].get(model.sha256)
     headers = {"ETag": preview.etag, "Cache-Control": CACHEABLE}
     if if_none_match(call.request, preview.etag):

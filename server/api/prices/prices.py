@@ -23,8 +23,9 @@ from server.http.request import LIST_BYTES_MAX, Call, json_response
 from server.http.routes import ADMIN, EVERYBODY, Routes
 from server.jobs.respond import respond
 from server.jobs.running import Job, Progress
+from server.prices.model_uploads import MODEL_UPLOADS, facts_of
 from server.prices.quotes import QuoteView
-from server.prices.quoting import PRICER
+from server.prices.quoting import QUOTING
 from server.uploads.model_form import is_form, received
 from storage.database.records import StoredVersion
 from storage.log.entries import Answer, AnyEntry
@@ -139,10 +140,10 @@ routes = Routes("prices")
 )
 async def post_price(call: Call) -> web.StreamResponse:
     """The model as the raw body, or as the field `model` of a form, with other fields as in the query."""
-    pricer = call.request.app[PRICER]
+    quoting = call.request.app[QUOTING]
     if not is_form(call.request):
         query = call.query(PriceQuery)
-        check_options(query.options(), pricer.current()[0])
+        check_options(query.options(), quoting.current()[0])
         sha256 = await _known_already(call)
         if sha256 is not None:
             reply = await _price_once(call, sha256.encode(), query, lambda: _known(call, sha256))
@@ -151,12 +152,14 @@ async def post_price(call: Call) -> web.StreamResponse:
     async with contextlib.AsyncExitStack() as stack:
         sent = await stack.enter_async_context(received(call, PriceQuery.__struct_fields__))
         query = call.query(PriceQuery, sent.fields)
-        check_options(query.options(), pricer.current()[0])
+        check_options(query.options(), quoting.current()[0])
 
         async def work(progress: Progress) -> Reply:
             async def receive() -> tuple[Model, str]:
                 progress.stage = "measuring"
-                received = await pricer.receive(sent.upload, sent.content_type, call.actor)
+                received = await call.request.app[MODEL_UPLOADS].receive(
+                    sent.upload, sent.content_type, call.actor
+                )
                 progress.stage = "pricing"
                 return received
 
@@ -166,7 +169,7 @@ async def post_price(call: Call) -> web.StreamResponse:
 
 
 async def _known(call: Call, sha256: str) -> tuple[Model, str]:
-    model, source = await call.request.app[PRICER].known_model(sha256, call.actor)
+    model, source = await call.request.app[MODEL_UPLOADS].known_model(sha256, call.actor)
     call.storage.models.count(model)
     return model, source
 
@@ -176,14 +179,14 @@ async def _known_already(call: Call) -> str | None:
     sha256 = announced_sha256(call.request)
     if sha256 is None:
         return None
-    pricer, length = call.request.app[PRICER], call.request.content_length
+    uploads, length = call.request.app[MODEL_UPLOADS], call.request.content_length
     try:
-        model, _ = await pricer.known_model(sha256, call.actor)
+        model, _ = await uploads.known_model(sha256, call.actor)
     except HttpError:
         return None
     if length not in (None, model.byte_count):
         return None  # another body is announced than the digest says: it is looked at
-    check_content_type(call.request.headers.get("Content-Type"), pricer.facts(model).format)
+    check_content_type(call.request.headers.get("Content-Type"), facts_of(model).format)
     return sha256
 
 
@@ -198,10 +201,10 @@ async def _price_once(call: Call, identity: bytes, query: PriceQuery, receive: R
 
 
 async def _price(call: Call, query: PriceQuery, receive: Receive) -> Reply:
-    pricer, options = call.request.app[PRICER], query.options()
+    quoting, options = call.request.app[QUOTING], query.options()
     model, source = await receive()
-    quoted = await pricer.quote(model, options, call.actor)
-    body = pricer.priced(model, options.units, quoted.stored, query.explain)
+    quoted = await quoting.quote(model, options, call.actor)
+    body = quoting.priced(model, options.units, quoted.stored, query.explain)
     headers = {"Cache-Status": cache_status(source), "Facet-Position": str(quoted.as_of)}
     response = json_response(body, headers=headers)
     return Reply(response, Answer(status=200, body=body))
@@ -219,9 +222,9 @@ async def _price(call: Call, query: PriceQuery, receive: Receive) -> Reply:
 )
 async def get_quote(call: Call) -> web.StreamResponse:
     explain = call.query(Explain).explain
-    pricer = call.request.app[PRICER]
-    stored = await pricer.known_quote(call.named("id"), call.actor)
-    body = pricer.explain(stored) if explain else stored.body
+    quoting = call.request.app[QUOTING]
+    stored = await quoting.known_quote(call.named("id"), call.actor)
+    body = quoting.explain(stored) if explain else stored.body
     return read_answer(call, body, quote_tag(stored.id, explain), "facet; hit; detail=local")
 
 
@@ -234,7 +237,7 @@ async def get_quote(call: Call) -> web.StreamResponse:
     errors=(503,),
 )
 async def list_materials(call: Call) -> web.StreamResponse:
-    price_list, metal_fix = call.request.app[PRICER].current()
+    price_list, metal_fix = call.request.app[QUOTING].current()
     return json_response(
         Materials(
             price_list=price_list.version,
@@ -256,7 +259,7 @@ async def list_materials(call: Call) -> web.StreamResponse:
 
 @routes("GET", "/v1/price-lists", "Published price lists", roles=ADMIN, answers={200: PriceLists})
 async def list_price_lists(call: Call) -> web.StreamResponse:
-    versions = call.request.app[PRICER].price_lists.all()
+    versions = call.request.app[QUOTING].price_lists.all()
     return json_response(
         PriceLists([PublishedVersion(item.version, item.starts_at, item.ends_at) for item in versions])
     )
@@ -271,7 +274,7 @@ async def list_price_lists(call: Call) -> web.StreamResponse:
     errors=(503,),
 )
 async def get_current_price_list(call: Call) -> web.StreamResponse:
-    return json_response(call.request.app[PRICER].current()[0])
+    return json_response(call.request.app[QUOTING].current()[0])
 
 
 @routes(
@@ -288,7 +291,7 @@ async def get_current_price_list(call: Call) -> web.StreamResponse:
 async def publish_price_list(call: Call) -> web.StreamResponse:
     record = price_list_of(await call.document())
     stored = StoredVersion(record.version, record.valid_from, record.valid_to, msgspec.json.encode(record))
-    return await _publish(call, call.request.app[PRICER].price_lists, stored)
+    return await _publish(call, call.request.app[QUOTING].price_lists, stored)
 
 
 @routes(
@@ -304,7 +307,7 @@ async def publish_price_list(call: Call) -> web.StreamResponse:
 async def publish_metal_fix(call: Call) -> web.StreamResponse:
     record = metal_fix_of(await call.document())
     stored = StoredVersion(record.version, record.fixed_at, None, msgspec.json.encode(record))
-    return await _publish(call, call.request.app[PRICER].metal_fixes, stored)
+    return await _publish(call, call.request.app[QUOTING].metal_fixes, stored)
 
 
 @routes(
@@ -316,7 +319,7 @@ async def publish_metal_fix(call: Call) -> web.StreamResponse:
     errors=(503,),
 )
 async def get_current_metal_fix(call: Call) -> web.StreamResponse:
-    return json_response(call.request.app[PRICER].current()[1])
+    return json_response(call.request.app[QUOTING].current()[1])
 
 
 async def _publish(call: Call, known: Published[Any], stored: StoredVersion) -> web.StreamResponse:

@@ -1,0 +1,175 @@
+"""The price of an order: of its quote, of its model, or set by a person."""
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from pricing.price.options import Options
+from pricing.units import DECLARABLE_UNITS
+from server.prices.quotes import (
+    Quote,
+    decode_quote,
+)
+from server.prices.quoting import Quoting
+from storage.clock import Clock
+from storage.errors import Invalid, NotFound, NotPriceable
+from storage.orders.actors import Actor, Role
+from storage.orders.order import Money, Order, OrderPrice, PriceSource
+from storage.services.orders import Draft
+from storage.services.stack import Storage
+
+CENT = Decimal("0.01")
+AMOUNT_MAX = Decimal(1_000_000_000)
+
+
+class OrderPrices:
+    def __init__(self, storage: Storage, quoting: Quoting, clock: Clock) -> None:
+        self._storage = storage
+        self._quoting = quoting
+        self._clock = clock
+
+    async def complete_draft(self, draft: Draft, actor: Actor) -> Draft:
+        """A new order's choices, checked, and taken from its quote where it names one. Raises Invalid."""
+        self._check_choices(msgspec.structs.asdict(draft))
+        if draft.quote is None:
+            return msgspec.structs.replace(draft, quantity=draft.quantity or 1)
+        quote = await self._quote_for(draft.quote, actor)
+        chosen = {**_choices(quote), "model": quote.model, "quantity": quote.quantity}
+        given = {name: getattr(draft, name) for name in chosen}
+        errors = [
+            (f"/{name}", f"the quote has {chosen[name]}")
+            for name in chosen
+            if given[name] not in (None, 0, chosen[name])
+        ]
+        if errors:
+            raise Invalid(*errors, code="quote_mismatch")
+        return msgspec.structs.replace(draft, **chosen)
+
+    async def check_edit(self, order: Order, fields: dict[str, Any], actor: Actor) -> None:
+        """Raises Invalid for a choice the price list does not have, or a quote for something else."""
+        self._check_choices(fields)
+        quote_id = fields.get("quote")
+        if quote_id is None:
+            return
+        quote = await self._quote_for(quote_id, actor)
+        after = {name: fields.get(name, getattr(order, name)) for name in _ASKED}
+        if not _answers(quote, after):
+            raise Invalid(("/quote", "is for another model or other choices"), code="quote_mismatch")
+
+    async def price_of_order(
+        self, order: Order, actor: Actor, person: tuple[Money, str] | None
+    ) -> OrderPrice | None:
+        """What PRICE_CALCULATED puts on an order: a person's price, else its valid quote, else the price of
+        its model. None when the order has no model here. Raises Invalid, NotPriceable."""
+        if person is not None:
+            return self._price_of_person(*person)
+        if actor.role is Role.SELLER:
+            raise Invalid(("/price", "a seller sets the price: net and reason"), code="price_required")
+        quote = await self._own_quote(order)
+        if quote is not None and quote.valid_until > self._clock.now():
+            return price_of_quote(quote, PriceSource.QUOTE)
+        found = await self._storage.models.find(order.model) if order.model is not None else None
+        if found is None:
+            return None
+        if order.material is None:
+            raise NotPriceable("The order names no material: edit it, or send price {net, reason}.")
+        options = Options(
+            material=order.material,
+            units=order.units or "mm",
+            finish=order.finish,
+            plating=order.plating,
+            quantity=order.quantity,
+            # An order has no fields for these: they come with its quote, and stay when that has expired.
+            rush=quote is not None and quote.rush,
+            stones=tuple(quote.stones) if quote is not None else (),
+        )
+        self._storage.models.count(found[0])
+        asker = Actor(token_id="", name="", role=Role.PARTNER, customer=order.customer)
+        quoted = await self._quoting.quote(found[0], options, asker)
+        return price_of_quote(decode_quote(quoted.stored.body), PriceSource.COMPUTED)
+
+    async def _own_quote(self, order: Order) -> Quote | None:
+        """The quote the order names, valid or not, while it is for what the order is for."""
+        if order.quote is None:
+            return None
+        try:
+            stored = await self._storage.quotes.get(order.quote)
+        except NotFound:
+            return None
+        quote = decode_quote(stored.body)
+        return quote if _answers(quote, {name: getattr(order, name) for name in _ASKED}) else None
+
+    async def _quote_for(self, quote_id: str, actor: Actor) -> Quote:
+        try:
+            stored = await self._quoting.known_quote(quote_id, actor)
+        except NotFound:
+            raise Invalid(("/quote", "no such quote"), code="unknown_quote") from None
+        if stored.valid_until <= self._clock.now():
+            raise Invalid(("/quote", "has expired"), code="quote_expired")
+        return decode_quote(stored.body)
+
+    def _check_choices(self, fields: dict[str, Any]) -> None:
+        price_list, _ = self._quoting.current()
+        known = {
+            "units": set(DECLARABLE_UNITS),
+            "material": {row.code for row in price_list.materials},
+            "finish": {row.code for row in price_list.finishes},
+            "plating": {row.code for row in price_list.platings},
+        }
+        errors = [
+            (f"/{name}", f"one of {', '.join(sorted(codes))}")
+            for name, codes in known.items()
+            if fields.get(name) is not None and fields[name] not in codes
+        ]
+        if errors:
+            raise Invalid(*errors)
+
+    def _price_of_person(self, net: Money, reason: str) -> OrderPrice:
+        price_list, _ = self._quoting.current()
+        if net.currency != price_list.currency:
+            raise Invalid(("/price/net/currency", f"must be {price_list.currency}"))
+        amount = net.amount
+        if not amount.is_finite() or not 0 < amount <= AMOUNT_MAX or amount != amount.quantize(CENT):
+            raise Invalid(("/price/net/amount", f"above 0, at most {AMOUNT_MAX}, with two decimals"))
+        vat = (amount * price_list.rates.vat).quantize(CENT)
+        currency = price_list.currency
+        return OrderPrice(
+            source=PriceSource.PERSON,
+            net=Money(amount.quantize(CENT), currency),
+            vat=Money(vat, currency),
+            gross=Money(amount.quantize(CENT) + vat, currency),
+            reason=reason,
+        )
+
+
+_ASKED = ("model", "units", "material", "finish", "plating", "quantity")
+
+
+def _choices(quote: Quote) -> dict[str, Any]:
+    return {
+        "units": quote.units if quote.units in DECLARABLE_UNITS else None,
+        "material": quote.material,
+        "finish": quote.finish,
+        "plating": quote.plating,
+    }
+
+
+def _answers(quote: Quote, asked: dict[str, Any]) -> bool:
+    """Whether the quote is for what is asked; a choice left open fits any."""
+    chosen = {**_choices(quote), "model": quote.model, "quantity": quote.quantity}
+    return all(value is None or value == chosen[name] for name, value in asked.items())
+
+
+def price_of_quote(quote: Quote, source: PriceSource) -> OrderPrice:
+    if quote.priceable != "auto" or quote.net is None or quote.vat is None or quote.gross is None:
+        codes = ", ".join(warning.code for warning in quote.warnings) or quote.priceable
+        raise NotPriceable(
+            f"The model cannot be priced firmly ({codes}): send price {{net, reason}}.",
+            priceable=quote.priceable,
+        )
+    return OrderPrice(source=source, net=quote.net, vat=quote.vat, gross=quote.gross, quote=quote.id)
+
+
+ORDER_PRICES: web.AppKey[OrderPrices] = web.AppKey("order_prices", OrderPrices)
