@@ -41,11 +41,17 @@ STATIONS = frozenset(
         ("server/http/body.py", "read_chunk"),
         ("server/http/json_body.py", "convert"),
         ("pricing/pool.py", "analyse"),
+        ("pricing/readers/stl.py", "read_binary"),
+        ("pricing/mesh/measures.py", "measure"),
+        ("pricing/mesh/topology.py", "weld"),
         ("pricing/price/formula.py", "price"),
         ("storage/orders/rules.py", "advance"),
+        ("storage/embedded/change_log.py", "append"),
         ("storage/sqlite/log.py", "append"),
-        ("storage/sqlite/apply.py", "apply"),
-        ("storage/cache/view_cache.py", "body"),
+        ("storage/cache/write_behind.py", "_apply_until_done"),
+        ("storage/sqlite/apply.py", "apply_together"),
+        ("storage/cache/view_cache.py", "peek_page"),
+        ("storage/cache/view_cache.py", "page"),
         ("server/http/ready_response.py", "prepare"),
     }
 )
@@ -63,6 +69,7 @@ class Trip:
     def __init__(self) -> None:
         self.entered: list[str] = []
         self._on_stacks: set[str] = set()
+        self.calls: set[tuple[str, str]] = set()
 
     def enter(self, frame: FrameType, event: str, _: object) -> None:
         file = _file_of(frame) if event == "call" else None
@@ -70,8 +77,10 @@ class Trip:
             return
         if file not in self.entered:
             self.entered.append(file)
-        if (file, frame.f_code.co_name) in STATIONS or _reading.get():
-            self._on_stacks.update(_stack(frame), _creators())
+        if (file, frame.f_code.co_name) in STATIONS:
+            stack = [*_creators(), *_stack(frame)]
+            self._on_stacks.update(stack)
+            self.calls.update(itertools.pairwise(stack))
 
     @property
     def passed(self) -> list[str]:
@@ -83,10 +92,10 @@ class Trip:
         return [file for file in self.entered if file not in self._on_stacks]
 
     @property
-    def crossings(self) -> int:
-        """How often a file is of another package than the one entered before it."""
-        packages = [file.partition("/")[0] for file in self.passed]
-        return sum(before != after for before, after in itertools.pairwise(packages))
+    def crossings(self) -> list[str]:
+        """Where a file calls into another package."""
+        calls = sorted(self.calls, key=lambda call: self.entered.index(call[1]))
+        return [f"{a} -> {b}" for a, b in calls if a.partition("/")[0] != b.partition("/")[0]]
 
     @contextlib.contextmanager
     def followed(self) -> Iterator[None]:
@@ -113,29 +122,33 @@ def _file_of(frame: FrameType) -> str | None:
     return file if file.startswith(PACKAGES) else None
 
 
-def _stack(frame: FrameType | None) -> set[str]:
-    """The files of ours on a call stack."""
-    files = set()
+def _stack(frame: FrameType | None) -> list[str]:
+    """The files of ours on a call stack, outermost first."""
+    files: list[str] = []
     while frame is not None:
-        files.add(_file_of(frame))
+        file = _file_of(frame)
+        if file is not None and files[-1:] != [file]:
+            files.append(file)
         frame = frame.f_back
-    return {file for file in files if file is not None}
+    return files[::-1]
 
 
-_created_by: "WeakKeyDictionary[asyncio.Task[Any], set[str]]" = WeakKeyDictionary()
+_created_by: "WeakKeyDictionary[asyncio.Task[Any], list[str]]" = WeakKeyDictionary()
 
 
-def _creators() -> set[str]:
+def _creators() -> list[str]:
+    """The stack on which the task that runs now was created."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
-        return set()
-    return set() if task is None else _created_by.get(task, set())
+        return []
+    return [] if task is None else _created_by.get(task, [])
 
 
 def _create_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> "asyncio.Task[Any]":
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
-    _created_by[task] = _stack(sys._getframe(1)) | _creators()
+    if _serving.get():
+        _created_by[task] = [*_creators(), *_stack(sys._getframe(1))]
     return task
 
 
@@ -210,6 +223,7 @@ async def _travel(directory: Path) -> dict[str, Trip]:
     at = upload.entered.index(POOL) + 1
     upload.entered[at:at] = [file for file in reading.entered if file not in upload.entered]
     upload._on_stacks |= reading._on_stacks
+    upload.calls |= reading.calls
     return {"upload": upload, "change": change, "list": listing}
 
 
@@ -219,8 +233,9 @@ def run() -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name, trip in trips.items():
         figures[f"{name}_files"] = len(trip.passed)
-        figures[f"{name}_crossings"] = trip.crossings
+        figures[f"{name}_crossings"] = len(trip.crossings)
         figures[f"{name}_consulted"] = len(trip.consulted)
     for name, trip in trips.items():
         figures |= {f"{name} {place:2}": file for place, file in enumerate(trip.passed, 1)}
+        figures |= {f"{name} crosses {place}": call for place, call in enumerate(trip.crossings, 1)}
     return {"name": "trips", "rounds": 1, "figures": figures, "machine": machine()}

@@ -24,13 +24,13 @@ Act = Callable[[], Awaitable[Reply]]
 Again = Callable[[Answer], Awaitable[web.Response]]
 
 
-async def once(call: Call, keyed: Keyed | None, act: Act, again: Again) -> Reply:
+async def once(call: Call, keyed: Keyed, act: Act, again: Again) -> Reply:
     """Answer, and remember the answer under the request's key; or answer again from what is remembered."""
     idempotency = call.storage.idempotency
 
     async def answer() -> Reply:
         reply = await act()
-        if keyed is not None and reply.final:
+        if reply.final:
             await idempotency.remember(keyed, reply.kept)
         return reply
 

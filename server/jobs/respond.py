@@ -20,7 +20,7 @@ PLAIN = "plain"
 Work = Callable[[Progress], Awaitable[Reply]]
 
 
-async def respond(
+async def respond_later(
     call: Call,
     keyed: Keyed | None,
     work: Work,
@@ -28,11 +28,9 @@ async def respond(
     progress: Progress | None = None,
     shape: str = PLAIN,
 ) -> web.StreamResponse:
-    """The answer of the work; or 202, when the caller prefers that, and the work goes on with its resources.
-    An equal keyed request that is under way here already is the same job."""
+    """202, and a job that works on with the resources. An equal keyed request that is under way here already
+    is the same job."""
     progress = progress or Progress()
-    if not call.preferences.respond_async:
-        return (await work(progress)).response
     jobs = call.request.app[JOBS]
     scope = None if keyed is None else f"{keyed.scope} {keyed.body_hash}"
     record = jobs.same(scope)

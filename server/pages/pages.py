@@ -27,7 +27,7 @@ from server.pages.rendering import TEXTS, language_of, render
 from server.prices.model_uploads import MODEL_UPLOADS
 from server.prices.quotes import Quote, decode_quote
 from server.prices.quoting import QUOTING, view_of
-from server.uploads.model_form import is_form, received_form, unknown_field
+from server.uploads.model_body import is_form, received_form, unknown_field
 from storage.errors import Invalid, NotFound
 from storage.orders.actors import PRICING_ROLES, Actor
 from storage.orders.order import decode_order

@@ -269,23 +269,18 @@ class Connection(RequestHandler):
         start_time: float | None,
         request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
-        in_turn = self.turns.may_begin()
-        if in_turn and not request.body_exists:
+        if self.turns.may_begin():
             return super()._handle_request(request, start_time, request_handler)
-        return self._handle_in_turn(request, start_time, request_handler, in_turn)
+        return self._handle_in_turn(request, start_time, request_handler)
 
     async def _handle_in_turn(
         self,
         request: web.BaseRequest,
         start_time: float | None,
         request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        in_turn: bool,
     ) -> tuple[web.StreamResponse, bool]:
-        if not in_turn:
-            await self.turns.begin()
-        if (
-            self.transport is None
-        ):  # lost before the request was known: nobody ends its body, nobody is answered
+        await self.turns.begin()
+        if self.transport is None:  # lost meanwhile: nobody is answered
             raise ClientConnectionResetError("Connection lost")
         return await super()._handle_request(request, start_time, request_handler)
 

@@ -5,11 +5,8 @@ one, and one for all of them together, so that a thousand small ones at once are
 them on disk.
 """
 
-import asyncio
 import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -19,32 +16,39 @@ from aiohttp import web
 from server.http.body import Source
 from server.http.fair_share import Rounds
 from server.http.problems import HttpError
+from server.uploads.spool import BUFFER_BYTES, Chunks, Spool
 
 MEMORY_BYTES_MAX = 1 << 20
 """A larger upload is written to disk while it arrives."""
+
 READ_AHEAD_BYTES = 16 << 10
 """Past twice this, no more is read from a connection until its handler has taken what there is."""
+
 READ_BYTES = 256 << 10
 """What the event loop may read from a connection at once."""
+
 CONNECTION_BYTES_MAX = 2 * (READ_BYTES + 2 * READ_AHEAD_BYTES)
 """What one upload under way may hold beyond what all of them may: what was read last waits for its handler,
 and what was read before for the disk."""
+
 FRAMING_BYTES_MAX = 64 * 1024
 """What a multipart body may have around its file."""
+
 MEMORY_BYTES_TOTAL = 32 << 20
 """What all uploads under way may hold in memory; past it they go to disk as they arrive."""
+
 RESERVED_BYTES_MAX = 64 << 20
+
 RESERVED_BYTES_TOTAL = 128 << 20
 """A body that announces its length is held in memory, up to the first of these while there is room in the
 second: whether it must be on disk is known at its last byte, and most models are known."""
-CHUNK_BYTES_MIN = 4096
-"""Chunks are kept as they come, without copying; smaller ones are put together: each costs an object."""
+
 DISK_BYTES_TOTAL = 8 << 30
 """What all uploads under way may take on disk; more are told to come back."""
+
 UPLOADS_MAX = 4096
 """Uploads under way at once; more are told to come back. Each costs a connection, and what is read ahead of
 it."""
-BUFFER_BYTES = 1 << 18
 
 
 class Upload:
@@ -162,7 +166,7 @@ class _Arriving:
         self._reserved_bytes = reserved_bytes
         self.upload = Upload(self._no_longer_counts)
         self._digest = hashlib.sha256()
-        self._chunks = _Chunks()
+        self._chunks = Chunks()
         self._memory_bytes = self._disk_bytes = 0
         self._spool: Spool | None = None
 
@@ -232,57 +236,6 @@ class _Arriving:
         self._disk_bytes += disk_bytes
         self._uploads.memory_bytes += memory_bytes
         self._uploads.disk_bytes += disk_bytes
-
-
-class _Chunks:
-    """What has come of a body, in order."""
-
-    def __init__(self) -> None:
-        self.byte_count = 0
-        self._whole: list[bytes] = []
-        self._small = bytearray()
-
-    def append(self, chunk: bytes) -> None:
-        self.byte_count += len(chunk)
-        if len(chunk) < CHUNK_BYTES_MIN:
-            self._small += chunk
-            if len(self._small) < BUFFER_BYTES:
-                return
-            chunk = b""
-        if self._small:
-            self._whole.append(bytes(self._small))
-            self._small.clear()
-        if chunk:
-            self._whole.append(chunk)
-
-    def take(self) -> list[bytes]:
-        """All of it; nothing is left."""
-        taken = [*self._whole, bytes(self._small)]
-        self.byte_count, self._whole, self._small = 0, [], bytearray()
-        return taken
-
-
-class Spool:
-    """A file that chunks are appended to, off the event loop. Open only while it is written to: a thousand
-    uploads need a thousand connections already."""
-
-    def __init__(self, directory: Path) -> None:
-        descriptor, name = tempfile.mkstemp(dir=directory)
-        os.close(descriptor)
-        self.path = Path(name)
-
-    async def write(self, chunks: list[bytes]) -> None:
-        await asyncio.to_thread(self._write_all, chunks)
-
-    def _write_all(self, chunks: list[bytes]) -> None:
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)  # never made again once removed
-        try:
-            for chunk in chunks:
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(descriptor, view) :]
-        finally:
-            os.close(descriptor)
 
 
 def _busy(detail: str) -> HttpError:

@@ -314,7 +314,7 @@ def test_a_postgres_that_ends_at_its_start_says_why(tmp_path: Path) -> None:
 SERVE_AND_SAY = """
 import sys
 from pathlib import Path
-from server.private_servers import PostgresServer, ValkeyServer
+from server.demo.private_servers.servers import PostgresServer, ValkeyServer
 
 servers = [ValkeyServer(Path(sys.argv[1], "valkey")), PostgresServer(Path(sys.argv[1], "postgres"))]
 for server in servers:

@@ -170,20 +170,21 @@ async def test_a_body_in_tiny_chunks_is_refused(served: Served) -> None:
     assert b" 200 " not in await head_of_answer(served, head + padded * 100)
 
 
-@pytest.mark.parametrize("before", [0, 64], ids=["alone", "in a crowd"])
-async def test_a_request_whose_sender_has_gone_is_not_begun(served: Served, before: int) -> None:
-    """Gone after its head was parsed and before its turn: nobody would tell its handler."""
+@pytest.mark.parametrize("begins_at_once", [True, False])
+async def test_a_sender_who_goes_before_the_turn_of_its_request_is_no_failure_of_the_service(
+    served: Served, begins_at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with silent_reader(served):
         await until(lambda: bool(served.server.connections))
         connection = served.connection
-        for _ in range(before):
-            connection.turns.may_begin()
+        monkeypatch.setattr(connection.turns, "may_begin", lambda: begins_at_once)
         connection.data_received(b"POST /page HTTP/1.1\r\nHost: facet\r\nContent-Length: 9\r\n\r\nhalf")
         connection.connection_lost(None)
         await until(lambda: not served.server.connections)
         for _ in range(200):
             await asyncio.sleep(0)
-        assert served.answered == 0
+        assert served.answered == begins_at_once
+        assert [type(error) for error in served.errors] == [ConnectionResetError] * begins_at_once
 
 
 async def test_a_connection_lost_at_the_end_of_a_chunk_is_no_failure_of_the_service(served: Served) -> None:

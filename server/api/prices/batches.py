@@ -14,7 +14,7 @@ from server.http.idempotency import Reply, once
 from server.http.problems import Problem
 from server.http.request import LIST_BYTES_MAX, Call, json_response
 from server.http.routes import Routes
-from server.jobs.respond import refusal, respond
+from server.jobs.respond import refusal, respond_later
 from server.jobs.running import Job, Progress
 from server.prices.model_uploads import MODEL_UPLOADS
 from server.prices.quotes import NotExplainable, QuoteView
@@ -94,13 +94,20 @@ async def post_price_batch(call: Call) -> web.StreamResponse:
     keyed = call.keyed(call.raw)
 
     async def work(progress: Progress) -> Reply:
-        async def act() -> Reply:
+        if keyed is None:
             return await _priced(call, batch.items, explain, progress)
+        return await once(
+            call,
+            keyed,
+            lambda: _priced(call, batch.items, explain, progress),
+            lambda kept: _again(call, kept),
+        )
 
-        return await once(call, keyed, act, lambda kept: _again(call, kept))
-
+    progress = Progress(total=len(batch.items))
+    if not call.preferences.respond_async:
+        return (await work(progress)).response
     async with contextlib.AsyncExitStack() as nothing:
-        return await respond(call, keyed, work, nothing, Progress(total=len(batch.items)), SHAPE)
+        return await respond_later(call, keyed, work, nothing, progress, SHAPE)
 
 
 async def rendered(call: Call, kept: bytes) -> bytes:

@@ -20,7 +20,7 @@ from server.http.routes import Routes
 from server.prices.model_uploads import MODEL_UPLOADS, facts_of
 from server.prices.previews import PREVIEWS
 from server.prices.quoting import QUOTING, view_of
-from server.uploads.model_form import is_form, received
+from server.uploads.model_body import is_form, received
 from storage.log.entries import Answer
 from storage.orders.actors import PRICING_ROLES, Role
 
@@ -88,7 +88,8 @@ async def post_model(call: Call) -> web.StreamResponse:
                 answer.body or b"", answer.status, {"Location": f"/v1/models/{upload.sha256}"}
             )
 
-        return (await once(call, call.keyed(sent.identity), act, again)).response
+        keyed = call.keyed(sent.identity)
+        return (await (act() if keyed is None else once(call, keyed, act, again))).response
 
 
 @routes(

@@ -21,12 +21,12 @@ from server.http.idempotency import Reply, answer_of, as_kept, once
 from server.http.problems import HttpError
 from server.http.request import LIST_BYTES_MAX, Call, json_response
 from server.http.routes import ADMIN, EVERYBODY, Routes
-from server.jobs.respond import respond
+from server.jobs.respond import respond_later
 from server.jobs.running import Job, Progress
 from server.prices.model_uploads import MODEL_UPLOADS, facts_of
 from server.prices.quotes import QuoteView
 from server.prices.quoting import QUOTING
-from server.uploads.model_form import is_form, received
+from server.uploads.model_body import is_form, received
 from storage.database.records import StoredVersion
 from storage.log.entries import Answer, AnyEntry
 from storage.log.log import Position
@@ -165,7 +165,9 @@ async def post_price(call: Call) -> web.StreamResponse:
 
             return await _price_once(call, sent.identity, query, receive)
 
-        return await respond(call, call.keyed(sent.identity), work, stack)
+        if call.preferences.respond_async:
+            return await respond_later(call, call.keyed(sent.identity), work, stack)
+        return (await work(Progress())).response
 
 
 async def _known(call: Call, sha256: str) -> tuple[Model, str]:
@@ -194,10 +196,10 @@ async def _price_once(call: Call, identity: bytes, query: PriceQuery, receive: R
     """The price of the model that `receive` returns; a request that was answered before is not priced.
     `identity`: what tells its body from others."""
 
-    async def act() -> Reply:
+    keyed = call.keyed(identity)
+    if keyed is None:
         return await _price(call, query, receive)
-
-    return await once(call, call.keyed(identity), act, as_kept)
+    return await once(call, keyed, lambda: _price(call, query, receive), as_kept)
 
 
 async def _price(call: Call, query: PriceQuery, receive: Receive) -> Reply:
