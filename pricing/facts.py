@@ -59,3 +59,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 def encloses_nothing(facts: Facts) -> bool:
     """Whether the volume is zero but for rounding."""
     return not facts.volume > FLATNESS * math.pow(facts.area, 1.5)
+
+
+PREVIEW_VERSION = "1"
+"""Part of the name previews are kept under: raise it whenever the same file gives other bytes."""
+
+PREVIEW_MEDIA_TYPE = "model/gltf-binary"

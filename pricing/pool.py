@@ -80,7 +80,9 @@ class FactsPool:
         many waited already."""
 
     async def start(self) -> None:
-        """Start the workers and wait until they answer."""
+        """Start the workers and wait until they answer. Without workers it stays closed."""
+        if not self._limits.workers:
+            return
         async with self._replacing:
             self._pool = await asyncio.to_thread(self._started_pool)
 

@@ -15,8 +15,6 @@ from server.config import ConfigError, Settings
 from storage.clock import to_text
 from storage.data_directory import DataDirectory, make_private
 from storage.errors import Conflict, Incompatible, Unavailable
-from storage.postgresql.migrate import migrate_postgresql
-from storage.postgresql.transfer import copy_into_postgresql, require_empty
 from storage.services.stack import Storage
 from storage.sqlite.files import begin_epoch, examine_database, position_of
 from storage.sqlite.migrate import migrate_sqlite
@@ -105,6 +103,8 @@ def restore(source: Path, directory: DataDirectory, settings: Settings) -> dict[
             shutil.move(unpacked / directory.link_key.name, directory.link_key)
         # The database comes last: with it the restoration has happened.
         if settings.uses_postgresql:
+            from storage.postgresql.transfer import copy_into_postgresql
+
             asyncio.run(copy_into_postgresql(unpacked / DATABASE, settings.database_url))
         else:
             directory.log.unlink(missing_ok=True)
@@ -115,6 +115,9 @@ def restore(source: Path, directory: DataDirectory, settings: Settings) -> dict[
 
 async def prepare_postgresql(url: str) -> None:
     """This release's schema, and nothing in it. Raises ConfigError, DatabaseUnavailable, Incompatible."""
+    from storage.postgresql.migrate import migrate_postgresql
+    from storage.postgresql.transfer import require_empty
+
     await migrate_postgresql(url)
     try:
         await require_empty(url)

@@ -21,25 +21,29 @@ from pricing.errors import Refused
 from pricing.readers.corners import Corners
 from pricing.units import MILLIMETRES_PER_UNIT
 
-PREVIEW_VERSION = "1"
-"""Part of the name previews are kept under: raise it whenever the same file gives other bytes."""
 PREVIEW_FACETS_MAX = 20_000
 """A ring has no more to show on a screen; below, the mesh is shown as it is."""
-PREVIEW_MEDIA_TYPE = "model/gltf-binary"
 
 GRID_CELLS_MAX = 1 << 21
 """Three cell numbers fit into 63 bits."""
+
 CHUNK_FACETS = 1 << 18
+
 PASSES_MAX = 24
+
 CELL_MIN = 1e-30
+
 COARSER = 1.25
 """By so much the cells grow from one pass to the next, until few enough facets are left."""
 
 Cells = NDArray[np.int64]
+
 Faces = NDArray[np.int64]
 
 _SHADE = {"pbrMetallicRoughness": {"baseColorFactor": [0.83, 0.81, 0.78, 1], "roughnessFactor": 0.45}}
+
 _TRIANGLES, _UINT16, _FLOAT32 = 4, 5123, 5126
+
 _ARRAY_BUFFER, _ELEMENT_BUFFER = 34962, 34963
 
 

@@ -1,6 +1,8 @@
 """The OpenAPI document as it is served, and a page that shows it without a network."""
 
+import asyncio
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -14,16 +16,21 @@ from server.pages.rendering import SAFE_PAGE
 
 
 class Documents:
-    """Both documents, rendered once."""
+    """Both documents, made when somebody asks first: a start need not wait for them."""
 
     def __init__(self, routes: list[Route], templates: Environment) -> None:
-        document = openapi(routes)
-        self.json = msgspec.json.format(msgspec.json.encode(document), indent=1)
-        self.page = (
-            templates.get_template("docs.html")
-            .render(document=document, operations=list(_operations(document)), lang="en")
-            .encode()
-        )
+        self._routes = routes
+        self._templates = templates
+
+    @cached_property
+    def json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(openapi(self._routes)), indent=1)
+
+    @cached_property
+    def page(self) -> bytes:
+        document = openapi(self._routes)
+        template = self._templates.get_template("docs.html")
+        return template.render(document=document, operations=list(_operations(document)), lang="en").encode()
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -50,11 +57,13 @@ def _schema_name(content: dict[str, Any]) -> str:
 
 def document_routes(documents: Documents) -> list[Route]:
     async def get_openapi(call: Call) -> web.StreamResponse:
-        return web.Response(body=documents.json, headers={"Content-Type": "application/json"})
+        body = await asyncio.to_thread(lambda: documents.json)
+        return web.Response(body=body, headers={"Content-Type": "application/json"})
 
     async def get_docs(call: Call) -> web.StreamResponse:
         headers = {"Content-Type": "text/html; charset=utf-8", **SAFE_PAGE}
-        return web.Response(body=documents.page, headers=headers)
+        body = await asyncio.to_thread(lambda: documents.page)
+        return web.Response(body=body, headers=headers)
 
     return [
         Route(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from pricing.mesh.preview import PREVIEW_VERSION
+from pricing.facts import PREVIEW_VERSION
 from pricing.pool import FactsPool
 from server.http.problems import HttpError
 from storage.memory.lru import Lru

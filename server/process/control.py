@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from server.config import ConfigError, Settings
 from storage.data_directory import DataDirectory
@@ -59,6 +60,7 @@ async def _started(settings: Settings) -> AsyncIterator[Control]:
     from server.app import build  # a running server needs none of this
     from server.process.serve import listen_locally, prepared_directory, runner_of
 
+    settings = msgspec.structs.replace(settings, model_workers=0)  # no command reads a model
     with prepared_directory(settings) as directory:
         runner = runner_of(build(settings, directory, lambda name, error: None), settings)
         await runner.setup()

@@ -5,7 +5,7 @@ import re
 import msgspec
 from aiohttp import web
 
-from pricing.mesh.preview import PREVIEW_MEDIA_TYPE
+from pricing.facts import PREVIEW_MEDIA_TYPE
 from pricing.price.model_view import ModelView
 from pricing.units import check_declared_unit
 from server.api.orders.orders import Code, read_answer
