@@ -12,16 +12,16 @@ from server.demo.private_servers.servers import PostgresServer, ValkeyServer, in
 from storage.bounds import Bounds
 from storage.clock import SystemClock
 from storage.database.lease import DatabaseLease
-from storage.log.tail import Followed
+from storage.log.tail import AppliedEntry
 from storage.postgresql.database import PostgresDatabase
 from storage.postgresql.migrate import migrate_postgresql
-from storage.redis.change_log import RedisTier
+from storage.redis.change_log import RedisChangeLog
 from storage.redis.endpoint import endpoint_of
 from storage.services.stack import Storage
 
 REDIS_DEADLINE_S = 3.0
 """A hiccup of a busy machine makes a round slower and does not end the benchmark."""
-Watcher = Callable[[Storage, Followed], None]
+Watcher = Callable[[Storage, AppliedEntry], None]
 
 
 class Engines(NamedTuple):
@@ -78,14 +78,14 @@ async def opened_storage(
     endpoint = endpoint_of(redis_url, prefix, bounds.shared_deadline_s)
     storage = Storage(
         database,
-        lambda tail: RedisTier(endpoint, prefix, process, database, tail, bounds, clock),
+        lambda tail: RedisChangeLog(endpoint, prefix, process, database, tail, bounds, clock),
         analyser="1",
         bounds=bounds,
         clock=clock,
         lease=DatabaseLease("write_behind", process, database, bounds, clock),
     )
     if follower is not None:
-        storage.shared.follow(partial(follower, storage))
+        storage.change_log.follow(partial(follower, storage))
     await storage.open(_failed)
     try:
         yield storage

@@ -20,9 +20,9 @@ from storage.database.rows import HISTORY_NAMES, ORDER_NAMES, UPDATED_NAMES
 from storage.database.schema import ORDERS_POSITION
 from storage.ids import new_id
 from storage.log.entries import OrderChanged
-from storage.log.log import Logged, Position
+from storage.log.log import LogRecord, Position
 from storage.orders.order import Change, Order
-from storage.orders.rules import Wish, advance, create
+from storage.orders.rules import StatusRequest, advance, create
 from storage.orders.workflow import Status
 from storage.postgresql.database import PostgresDatabase
 from storage.postgresql.migrate import migrate_postgresql
@@ -59,7 +59,7 @@ class Executemany:
     def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         self._connection = connection
 
-    async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> None:
+    async def apply(self, batch: Sequence[LogRecord], old: Position, new: Position) -> None:
         history = [ROWS.history_row(logged, old.epoch) for logged in batch]
         orders = [ROWS.order_row(order) for _, order in changes_of(batch)]
         async with self._connection.transaction():
@@ -76,7 +76,7 @@ class Log:
         self._orders = [_new_order(number, now) for number in range(BATCH)]
         self._n = 0
 
-    def next_batch(self) -> list[Logged]:
+    def next_batch(self) -> list[LogRecord]:
         first = self._n == 0
         now = datetime.now(UTC)
         changes = [create(order, ADMIN) if first else _next(order, now) for order in self._orders]
@@ -84,7 +84,7 @@ class Log:
         batch = []
         for change in changes:
             self._n += 1
-            batch.append(Logged(self._n, OrderChanged(id=new_id(now), at=now, change=change), 300))
+            batch.append(LogRecord(self._n, OrderChanged(id=new_id(now), at=now, change=change), 300))
         return batch
 
 
@@ -106,7 +106,7 @@ def _new_order(number: int, now: datetime) -> Order:
 
 def _next(order: Order, now: datetime) -> Change:
     there, back = THERE_AND_BACK
-    change = advance(order, Wish(status=back if order.status is there else there), ADMIN, now)
+    change = advance(order, StatusRequest(status=back if order.status is there else there), ADMIN, now)
     assert change is not None
     return change
 
@@ -136,7 +136,7 @@ async def measure_flushes(engines: Engines, rounds: int) -> dict[str, list[Round
 
 
 async def _timed(
-    engine: PostgresDatabase | Executemany, batch: list[Logged], old: Position, new: Position
+    engine: PostgresDatabase | Executemany, batch: list[LogRecord], old: Position, new: Position
 ) -> Round:
     began_cpu_s, began_s = time.process_time(), time.perf_counter()
     if await engine.apply(batch, old, new):

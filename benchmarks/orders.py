@@ -33,12 +33,12 @@ from benchmarks.load import request
 from storage.bounds import Bounds
 from storage.clock import SystemClock
 from storage.data_directory import DataDirectory
-from storage.embedded.change_log import EmbeddedTier
+from storage.embedded.change_log import EmbeddedChangeLog
 from storage.orders.actors import Actor, Role
 from storage.orders.order import Change, Order
-from storage.orders.rules import Wish, advance
+from storage.orders.rules import StatusRequest, advance
 from storage.orders.workflow import Status
-from storage.services.orders import Draft, Request
+from storage.services.orders import ChangeRequest, Draft
 from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
@@ -138,7 +138,7 @@ async def _layers(directory: Path, rounds: int) -> dict[str, list[float]]:
     await log.open()
     storage = Storage(
         database,
-        lambda tail: EmbeddedTier(log, database, tail, bounds, clock),
+        lambda tail: EmbeddedChangeLog(log, database, tail, bounds, clock),
         analyser="1",
         bounds=bounds,
         clock=clock,
@@ -162,9 +162,9 @@ async def _compare_layers(storage: Storage, each: Changes, rounds: int) -> dict[
 
     async def ours(order_id: str, status: Status) -> None:
         async def decide(order: Order) -> Change | None:
-            return advance(order, Wish(status=status), ADMIN, storage.clock.now())
+            return advance(order, StatusRequest(status=status), ADMIN, storage.clock.now())
 
-        await storage.book.change(order_id, decide, Request(actor=ADMIN))
+        await storage.orders.change(order_id, decide, ChangeRequest(actor=ADMIN))
 
     async def theirs(order_id: str, status: Status) -> None:
         await each.change(order_id, status, "admin")
@@ -184,7 +184,7 @@ async def _new_order(storage: Storage) -> str:
     async def draft() -> Draft:
         return Draft(customer="Anna", model="0" * 64)
 
-    return (await storage.book.create(draft, Request(actor=ADMIN))).order.id
+    return (await storage.orders.create(draft, ChangeRequest(actor=ADMIN))).order.id
 
 
 async def _changes_per_s(ids: list[str], change: Callable[[str, Status], Awaitable[None]]) -> float:

@@ -24,10 +24,10 @@ from storage.database.rows import HISTORY_NAMES, ORDER_NAMES
 from storage.database.schema import order_history
 from storage.ids import new_id
 from storage.log.entries import OrderChanged
-from storage.log.log import Logged
+from storage.log.log import LogRecord
 from storage.orders.actors import Actor, Role
 from storage.orders.order import Change, Order, encode_order
-from storage.orders.rules import Wish, advance
+from storage.orders.rules import StatusRequest, advance
 from storage.orders.workflow import Status
 from storage.postgresql.rows import ROWS, SELECT_ORDER, array_type
 
@@ -64,7 +64,7 @@ class PoolChanges:
     async def change(self, order_id: str, status: Status) -> Order:
         async with self._pool.acquire() as connection, connection.transaction():
             order = _order(await connection.fetchrow(SELECT_ORDER, order_id))
-            change = advance(order, Wish(status=status), ADMIN, datetime.now(UTC))
+            change = advance(order, StatusRequest(status=status), ADMIN, datetime.now(UTC))
             if change is None:
                 return order
             if await connection.fetchval(_UPDATE, *_update(change)) is None:
@@ -75,7 +75,7 @@ class PoolChanges:
     async def change_lean(self, order_id: str, status: Status) -> Order:
         async with self._lean.acquire() as connection:
             order = _order(await connection.fetchrow(SELECT_ORDER, order_id))
-            change = advance(order, Wish(status=status), ADMIN, datetime.now(UTC))
+            change = advance(order, StatusRequest(status=status), ADMIN, datetime.now(UTC))
             if change is None:
                 return order
             if await connection.fetchval(_BOTH, *_update(change), *_history(change)[2:]) is None:
@@ -122,7 +122,7 @@ def _update(change: Change) -> tuple[Any, ...]:
 
 def _history(change: Change) -> tuple[Any, ...]:
     entry = OrderChanged(id=new_id(change.at), at=change.at, change=change)
-    return ROWS.history_row(Logged(0, entry, 0), 1)
+    return ROWS.history_row(LogRecord(0, entry, 0), 1)
 
 
 def _both() -> str:

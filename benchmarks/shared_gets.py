@@ -1,7 +1,8 @@
 """GETs of orders from Redis at 32 concurrent callers: the shared tier against `redis.asyncio.Redis`.
 
-`get` is the bytes: `storage.redis.batched_reads.Reader.get` against `Redis.get` with its default connection
-pool, both with hiredis. `load` is the order: `RedisTier.load` against the same `get` and the same decoding.
+`get` is the bytes: `storage.redis.batched_reads.BatchedReads.get` against `Redis.get` with its default
+connection pool, both with hiredis. `load` is the order: `RedisChangeLog.load` against the same `get` and the same
+decoding.
 """
 
 import asyncio
@@ -17,8 +18,8 @@ from benchmarks.harness import CALLERS
 from benchmarks.writes_layers import drain, new_orders
 from storage.bounds import Bounds
 from storage.orders.order import decode_order
-from storage.redis.batched_reads import Reader
-from storage.redis.connection import Link, opened
+from storage.redis.batched_reads import BatchedReads
+from storage.redis.connection import RedisConnection, opened
 from storage.redis.endpoint import endpoint_of
 from storage.redis.keys import Keys, body_of
 from storage.services.stack import Storage
@@ -38,7 +39,7 @@ async def measure_gets(engines: Engines, rounds: int) -> dict[str, list[Round]]:
     async with opened_storage(engines.redis.url, "gets", url) as storage:
         ids = await new_orders(storage, ORDERS)
         await drain(storage)
-        reader, bounds = Reader(Bounds()), Bounds()
+        reader, bounds = BatchedReads(Bounds()), Bounds()
         link = await opened(endpoint_of(engines.redis.url, "gets", bounds.shared_deadline_s), 1.0)
         reading = asyncio.create_task(reader.run(link, _nothing))
         client = redis.asyncio.Redis.from_url(engines.redis.url)
@@ -50,12 +51,12 @@ async def measure_gets(engines: Engines, rounds: int) -> dict[str, list[Round]]:
             await link.close()
 
 
-async def _nothing(link: Link) -> None:
+async def _nothing(link: RedisConnection) -> None:
     """The shared tier's own reader does errands when nobody waits."""
 
 
 async def _compare(
-    storage: Storage, reader: Reader, client: "redis.asyncio.Redis", ids: list[str], rounds: int
+    storage: Storage, reader: BatchedReads, client: "redis.asyncio.Redis", ids: list[str], rounds: int
 ) -> dict[str, list[Round]]:
     keys = Keys("gets", storage.tail.epoch)
     names = [keys.order(order_id) for order_id in ids]
@@ -69,7 +70,7 @@ async def _compare(
     tried: dict[str, tuple[Get, list[str], int]] = {
         "get": (reader.get, names, OUR_GETS),
         "get_redis_py": (client.get, names, THEIR_GETS),
-        "load": (storage.shared.load, ids, OUR_GETS),
+        "load": (storage.change_log.load, ids, OUR_GETS),
         "load_redis_py": (get_and_decode, ids, THEIR_GETS),
     }
     found: dict[str, list[Round]] = {name: [] for name in tried}

@@ -19,8 +19,8 @@ from benchmarks.engines import opened_storage
 from benchmarks.load import pin
 from benchmarks.orders import THERE_AND_BACK
 from benchmarks.writes_layers import changing, drain, new_orders, work_for
-from storage.log.tail import Followed
-from storage.orders.encoded import Held
+from storage.log.tail import AppliedEntry
+from storage.orders.encoded import EncodedOrder
 from storage.orders.workflow import Status
 from storage.services.stack import Storage
 
@@ -36,11 +36,11 @@ class Process:
         self._acknowledged: list[tuple[int, float]] = []
         self._took_s: list[float] = []
 
-    def follow(self, storage: Storage, followed: Followed) -> None:
+    def follow(self, storage: Storage, followed: AppliedEntry) -> None:
         if followed.held is not None and self._loaded:
             held = storage.reads.local.get(followed.held.id)
             self._seen.append((followed.n, time.monotonic()))
-            if not isinstance(held, Held) or held.version != followed.held.version:
+            if not isinstance(held, EncodedOrder) or held.version != followed.held.version:
                 self._unseen += 1
 
     async def serve(self, redis_url: str, prefix: str, database_url: str) -> None:
@@ -95,7 +95,7 @@ class Process:
 
     async def seen(self, storage: Storage) -> dict[str, Any]:
         """What was followed since this was asked last."""
-        await storage.shared.reach_head()
+        await storage.change_log.reach_head()
         seen, self._seen, unseen, self._unseen = self._seen, [], self._unseen, 0
         return {"seen": seen, "unseen": unseen, "flushes": storage.lease.held}
 

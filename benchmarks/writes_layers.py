@@ -20,10 +20,10 @@ from benchmarks.orders import ADMIN, THERE_AND_BACK
 from benchmarks.pool_each import PoolChanges, copy_orders
 from storage.memory.keyed_locks import KeyedLocks
 from storage.orders.order import Change, Order
-from storage.orders.rules import Wish, advance
+from storage.orders.rules import StatusRequest, advance
 from storage.orders.workflow import Status
 from storage.postgresql.migrate import migrate_postgresql
-from storage.services.orders import Draft, Request
+from storage.services.orders import ChangeRequest, Draft
 from storage.services.stack import Storage
 
 ORDERS = 400
@@ -86,9 +86,9 @@ async def _opened(url: str) -> AsyncIterator[PoolChanges]:
 def changing(storage: Storage) -> Make:
     async def change(order_id: str, status: Status) -> Any:
         async def decide(order: Order) -> Change | None:
-            return advance(order, Wish(status=status), ADMIN, storage.clock.now())
+            return advance(order, StatusRequest(status=status), ADMIN, storage.clock.now())
 
-        return await storage.book.change(order_id, decide, Request(actor=ADMIN))
+        return await storage.orders.change(order_id, decide, ChangeRequest(actor=ADMIN))
 
     return change
 
@@ -97,7 +97,9 @@ async def new_orders(storage: Storage, count: int) -> list[str]:
     async def draft() -> Draft:
         return Draft(customer="Anna", model="0" * 64)
 
-    outcomes = await asyncio.gather(*(storage.book.create(draft, Request(actor=ADMIN)) for _ in range(count)))
+    outcomes = await asyncio.gather(
+        *(storage.orders.create(draft, ChangeRequest(actor=ADMIN)) for _ in range(count))
+    )
     return [outcome.order.id for outcome in outcomes]
 
 

@@ -28,11 +28,11 @@ from server.http.routes import Route, add_routes
 from server.jobs import respond as job_answers
 from server.jobs.running import JOBS, Jobs
 from server.links import LINKS, Links
-from server.observability.disk_check import MACHINE, Machine
+from server.observability.disk_check import DISK_CHECK, DiskCheck
 from server.observability.loop_monitor import LOOP_MONITOR, LoopMonitor
 from server.observability.metrics import METRICS, Metrics
 from server.observability.readiness import READINESS, Phase, Readiness
-from server.observability.worker_metrics import SIBLINGS, Siblings
+from server.observability.worker_metrics import WORKER_METRICS, WorkerMetrics
 from server.pages.api_docs import Documents, document_routes
 from server.pages.pages import Pages, page_routes
 from server.pages.rendering import templates
@@ -47,7 +47,7 @@ from storage.database.records import StoredVersion
 from storage.log.change_log import Reload
 from storage.log.entries import MetalFixed, PriceListPublished
 from storage.models.files import ModelFiles
-from storage.services.price_versions import Published
+from storage.services.price_versions import PriceVersions
 from storage.services.stack import Storage
 from storage.tasks import end
 
@@ -96,12 +96,12 @@ def build(
     add_pricing(app, pool, clock)
     app[BODIES] = Bodies()
     app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
-    app[JOBS] = Jobs(storage.shared.copies, job_answers.gone, clock)
-    app[MACHINE] = Machine(directory.path)
-    app[READINESS] = Readiness(storage, app[MACHINE], settings)
+    app[JOBS] = Jobs(storage.change_log.shared_cache, job_answers.gone, clock)
+    app[DISK_CHECK] = DiskCheck(directory.path)
+    app[READINESS] = Readiness(storage, app[DISK_CHECK], settings)
     app[LOOP_MONITOR] = LoopMonitor()
-    app[METRICS] = Metrics(storage, pool, app[JOBS], app[LOOP_MONITOR], app[MACHINE])
-    app[SIBLINGS] = Siblings(directory)
+    app[METRICS] = Metrics(storage, pool, app[JOBS], app[LOOP_MONITOR], app[DISK_CHECK])
+    app[WORKER_METRICS] = WorkerMetrics(directory)
     app[LINKS] = Links(directory.link_key)
 
     add_routes(app, served_routes(), app[METRICS].observer)
@@ -126,7 +126,7 @@ def build(
             warmed = await warm(storage)
             logger.info("warm: %d orders, %d lists, %d models", warmed.orders, warmed.lists, warmed.models)
             tune_gc(RESERVED_BYTES_TOTAL)
-            for watch in (app[MACHINE].run(), keep_trimmed(), keep_collected()):
+            for watch in (app[DISK_CHECK].run(), keep_trimmed(), keep_collected()):
                 stack.push_async_callback(end, asyncio.create_task(watch))
             app[LOOP_MONITOR].start()  # what a start does all at once held nobody up
             stack.callback(app[LOOP_MONITOR].stop)
@@ -147,8 +147,8 @@ def add_pricing(app: web.Application, pool: FactsPool, clock: Clock) -> None:
     """Before `storage.open`: price lists and metal fixes follow the log."""
     settings, directory, storage = app[SETTINGS], app[DIRECTORY], app[STORAGE]
     database = storage.database
-    price_lists = Published(PriceListPublished, read_price_list, storage.shared, clock)
-    metal_fixes = Published(MetalFixed, read_metal_fix, storage.shared, clock)
+    price_lists = PriceVersions(PriceListPublished, read_price_list, storage.change_log, clock)
+    metal_fixes = PriceVersions(MetalFixed, read_metal_fix, storage.change_log, clock)
     storage.follow(price_lists.apply, reload_of(price_lists, database.load_price_lists))
     storage.follow(metal_fixes.apply, reload_of(metal_fixes, database.load_metal_fixes))
     age_s_max = settings.model_files_days * DAY_S
@@ -161,7 +161,7 @@ def add_pricing(app: web.Application, pool: FactsPool, clock: Clock) -> None:
     storage.models.renewals.read_anew = uploads.read_anew
 
 
-def reload_of(published: Published[Any], load: Callable[[], Awaitable[list[StoredVersion]]]) -> Reload:
+def reload_of(published: PriceVersions[Any], load: Callable[[], Awaitable[list[StoredVersion]]]) -> Reload:
     async def reload() -> Callable[[], None]:
         stored = await load()
         return lambda: published.load(stored)
@@ -183,7 +183,7 @@ async def drain(app: web.Application) -> None:
 
 
 async def publish_defaults(
-    storage: Storage, price_lists: Published[Any], metal_fixes: Published[Any]
+    storage: Storage, price_lists: PriceVersions[Any], metal_fixes: PriceVersions[Any]
 ) -> None:
     """A new installation has the delivered price list and metal fix, until it publishes its own."""
     if price_lists.all() and metal_fixes.all():

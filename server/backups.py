@@ -31,7 +31,7 @@ async def back_up(storage: Storage, directory: DataDirectory, target: Path) -> d
     have acknowledged what this one has not heard of, OSError when the file cannot be written; then there is
     no half backup.
     """
-    if not await storage.shared.reach_head():
+    if not await storage.change_log.reach_head():
         raise Unavailable("Redis is away: a backup now might lack acknowledged changes.")
     head = storage.tail.head
     await storage.write_behind.wait_for(head, storage.bounds.drain_deadline_s)

@@ -18,8 +18,8 @@ from storage.clock import Clock
 from storage.data_directory import DataDirectory
 from storage.database.contract import Database
 from storage.database.lease import DatabaseLease, Lease, SoleLease
-from storage.embedded.change_log import EmbeddedTier
-from storage.log.change_log import SharedTier
+from storage.embedded.change_log import EmbeddedChangeLog
+from storage.log.change_log import ChangeLog
 from storage.log.tail import Tail
 from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
@@ -61,13 +61,13 @@ def engines_of(settings: Settings, directory: DataDirectory, clock: Clock) -> En
         lease = DatabaseLease(FLUSHER, process, database, bounds, clock)
     log = SqliteLog(directory.log, LOG_BUSY_TIMEOUT_S, bounds.read_deadline_s)
 
-    def make_shared(tail: Tail) -> SharedTier:
+    def make_change_log(tail: Tail) -> ChangeLog:
         if not settings.uses_redis:
-            return EmbeddedTier(log, database, tail, bounds, clock)
-        from storage.redis.change_log import RedisTier
+            return EmbeddedChangeLog(log, database, tail, bounds, clock)
+        from storage.redis.change_log import RedisChangeLog
 
         endpoint = redis_endpoint(settings, bounds)
-        return RedisTier(endpoint, settings.redis_prefix, process, database, tail, bounds, clock)
+        return RedisChangeLog(endpoint, settings.redis_prefix, process, database, tail, bounds, clock)
 
     async def open_engines() -> None:
         await open_database()
@@ -75,7 +75,7 @@ def engines_of(settings: Settings, directory: DataDirectory, clock: Clock) -> En
             await log.open()
 
     storage = Storage(
-        database, make_shared, analyser=ANALYSER_VERSION, bounds=bounds, clock=clock, lease=lease
+        database, make_change_log, analyser=ANALYSER_VERSION, bounds=bounds, clock=clock, lease=lease
     )
     return Engines(storage, open_engines)
 

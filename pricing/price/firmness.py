@@ -41,7 +41,7 @@ _DOUBTFUL = REPAIRS - {"cracks_closed", "degenerate_facets"} | {
 area change no volume."""
 
 
-class Judgement(msgspec.Struct, frozen=True):
+class Firmness(msgspec.Struct, frozen=True):
     """`warnings` are those of the facts, followed by what speaks against a firm price."""
 
     priceable: Priceable
@@ -54,7 +54,7 @@ def effective_unit(facts: Facts, units: str) -> str:
     return facts.unit or check_declared_unit(units)
 
 
-def judge(facts: Facts, units: str) -> Judgement:
+def judge(facts: Facts, units: str) -> Firmness:
     """Judge `facts` under the declared `units`. Refused `unknown_unit`, `zero_volume`."""
     unit = effective_unit(facts, units)
     if encloses_nothing(facts):
@@ -68,7 +68,7 @@ def judge(facts: Facts, units: str) -> Judgement:
     doubtful = doubts or any(warning.code in _DOUBTFUL for warning in facts.warnings)
     priceable: Priceable = "manual" if obstacles else "provisional" if doubtful else "auto"
     notes = _notes(facts, unit, units)
-    return Judgement(priceable, (*facts.warnings, *obstacles, *doubts, *notes))
+    return Firmness(priceable, (*facts.warnings, *obstacles, *doubts, *notes))
 
 
 def _obstacles(facts: Facts, unit: str) -> list[MeshWarning]:

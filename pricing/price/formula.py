@@ -21,7 +21,7 @@ import msgspec
 
 from pricing.errors import Refused
 from pricing.facts import Facts, MeshWarning
-from pricing.price.firmness import Judgement, Priceable, effective_unit, judge
+from pricing.price.firmness import Firmness, Priceable, effective_unit, judge
 from pricing.price.options import Choice, Options, resolve
 from pricing.price.price_list import Material, MetalFix, PriceList, QuantityBreak, Stone, Surface
 from pricing.price.stones import StoneCount
@@ -338,7 +338,7 @@ def _share_step(code: LineCode, subtotal: Decimal, rate: Decimal) -> _Step:
 
 
 def _answer(
-    choice: Choice, judgement: Judgement, versions: _Versions, piece: _Piece, steps: tuple[_Step, ...]
+    choice: Choice, judgement: Firmness, versions: _Versions, piece: _Piece, steps: tuple[_Step, ...]
 ) -> Price:
     price_list, _ = versions
     net = sum((step.exact for step in steps), _ZERO)
@@ -354,7 +354,7 @@ def _answer(
     )
 
 
-def _unpriced(choice: Choice, judgement: Judgement, versions: _Versions) -> Price:
+def _unpriced(choice: Choice, judgement: Firmness, versions: _Versions) -> Price:
     """The answer without amounts, as it stays for `manual`."""
     price_list, metal_fix = versions
     return Price(

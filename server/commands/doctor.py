@@ -21,7 +21,7 @@ from storage.database.migrate import known_schemas
 from storage.errors import Incompatible, StorageError
 from storage.log.log import Position
 from storage.postgresql.examine import examine_postgresql
-from storage.redis.connection import Refused, opened
+from storage.redis.connection import CommandRefused, opened
 from storage.redis.server_check import examine as examine_redis
 from storage.redis.server_check import read_meta
 from storage.sqlite.files import examine_database, examine_log
@@ -182,7 +182,7 @@ async def _redis(settings: Settings, findings: list[Finding]) -> Position | None
             server, meta = await examine_redis(link), await read_meta(link, settings.redis_prefix)
         finally:
             await link.close()
-    except (StorageError, ConfigError, Refused) as error:
+    except (StorageError, ConfigError, CommandRefused) as error:
         findings.append(Finding(False, "redis", str(error)))
         return None
     what = f"{server.name}, {server.policy}: {server.durability}"

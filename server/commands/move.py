@@ -14,7 +14,7 @@ from server.process.serve import prepared_directory
 from storage.clock import SystemClock
 from storage.data_directory import DataDirectory
 from storage.postgresql.transfer import copy_into_postgresql
-from storage.redis.connection import Refused, opened
+from storage.redis.connection import CommandRefused, opened
 from storage.redis.server_check import examine
 from storage.sqlite.files import keep_answers
 
@@ -71,7 +71,7 @@ async def _look_at_redis(after: Settings) -> None:
     link = await opened(redis_endpoint(after, bounds), bounds.shared_deadline_s)
     try:
         server = await examine(link)
-    except Refused as error:
+    except CommandRefused as error:
         raise ConfigError(f"Redis refuses: {error}") from None
     finally:
         await link.close()

@@ -32,9 +32,9 @@ from storage.clock import SystemClock
 from storage.data_directory import DataDirectory
 from storage.orders.actors import Actor, Role
 from storage.orders.order import Change, Order, OrderPrice, PriceSource
-from storage.orders.rules import Wish, advance, comment
+from storage.orders.rules import StatusRequest, advance, comment
 from storage.orders.workflow import Status
-from storage.services.orders import Draft, Request
+from storage.services.orders import ChangeRequest, Draft
 from storage.services.stack import Storage
 
 MARK = "demo.json"
@@ -206,8 +206,8 @@ class Workshop:
         for share in moments:
             self._clock.moment = self._today - timedelta(weeks=WEEKS) * (1 - share) + timedelta(seconds=1)
             draft = self._draft(models)
-            outcome = await self._storage.book.create(
-                functools.partial(_ready, draft), Request(actor=self._opener(draft.customer))
+            outcome = await self._storage.orders.create(
+                functools.partial(_ready, draft), ChangeRequest(actor=self._opener(draft.customer))
             )
             self._orders.append(outcome.order)
         self._clock.moment = None
@@ -256,7 +256,7 @@ class Workshop:
                 break
             if chance.random() < 0.01 and status is not Status.CLOSED:
                 await self._step(
-                    order, Wish(status=Status.CANCELLED, comment="customer changed their mind"), at
+                    order, StatusRequest(status=Status.CANCELLED, comment="customer changed their mind"), at
                 )
                 return
             await self._advance(order, status, at, chance)
@@ -265,7 +265,9 @@ class Workshop:
 
     async def _advance(self, order: Order, status: Status, at: datetime, chance: random.Random) -> None:
         price = await self._price(order) if status is Status.PRICE_CALCULATED else None
-        await self._step(order, Wish(status=status, price=price), at, chance.choice(("ivan", "olga")))
+        await self._step(
+            order, StatusRequest(status=status, price=price), at, chance.choice(("ivan", "olga"))
+        )
 
     async def _price(self, order: Order) -> OrderPrice | None:
         if order.model is None:
@@ -278,7 +280,7 @@ class Workshop:
         stored = (await self._quoting.quote(found[0], options, asker)).stored
         return price_of_quote(decode_quote(stored.body), PriceSource.COMPUTED)
 
-    async def _step(self, order: Order, wish: Wish, at: datetime, operator: str = "ivan") -> None:
+    async def _step(self, order: Order, wish: StatusRequest, at: datetime, operator: str = "ivan") -> None:
         actor = self._actors[_STEP_ACTORS.get(wish.status, "maria")]
         if wish.status in (Status.MANUFACTURING_STARTED, Status.MANUFACTURING_COMPLETED):
             actor = self._actors["mes"]
@@ -288,7 +290,7 @@ class Workshop:
         async def decide(newest: Order) -> Change | None:
             return advance(newest, wish, actor, at)
 
-        await self._storage.book.change(order.id, decide, Request(actor=actor))
+        await self._storage.orders.change(order.id, decide, ChangeRequest(actor=actor))
 
     async def _remark(self, order: Order, text: str, at: datetime) -> None:
         actor = self._actors["maria"]
@@ -296,7 +298,7 @@ class Workshop:
         async def decide(newest: Order) -> Change:
             return comment(newest, text, actor, at)
 
-        await self._storage.book.change(order.id, decide, Request(actor=actor))
+        await self._storage.orders.change(order.id, decide, ChangeRequest(actor=actor))
 
 
 _STEP_ACTORS = {

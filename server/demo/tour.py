@@ -40,7 +40,7 @@ class Broken(Exception):
     """A promise that did not hold."""
 
 
-class Answer:
+class TourAnswer:
     def __init__(self, status: int, headers: Any, raw: bytes) -> None:
         self.status = status
         self.headers = headers
@@ -87,7 +87,7 @@ class Guide:
         finally:
             self._session, self._beside = self._beside, self._session
 
-    async def quietly(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+    async def quietly(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> TourAnswer:
         """A request that is not part of the story."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         named["Authorization"] = f"Bearer {self._tokens[who]}"
@@ -95,9 +95,9 @@ class Guide:
         if body is not None and not options:
             options = {"json": body}
         async with self._session.request(method, self._url + path, headers=named, **options) as response:
-            return Answer(response.status, response.headers, await response.read())
+            return TourAnswer(response.status, response.headers, await response.read())
 
-    async def show(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+    async def show(self, who: str, method: str, path: str, body: Any = None, **headers: str) -> TourAnswer:
         answer = await self.quietly(who, method, path, body, **headers)
         sent = "".join(f"  {name.replace('_', '-')}: {value}" for name, value in headers.items())
         shown_body = (

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
-from server.http.fair_share import Rounds
+from server.http.fair_share import FairShare
 from server.http.headers import announced_digest
 from server.http.problems import HttpError
 
@@ -29,7 +29,7 @@ JSON_ROUND_BYTES = 64 << 10
 """JSON that is read in one round of the event loop, and one body more: some 20 ms at most."""
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """A body or one part of a form."""
 
     async def read_chunk(self) -> bytes:
@@ -56,7 +56,7 @@ class Bodies:
         self._most = most
         self._awaited: dict[asyncio.Timeout, float] = {}
         self.held_bytes = 0
-        self.json_rounds = Rounds(JSON_ROUND_BYTES)
+        self.json_rounds = FairShare(JSON_ROUND_BYTES)
 
     def __len__(self) -> int:
         return len(self._awaited)
@@ -157,7 +157,7 @@ class RawBody:
             raise ConnectionResetError("The connection is lost.") from None
 
 
-async def read_whole(source: Source, bytes_max: int, bodies: Bodies, what: str = "A body here") -> bytes:
+async def read_whole(source: ByteSource, bytes_max: int, bodies: Bodies, what: str = "A body here") -> bytes:
     """Raises HttpError 413 for one that is longer, 503, and what the source raises."""
     raw, held_bytes = bytearray(), 0
     try:

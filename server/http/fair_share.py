@@ -8,7 +8,7 @@ ROUND_BYTES = 512 << 10
 """About half a millisecond of reading and hashing."""
 
 
-class Rounds:
+class FairShare:
     """First come, first served."""
 
     def __init__(self, round_bytes: int = ROUND_BYTES) -> None:

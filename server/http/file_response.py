@@ -13,7 +13,7 @@ from server.http.headers import if_none_match
 from server.http.problems import HttpError
 from server.http.ready_response import ReadyResponse
 from server.http.request import Call
-from storage.cache.read_through import Source
+from storage.cache.read_through import CacheStatus
 
 CHUNK_BYTES = 1 << 18
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
@@ -53,7 +53,7 @@ async def send_file(call: Call, path: Path, etag: str, headers: Mapping[str, str
         "Accept-Ranges": "bytes",
         "X-Request-Id": call.request_id,
         "Facet-Position": call.position,
-        **({"Cache-Status": Source.STALE} if call.alone else {}),
+        **({"Cache-Status": CacheStatus.STALE} if call.alone else {}),
         **headers,
     }
     if if_none_match(request, etag):

@@ -8,7 +8,7 @@ from aiohttp import web
 from server.http.request import Call, json_response
 from storage.log.entries import Answer, AnyEntry
 from storage.log.log import Position
-from storage.services.idempotency import Keyed
+from storage.services.idempotency import IdempotencyKey
 
 
 class Reply(NamedTuple):
@@ -24,7 +24,7 @@ Act = Callable[[], Awaitable[Reply]]
 Again = Callable[[Answer], Awaitable[web.Response]]
 
 
-async def once(call: Call, keyed: Keyed, act: Act, again: Again) -> Reply:
+async def once(call: Call, keyed: IdempotencyKey, act: Act, again: Again) -> Reply:
     """Answer, and remember the answer under the request's key; or answer again from what is remembered."""
     idempotency = call.storage.idempotency
 

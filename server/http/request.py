@@ -22,8 +22,8 @@ from server.http.ready_response import ReadyResponse
 from storage.errors import Invalid
 from storage.log.log import Position
 from storage.orders.actors import Actor
-from storage.services.idempotency import Keyed
-from storage.services.orders import Request
+from storage.services.idempotency import IdempotencyKey
+from storage.services.orders import ChangeRequest
 from storage.services.stack import Storage
 
 Record = TypeVar("Record", bound=msgspec.Struct)
@@ -117,9 +117,9 @@ class Call:
             raise Invalid(*nul)
         return convert_query(given, record)
 
-    def change(self, *, success: int = 200) -> Request:
+    def change(self, *, success: int = 200) -> ChangeRequest:
         """The conditions under which this request changes an order. After the body was read."""
-        return Request(
+        return ChangeRequest(
             actor=self.actor,
             if_match=if_match(self.request),
             unless=unless(self.request),
@@ -128,7 +128,7 @@ class Call:
             success=success,
         )
 
-    def keyed(self, body: bytes) -> Keyed | None:
+    def keyed(self, body: bytes) -> IdempotencyKey | None:
         """The request's Idempotency-Key; `body` is what tells it from another with the same key."""
         key = self.request.headers.get("Idempotency-Key")
         if key is None:
@@ -140,7 +140,7 @@ class Call:
         request = self.request
         scope = "\n".join((self.actor.token_id, request.method, request.path, key))
         digest = hashlib.sha256(request.query_string.encode() + b"\n" + body)
-        return Keyed(
+        return IdempotencyKey(
             scope=hashlib.sha256(scope.encode("utf-8", "surrogateescape")).hexdigest(),
             key=key,
             body_hash=digest.hexdigest(),
@@ -160,7 +160,7 @@ class Call:
 
     @property
     def flushed(self) -> Position:
-        return Position(self.storage.shared.epoch, self.storage.tail.flushed)
+        return Position(self.storage.change_log.epoch, self.storage.tail.flushed)
 
     def begins_at_once(self) -> bool:
         """Whether there is nothing to wait for, most often; else see `begin`."""

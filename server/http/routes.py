@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from server.http.keys import STORAGE
 from server.http.problems import HttpError, problem_response
 from server.http.request import JSON_BYTES_MAX, Call, invite_body, request_id_of
-from storage.cache.read_through import Source
+from storage.cache.read_through import CacheStatus
 from storage.errors import Behind, Invalid, NotFound
 from storage.orders.actors import Actor, Role
 
@@ -175,7 +175,7 @@ def _say_how_new(call: Call, response: web.StreamResponse) -> None:
     if call.as_of[0] and "Facet-Position" not in headers:
         headers["Facet-Position"] = call.position
     if call.alone and response.status < 400:
-        headers["Cache-Status"] = Source.STALE
+        headers["Cache-Status"] = CacheStatus.STALE
 
 
 def _require_identity(request: web.Request) -> None:

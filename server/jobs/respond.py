@@ -10,8 +10,8 @@ from aiohttp import web
 from server.http.idempotency import Reply
 from server.http.problems import HttpError, problem_response
 from server.http.request import Call, json_response
-from server.jobs.running import JOBS, Job, JobProgress, JobState, Outcome, Progress, Record
-from storage.services.idempotency import Keyed
+from server.jobs.running import JOBS, Job, JobProgress, JobRecord, JobState, Outcome, Progress
+from storage.services.idempotency import IdempotencyKey
 
 POLL_S = 1
 """What a caller that waits for a job is told to wait between two looks."""
@@ -22,7 +22,7 @@ Work = Callable[[Progress], Awaitable[Reply]]
 
 async def respond_later(
     call: Call,
-    keyed: Keyed | None,
+    keyed: IdempotencyKey | None,
     work: Work,
     resources: contextlib.AsyncExitStack,
     progress: Progress | None = None,
@@ -72,7 +72,7 @@ def gone(why: str) -> Outcome:
     return refusal(error, "")
 
 
-def shown(record: Record, result: bytes | None, expires_at: datetime | None) -> Job:
+def shown(record: JobRecord, result: bytes | None, expires_at: datetime | None) -> Job:
     outcome = record.outcome
     failed = record.state is JobState.FAILED
     return Job(

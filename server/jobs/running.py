@@ -20,7 +20,7 @@ from server.http.problems import HttpError
 from storage.clock import Clock
 from storage.ids import new_id
 from storage.memory.lru import Lru
-from storage.shared.cache import Copies
+from storage.shared.cache import SharedCache
 
 
 class JobState(StrEnum):
@@ -68,7 +68,7 @@ class Outcome(msgspec.Struct, frozen=True):
     shape: str = "plain"
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A job as processes tell each other."""
 
     id: str
@@ -109,11 +109,11 @@ Work = Callable[[Progress], Coroutine[Any, Any, Outcome]]
 ID_CHARS = 64
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Record).decode
+_decode = msgspec.json.Decoder(JobRecord).decode
 
 
 class _Running(msgspec.Struct, eq=False):
-    record: Record
+    record: JobRecord
     progress: Progress
     scope: str | None
     task: "asyncio.Task[Outcome]"
@@ -121,7 +121,7 @@ class _Running(msgspec.Struct, eq=False):
 
 class Jobs:
     def __init__(
-        self, copies: Copies, gone: Callable[[str], Outcome], clock: Clock, bounds: JobBounds = BOUNDS
+        self, copies: SharedCache, gone: Callable[[str], Outcome], clock: Clock, bounds: JobBounds = BOUNDS
     ) -> None:
         """`gone`: the outcome of a job whose process did not finish it, by what became of that."""
         self._copies = copies
@@ -129,7 +129,7 @@ class Jobs:
         self._clock = clock
         self._bounds = bounds
         self._running: dict[str, _Running] = {}
-        self._ended: Lru[str, Record] = Lru(bounds.kept, bounds.kept_bytes)
+        self._ended: Lru[str, JobRecord] = Lru(bounds.kept, bounds.kept_bytes)
         self._renewing: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._telling = asyncio.Lock()
@@ -140,16 +140,16 @@ class Jobs:
     def running(self) -> int:
         return len(self._running)
 
-    def same(self, scope: str | None) -> Record | None:
+    def same(self, scope: str | None) -> JobRecord | None:
         """The job of an equal keyed request that is under way here."""
         found = (job for job in self._running.values() if scope is not None and job.scope == scope)
         return next((self._shown(job) for job in found), None)
 
-    async def start(self, owner: str, scope: str | None, progress: Progress, work: Work) -> Record:
+    async def start(self, owner: str, scope: str | None, progress: Progress, work: Work) -> JobRecord:
         """Accept a job; others find it on return. Raises HttpError 429 or 503."""
         self._require_room(owner)
         now = self._clock.now()
-        record = Record(
+        record = JobRecord(
             id=new_id(now),
             owner=owner,
             state=JobState.RUNNING,
@@ -168,14 +168,14 @@ class Jobs:
             self._renewing = asyncio.create_task(self._renew(), name="jobs")
         return record
 
-    async def find(self, job_id: str, owner: str) -> Record:
+    async def find(self, job_id: str, owner: str) -> JobRecord:
         """Raises HttpError 404, for another owner's job as well."""
         record = self._held(job_id) or await self._copied(job_id)
         if record is None or record.owner != owner:
             raise HttpError(404, "unknown_job", "There is no such job here, or it is no longer kept.")
         return record
 
-    def expires_at(self, record: Record) -> datetime | None:
+    def expires_at(self, record: JobRecord) -> datetime | None:
         if record.state is JobState.RUNNING:
             return None
         return record.updated_at + timedelta(seconds=self._bounds.kept_s)
@@ -211,19 +211,19 @@ class Jobs:
                 429, "too_many_jobs", f"{own} jobs of this token are under way.", {"Retry-After": "5"}
             )
 
-    def _held(self, job_id: str) -> Record | None:
+    def _held(self, job_id: str) -> JobRecord | None:
         running = self._running.get(job_id)
         if running is not None:
             return self._shown(running)
         ended = self._ended.peek(job_id)
-        if not isinstance(ended, Record):
+        if not isinstance(ended, JobRecord):
             return None
         if self._clock.now() - ended.updated_at > timedelta(seconds=self._bounds.kept_s):
             self._ended.discard(job_id)
             return None
         return ended
 
-    def _shown(self, job: _Running) -> Record:
+    def _shown(self, job: _Running) -> JobRecord:
         progress = job.progress
         return msgspec.structs.replace(
             job.record,
@@ -253,13 +253,13 @@ class Jobs:
             for job in list(self._running.values()):
                 await self._tell(self._shown(job))
 
-    async def _tell(self, record: Record) -> None:
+    async def _tell(self, record: JobRecord) -> None:
         async with self._telling:  # one by one, so that what was told last is what others find
             if record.state is JobState.RUNNING and record.id not in self._running:
                 return  # ended meanwhile
             await self._copies.keep(_key(record.id), _encode(record), self._bounds.kept_s)
 
-    async def _copied(self, job_id: str) -> Record | None:
+    async def _copied(self, job_id: str) -> JobRecord | None:
         """As another process has left it."""
         value = await self._copies.get(_key(job_id)) if len(job_id) <= ID_CHARS else None
         try:

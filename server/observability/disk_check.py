@@ -14,7 +14,7 @@ logger = logging.getLogger("facet.machine")
 PROBE_INTERVAL_S = 1.0
 
 
-class Machine:
+class DiskCheck:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._trouble = Trouble(logger, "files cannot be written", "files can be written again")
@@ -40,4 +40,4 @@ class Machine:
                 self._trouble.over()
 
 
-MACHINE: web.AppKey[Machine] = web.AppKey("machine", Machine)
+DISK_CHECK: web.AppKey[DiskCheck] = web.AppKey("machine", DiskCheck)

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from pricing.pool import FactsPool
 from server.jobs.running import Jobs, JobState
-from server.observability.disk_check import Machine
+from server.observability.disk_check import DiskCheck
 from server.observability.loop_monitor import BOUNDS_S, Held, LoopMonitor
 from server.observability.readiness import backlog_share, database_error
 from storage.orders.filters import ListQuery, OrderFilter, Sort, SortField
@@ -52,9 +52,9 @@ GAUGES: dict[str, tuple[str, Sample]] = {
     ),
     "facet_log_up": (
         "1 when the log can be appended to: with Redis, when Redis is there.",
-        lambda s: 0.0 if s.shared.last_error else 1.0,
+        lambda s: 0.0 if s.change_log.last_error else 1.0,
     ),
-    "facet_log_epoch": ("The life of the log, which positions belong to.", lambda s: s.shared.epoch),
+    "facet_log_epoch": ("The life of the log, which positions belong to.", lambda s: s.change_log.epoch),
     "facet_log_age_seconds": (
         "How long ago the end of the log was last seen; what is older than a second is not shown as fresh.",
         lambda s: age_s_of(s),
@@ -80,22 +80,25 @@ GAUGES: dict[str, tuple[str, Sample]] = {
 }
 
 COUNTERS: dict[str, tuple[str, Sample]] = {
-    "facet_log_entries": ("Entries appended to the log.", lambda s: s.shared.appended),
-    "facet_log_groups": ("Groups of entries that shared one fsync.", lambda s: s.shared.groups),
+    "facet_log_entries": ("Entries appended to the log.", lambda s: s.change_log.appended),
+    "facet_log_groups": ("Groups of entries that shared one fsync.", lambda s: s.change_log.groups),
     "facet_log_joins": (
         "How often this process began to follow the log.",
-        lambda s: s.shared.standing().joins,
+        lambda s: s.change_log.status().joins,
     ),
-    "facet_log_rebases": ("Lives of the log that this process began.", lambda s: s.shared.standing().rebases),
+    "facet_log_rebases": (
+        "Lives of the log that this process began.",
+        lambda s: s.change_log.status().rebases,
+    ),
     "facet_log_replayed_entries": (
         "Entries found in the log that the database lacked when following began.",
-        lambda s: s.shared.replayed,
+        lambda s: s.change_log.replayed,
     ),
     "facet_shared_hits": ("Order reads answered by Redis.", lambda s: s.reads.shared_hits),
-    "facet_shared_fills": ("Orders given to Redis for others.", lambda s: s.shared.standing().fills),
+    "facet_shared_fills": ("Orders given to Redis for others.", lambda s: s.change_log.status().fills),
     "facet_shared_fills_refused": (
         "Orders that Redis did not take, for it knew of something newer.",
-        lambda s: s.shared.standing().fills_refused,
+        lambda s: s.change_log.status().fills_refused,
     ),
     "facet_flushed_entries": ("Entries brought to the database.", lambda s: s.write_behind.entries),
     "facet_flushed_batches": ("Batches brought to the database.", lambda s: s.write_behind.batches),
@@ -159,7 +162,7 @@ LABELLED = {
 
 
 def age_s_of(storage: Storage) -> float:
-    age_s = storage.shared.standing().age_s
+    age_s = storage.change_log.status().age_s
     return math.inf if age_s is None else age_s
 
 
@@ -167,7 +170,7 @@ class Metrics:
     """Counts requests and renders everything."""
 
     def __init__(
-        self, storage: Storage, pool: FactsPool, jobs: Jobs, monitor: LoopMonitor, machine: Machine
+        self, storage: Storage, pool: FactsPool, jobs: Jobs, monitor: LoopMonitor, machine: DiskCheck
     ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_MachineCollector(machine))
@@ -213,7 +216,7 @@ def cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str
 
 
 class _MachineCollector(Collector):
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: DiskCheck) -> None:
         self._machine = machine
 
     def collect(self) -> Iterator[Metric]:

@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from server.config import Settings
-from server.observability.disk_check import Machine
+from server.observability.disk_check import DiskCheck
 from storage.log.entries import LEVEL
 from storage.services.stack import Storage
 
@@ -24,7 +24,7 @@ BACKLOG_SHARE_DEGRADED = 0.5
 
 
 class Readiness:
-    def __init__(self, storage: Storage, machine: Machine, settings: Settings) -> None:
+    def __init__(self, storage: Storage, machine: DiskCheck, settings: Settings) -> None:
         self._storage = storage
         self._machine = machine
         self._settings = settings
@@ -45,10 +45,10 @@ class Readiness:
         parked = storage.tail.parked
         troubles = [
             *(["database"] if database_error(storage) else []),
-            *(["log"] if storage.shared.last_error else []),
+            *(["log"] if storage.change_log.last_error else []),
             *(["backlog"] if filled >= BACKLOG_SHARE_DEGRADED else []),
             *(["parked_orders"] if parked else []),
-            *(["upgrading"] if storage.tail.blocked or storage.shared.standing().level > LEVEL else []),
+            *(["upgrading"] if storage.tail.blocked or storage.change_log.status().level > LEVEL else []),
             *([self._machine.code] if self._machine.code else []),
             *(["clock"] if abs(storage.clock.difference_s) > storage.bounds.clock_difference_s else []),
         ]
@@ -66,17 +66,17 @@ class Readiness:
         return (200 if ready else 503), body
 
     def _dependencies(self) -> dict[str, Any]:
-        storage, standing = self._storage, self._storage.shared.standing()
+        storage, status = self._storage, self._storage.change_log.status()
         engine = "postgresql" if self._settings.uses_postgresql else "sqlite"
         log = {
-            **_state(storage.shared.last_error),
-            "durability": standing.durability,
+            **_state(storage.change_log.last_error),
+            "durability": status.durability,
             "level": LEVEL,
-            "level_in_force": standing.level,
-            "epoch": storage.shared.epoch,
-            "age_s": standing.age_s,
+            "level_in_force": status.level,
+            "epoch": storage.change_log.epoch,
+            "age_s": status.age_s,
         }
-        redis = {**_state(storage.shared.last_error), "server": standing.server}
+        redis = {**_state(storage.change_log.last_error), "server": status.server}
         return {
             "files": _state(self._machine.error),
             "database": {**_state(database_error(storage)), "engine": engine, "flusher": storage.lease.held},

@@ -19,7 +19,7 @@ UP = "facet_worker_up"
 _SAMPLE = re.compile(rb"(?m)^([a-z]\w*)(?:\{(.*)\})?( \S+)$")
 
 
-class Siblings:
+class WorkerMetrics:
     """The workers of one parent."""
 
     def __init__(self, directory: DataDirectory) -> None:
@@ -70,4 +70,4 @@ def merged(answers: dict[int, bytes | None]) -> bytes:
     return b"".join(head + b"".join(samples) for head, samples in families.items())
 
 
-SIBLINGS: web.AppKey[Siblings] = web.AppKey("siblings", Siblings)
+WORKER_METRICS: web.AppKey[WorkerMetrics] = web.AppKey("siblings", WorkerMetrics)

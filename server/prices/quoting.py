@@ -28,7 +28,7 @@ from storage.errors import NotFound
 from storage.log.log import Position
 from storage.models.shared import Model
 from storage.orders.actors import Actor
-from storage.services.price_versions import Published
+from storage.services.price_versions import PriceVersions
 from storage.services.stack import Storage
 
 
@@ -48,8 +48,8 @@ class Quoting:
         self,
         storage: Storage,
         uploads: ModelUploads,
-        price_lists: Published[PriceList],
-        metal_fixes: Published[MetalFix],
+        price_lists: PriceVersions[PriceList],
+        metal_fixes: PriceVersions[MetalFix],
         clock: Clock,
     ) -> None:
         self._storage = storage

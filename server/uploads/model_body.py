@@ -9,7 +9,7 @@ from aiohttp import web
 from server.http.body import BODIES, RawBody
 from server.http.problems import HttpError
 from server.http.request import Call, invite_body
-from server.uploads.multipart import MODEL, Part, Parts
+from server.uploads.multipart import MODEL, FormParts, Part
 from server.uploads.receiving import UPLOADS, Upload
 from storage.errors import Invalid
 
@@ -50,7 +50,7 @@ async def received(call: Call, known: Collection[str]) -> AsyncIterator[Received
 @contextlib.asynccontextmanager
 async def received_form(call: Call, known: Collection[str]) -> AsyncIterator[Received]:
     request, uploads = call.request, call.request.app[UPLOADS]
-    parts = Parts(request, request.app[BODIES])
+    parts = FormParts(request, request.app[BODIES])
     await invite_body(request)
     fields: dict[str, str] = {}
     file: tuple[Part, Upload] | None = None

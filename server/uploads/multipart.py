@@ -40,7 +40,7 @@ _NAME = re.compile(r"(?:^|;)\s*name\s*=", re.IGNORECASE)
 PLAIN_ENCODINGS = ("binary", "8bit", "7bit")
 
 
-class _Parser(PushMultipartParser):  # type: ignore[misc]
+class _FormParser(PushMultipartParser):  # type: ignore[misc]
     """Without what two readers could understand differently, or would pass over: folded headers, anything
     before the first boundary or behind the last. Relies on the pinned library's internals."""
 
@@ -57,7 +57,7 @@ class _Parser(PushMultipartParser):  # type: ignore[misc]
 class Part:
     """One part of a form, as a source of bytes. It is read to its end before the next one is asked for."""
 
-    def __init__(self, parts: "Parts", segment: MultipartSegment) -> None:
+    def __init__(self, parts: "FormParts", segment: MultipartSegment) -> None:
         self._parts = parts
         self._segment = segment
         self.name = str(segment.name)
@@ -101,7 +101,7 @@ class Part:
             )
 
 
-class Parts:
+class FormParts:
     """The parts of a multipart body, one after the other."""
 
     def __init__(self, request: web.Request, bodies: Bodies) -> None:
@@ -115,7 +115,7 @@ class Parts:
             boundary = _boundary(request)
             self._begins_with = f"--{boundary}".encode()
             self._begin = b""
-            self._parser = _Parser(
+            self._parser = _FormParser(
                 boundary,
                 max_header_size=HEADER_BYTES_MAX,
                 max_header_count=HEADERS_MAX,

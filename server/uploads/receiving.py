@@ -13,8 +13,8 @@ from typing import Self
 
 from aiohttp import web
 
-from server.http.body import Source
-from server.http.fair_share import Rounds
+from server.http.body import ByteSource
+from server.http.fair_share import FairShare
 from server.http.problems import HttpError
 from server.uploads.spool import BUFFER_BYTES, Chunks, Spool
 
@@ -113,7 +113,7 @@ class Uploads:
     def __init__(self, directory: Path, bytes_max: int) -> None:
         self._directory = directory
         self.bytes_max = bytes_max
-        self.rounds = Rounds()
+        self.rounds = FairShare()
         self.under_way = 0
         self.memory_bytes = self.disk_bytes = 0
         self.reserved_bytes = 0
@@ -125,7 +125,7 @@ class Uploads:
             raise self.too_large()
 
     @contextlib.asynccontextmanager
-    async def receive(self, source: Source, length: int | None = None) -> AsyncIterator[Upload]:
+    async def receive(self, source: ByteSource, length: int | None = None) -> AsyncIterator[Upload]:
         """`length`: as announced, at least that of the file. Raises HttpError 413, 408, 400 or 503. What went
         to disk is removed at the end, or when nobody holds it any more."""
         if self.under_way >= UPLOADS_MAX:
@@ -170,7 +170,7 @@ class _Arriving:
         self._memory_bytes = self._disk_bytes = 0
         self._spool: Spool | None = None
 
-    async def receive(self, source: Source) -> Upload:
+    async def receive(self, source: ByteSource) -> Upload:
         while chunk := await source.read_chunk():
             await self._take(chunk)
         await self._finish()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from storage.log.log import Position
-from storage.log.tail import Followed
+from storage.log.tail import AppliedEntry
 from storage.orders.filters import ListQuery, OrderFilter, Place, SortField, encode_cursor, place_of
 from storage.orders.order import Order, encode_order
 from storage.orders.workflow import Status
@@ -82,7 +82,7 @@ class ListView:
         """Whether the first `limit` rows can be shown from here."""
         return self.complete or len(self._places) > limit
 
-    def apply(self, followed: Followed) -> None:
+    def apply(self, followed: AppliedEntry) -> None:
         """Move on by one log entry."""
         self.n = followed.n
         if followed.order is None or followed.held is None:
@@ -187,7 +187,7 @@ class CountsView:
             self._body = msgspec.json.encode({"counts": shown})
         return self._body
 
-    def apply(self, followed: Followed) -> None:
+    def apply(self, followed: AppliedEntry) -> None:
         self.n = followed.n
         before, after = followed.before, followed.order
         if after is None:

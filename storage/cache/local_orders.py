@@ -6,7 +6,7 @@ order, an empty list or a zero is never taken for one.
 
 from storage.clock import Clock
 from storage.memory.lru import ABSENT, MISS, Lru, Sentinel
-from storage.orders.encoded import Held
+from storage.orders.encoded import EncodedOrder
 
 
 class LocalOrders:
@@ -15,14 +15,14 @@ class LocalOrders:
     def __init__(
         self, entries_max: int, bytes_max: int, absent_entries: int, absent_age_s: float, clock: Clock
     ) -> None:
-        self.lru: Lru[str, Held] = Lru(entries_max, bytes_max)
+        self.lru: Lru[str, EncodedOrder] = Lru(entries_max, bytes_max)
         self.refused_fills = 0
         self._absent: Lru[str, float] = Lru(absent_entries, absent_entries * 1_000)
         self._absent_age_s = absent_age_s
         self._clock = clock
         self._invalidations = 0
 
-    def get(self, order_id: str) -> Held | Sentinel:
+    def get(self, order_id: str) -> EncodedOrder | Sentinel:
         """What is held, ABSENT for an id known not to exist, MISS otherwise."""
         held = self.lru.get(order_id)
         if held is not MISS:
@@ -36,11 +36,11 @@ class LocalOrders:
         """A ticket for `fill`, taken before the load begins."""
         return self._invalidations
 
-    def fill(self, held: Held, ticket: int) -> Held:
+    def fill(self, held: EncodedOrder, ticket: int) -> EncodedOrder:
         """Keep what was loaded, unless something newer is held or an invalidation came in between.
         Returns what is now the newest known."""
         known = self.lru.peek(held.id)
-        if isinstance(known, Held) and known.version >= held.version:
+        if isinstance(known, EncodedOrder) and known.version >= held.version:
             self.refused_fills += 1
             return known
         if ticket != self._invalidations:
@@ -53,10 +53,10 @@ class LocalOrders:
         if ticket == self._invalidations and self.lru.peek(order_id) is MISS:
             self._absent.put(order_id, self._clock.monotonic_s(), 0)
 
-    def replace(self, held: Held) -> None:
+    def replace(self, held: EncodedOrder) -> None:
         """A change: newer than whatever is held, unless it comes late."""
         known = self.lru.peek(held.id)
-        if not isinstance(known, Held) or known.version < held.version:
+        if not isinstance(known, EncodedOrder) or known.version < held.version:
             self._keep(held)
 
     def invalidate(self, order_id: str) -> bool:
@@ -69,6 +69,6 @@ class LocalOrders:
         self._absent.clear()
         self.lru.clear()
 
-    def _keep(self, held: Held) -> None:
+    def _keep(self, held: EncodedOrder) -> None:
         self._absent.discard(held.id)
         self.lru.put(held.id, held, len(held.body) + len(held.status_body))

@@ -18,13 +18,13 @@ from storage.clock import Clock
 from storage.database.contract import Database
 from storage.errors import Behind, NotFound, StorageError, Upgrading
 from storage.ids import is_id
-from storage.log.change_log import InShared, SharedTier
-from storage.log.entries import Forgotten, Thing
+from storage.log.change_log import ChangeLog, InShared
+from storage.log.entries import CacheKind, Invalidated
 from storage.log.log import Position
-from storage.log.tail import Followed, Tail
+from storage.log.tail import AppliedEntry, Tail
 from storage.memory.lru import ABSENT, MISS, Lru, Sentinel
 from storage.memory.single_flight import SingleFlight
-from storage.orders.encoded import Held, held_of
+from storage.orders.encoded import EncodedOrder, encoded_order
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.order import HistoryItem, Order, decode_order
 from storage.orders.workflow import Status
@@ -37,7 +37,7 @@ HISTORIES = 2_000
 """Histories held at once; they share the local tier's byte bound by a tenth."""
 
 
-class Source:
+class CacheStatus:
     """Where an answer came from, in the words of `Cache-Status` (RFC 9211)."""
 
     LOCAL = "facet; hit; detail=local"
@@ -53,7 +53,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     does not wait for anything in between. An answer must not claim a newer one than its content has, or who
     echoes it would be shown something older than it was promised."""
 
-    held: Held
+    held: EncodedOrder
     source: str
     as_of: Position | None = None
 
@@ -61,7 +61,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 class FoundMany(NamedTuple):
     """Orders by id, all as of one moment. What does not exist is left out."""
 
-    held: dict[str, Held]
+    held: dict[str, EncodedOrder]
     source: str
 
 
@@ -90,7 +90,7 @@ class FoundHistory(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    held: Held | Sentinel
+    held: EncodedOrder | Sentinel
     source: str
     as_of: Position
 
@@ -116,11 +116,11 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
 
 class ReadThrough:
     def __init__(
-        self, database: Database, shared: SharedTier, tail: Tail, bounds: Bounds, clock: Clock
+        self, database: Database, change_log: ChangeLog, tail: Tail, bounds: Bounds, clock: Clock
     ) -> None:
         self._database = database
-        self._shared = shared
-        self._freshness = shared.freshness
+        self._change_log = change_log
+        self._freshness = change_log.freshness
         self._catch_up_s = bounds.catch_up_s
         self._positions_waiting = bounds.positions_waiting
         self._tail = tail
@@ -129,7 +129,12 @@ class ReadThrough:
             bounds.local_entries, bounds.local_bytes, bounds.absent_entries, bounds.absent_age_s, clock
         )
         self.views = ViewCache(
-            database, Snapshots(shared.copies, tail), shared.reach_head, tail, self.local, bounds
+            database,
+            Snapshots(change_log.shared_cache, tail),
+            change_log.reach_head,
+            tail,
+            self.local,
+            bounds,
         )
         self._histories: Lru[str, list[HistoryItem]] = Lru(HISTORIES, bounds.local_bytes // 10)
         self._flights: SingleFlight[str, _Loaded] = SingleFlight()
@@ -155,15 +160,15 @@ class ReadThrough:
     async def in_step(self) -> bool:
         """Whether what is read here is the newest; waits a moment for it. False: Redis is away, so nobody can
         say. Raises Behind when this process cannot keep up with the log."""
-        return self.fresh or await self._shared.catch_up()
+        return self.fresh or await self._change_log.catch_up()
 
-    def apply(self, followed: Followed) -> None:
+    def apply(self, followed: AppliedEntry) -> None:
         """Follow the log by one entry."""
         if self._awaited:
             self._reached(followed.n)
         if followed.held is None:
             entry = followed.logged.entry
-            if isinstance(entry, Forgotten):
+            if isinstance(entry, Invalidated):
                 self._apply_forgotten(entry)
             return
         order_id = followed.held.id
@@ -218,38 +223,38 @@ class ReadThrough:
             if not reached.done():
                 reached.set_result(None)
 
-    def peek(self, order_id: str) -> Held | Sentinel:
+    def peek(self, order_id: str) -> EncodedOrder | Sentinel:
         """What the local tier holds, if it may be shown; never waits."""
         return self.local.get(order_id) if self.fresh else MISS
 
     async def get(self, order_id: str) -> Found:
         """Raises NotFound; Behind when this process cannot keep up with the log."""
-        if self._clock.monotonic_s() > self._freshness.until_s and not await self._shared.catch_up():
+        if self._clock.monotonic_s() > self._freshness.until_s and not await self._change_log.catch_up():
             return await self._get_alone(order_id)
         held = self.local.get(order_id)
-        if isinstance(held, Held):
-            return Found(held, Source.LOCAL)
+        if isinstance(held, EncodedOrder):
+            return Found(held, CacheStatus.LOCAL)
         if held is ABSENT or not is_id(order_id):
             raise NotFound("There is no such order.")
         pending = self._tail.pending(order_id)
         if pending is not None:
             self.pending_hits += 1
             self.local.replace(pending.held)
-            return Found(pending.held, Source.PENDING)
+            return Found(pending.held, CacheStatus.PENDING)
         loaded = await self._flights.do(order_id, lambda: _once_more(self._load, order_id))
-        if not isinstance(loaded.held, Held):
+        if not isinstance(loaded.held, EncodedOrder):
             raise NotFound("There is no such order.")
         return Found(loaded.held, loaded.source, loaded.as_of)
 
     async def get_many(self, order_ids: Sequence[str]) -> FoundMany:
         """As `get`, for several. Raises Behind."""
         for _ in range(MANY_ATTEMPTS):
-            before, held, source = self.stands, dict[str, Held](), Source.LOCAL
+            before, held, source = self.stands, dict[str, EncodedOrder](), CacheStatus.LOCAL
             for order_id in order_ids:
                 with contextlib.suppress(NotFound):
                     found = await self.get(order_id)
                     held[order_id] = found.held
-                    if source != Source.STALE and found.source != Source.LOCAL:
+                    if source != CacheStatus.STALE and found.source != CacheStatus.LOCAL:
                         source = found.source
             followed = self._tail.since(before.n) if self._tail.epoch == before.epoch else None
             if followed is not None:
@@ -263,16 +268,16 @@ class ReadThrough:
     async def _get_alone(self, order_id: str) -> Found:
         """The log cannot be followed: what is held here, else the database with the held tail."""
         held, pending = self.local.lru.get(order_id), self._tail.pending(order_id)
-        if not isinstance(held, Held) and pending is not None:
+        if not isinstance(held, EncodedOrder) and pending is not None:
             held = pending.held
-        if isinstance(held, Held):
-            return Found(held, Source.STALE)
+        if isinstance(held, EncodedOrder):
+            return Found(held, CacheStatus.STALE)
         if not is_id(order_id):
             raise NotFound("There is no such order.")
         loaded = await self._flights.do(order_id, lambda: _once_more(self._load, order_id))
-        if not isinstance(loaded.held, Held):
+        if not isinstance(loaded.held, EncodedOrder):
             raise Behind("The database does not have this order; others may, but Redis is away.")
-        return Found(loaded.held, Source.STALE, loaded.as_of)
+        return Found(loaded.held, CacheStatus.STALE, loaded.as_of)
 
     async def order(self, order_id: str) -> Order:
         """As `get`, decoded. Raises Upgrading when this release does not know all of it: it may be shown, and
@@ -292,35 +297,35 @@ class ReadThrough:
         alone = not await self.in_step()
         items = self._histories.get(order_id)
         if isinstance(items, list):
-            return FoundHistory(items, Source.STALE if alone else Source.LOCAL)
+            return FoundHistory(items, CacheStatus.STALE if alone else CacheStatus.LOCAL)
         found = await self._history_flights.do(order_id, lambda: _once_more(self._load_history, order_id))
-        return found._replace(source=Source.STALE) if alone else found
+        return found._replace(source=CacheStatus.STALE) if alone else found
 
     async def page(self, query: ListQuery, limit: int, now: datetime) -> FoundPage:
         """`now`: when a walk begins that begins with this page. It contains all that was changed before,
         also by a process whose clock is a little ahead."""
-        alone = not self.fresh and not await self._shared.catch_up()
+        alone = not self.fresh and not await self._change_log.catch_up()
         if self._tail.newest_at is not None and self._tail.newest_at > now:
             now = self._tail.newest_at
         page = self.views.peek_page(query, limit, now)
         if isinstance(page, Page):
-            return FoundPage(page, Source.STALE if alone else Source.LOCAL)
+            return FoundPage(page, CacheStatus.STALE if alone else CacheStatus.LOCAL)
         page, as_of = await self.views.page(query, limit, now)
-        return FoundPage(page, Source.STALE if alone else Source.MISS, as_of)
+        return FoundPage(page, CacheStatus.STALE if alone else CacheStatus.MISS, as_of)
 
     async def rows(self, query: ListQuery, limit: int) -> FoundRows:
         """The first rows of a list, encoded."""
         alone = not await self.in_step()
         bodies, as_of = await self.views.rows(query, limit)
-        return FoundRows(bodies, Source.STALE if alone else Source.LOCAL, as_of)
+        return FoundRows(bodies, CacheStatus.STALE if alone else CacheStatus.LOCAL, as_of)
 
     async def counts(self, order_filter: OrderFilter) -> FoundBody:
-        alone = not self.fresh and not await self._shared.catch_up()
+        alone = not self.fresh and not await self._change_log.catch_up()
         body = self.views.peek_counts(order_filter)
         if isinstance(body, bytes):
-            return FoundBody(body, Source.STALE if alone else Source.LOCAL)
+            return FoundBody(body, CacheStatus.STALE if alone else CacheStatus.LOCAL)
         body, as_of = await self.views.counts(order_filter)
-        return FoundBody(body, Source.STALE if alone else Source.MISS, as_of)
+        return FoundBody(body, CacheStatus.STALE if alone else CacheStatus.MISS, as_of)
 
     async def find_reference(self, created_by: str, reference: str) -> str | None:
         """The order that holds this reference of this token."""
@@ -382,10 +387,10 @@ class ReadThrough:
         self._histories.discard(order_id)
         self._history_flights.forget(order_id)
 
-    def _apply_forgotten(self, entry: Forgotten) -> None:
-        if entry.thing is Thing.LISTS:
+    def _apply_forgotten(self, entry: Invalidated) -> None:
+        if entry.thing is CacheKind.LISTS:
             self.views.clear()
-        elif entry.thing is Thing.ORDER:
+        elif entry.thing is CacheKind.ORDER:
             if entry.repaired:
                 self._tail.unpark(entry.key)
             self._forget(entry.key)
@@ -406,14 +411,16 @@ class ReadThrough:
         """What each tier holds, by asking each. Raises NotFound when none holds it."""
         held, pending = self.local.lru.peek(order_id), self._tail.pending(order_id)
         stored = await self._database.load_order(order_id) if is_id(order_id) else None
-        shared = await self._shared.inspect(order_id) if is_id(order_id) else None
-        if not isinstance(held, Held) and pending is None and stored is None and shared is None:
+        shared = await self._change_log.inspect(order_id) if is_id(order_id) else None
+        if not isinstance(held, EncodedOrder) and pending is None and stored is None and shared is None:
             raise NotFound("There is no such order.")
         now_s = self._clock.monotonic_s()
         state = "persisted" if pending is None else ("parked" if pending.parked else "pending")
         return Inspected(
             state=state,
-            local=InLocal(held.version, round(now_s - held.at_s, 3)) if isinstance(held, Held) else None,
+            local=InLocal(held.version, round(now_s - held.at_s, 3))
+            if isinstance(held, EncodedOrder)
+            else None,
             shared=shared,
             database=InDatabase(stored.version, stored.status) if stored else None,
         )
@@ -422,21 +429,21 @@ class ReadThrough:
         """Hold the newest orders, from the rows of the list of all orders."""
         bodies = await self.views.bodies(ListQuery(), limit)
         for body in reversed(bodies):
-            self.local.replace(held_of(decode_order(body), self._clock.monotonic_s()))
+            self.local.replace(encoded_order(decode_order(body), self._clock.monotonic_s()))
         return len(bodies)
 
     async def _load(self, order_id: str) -> _Loaded:
         ticket, seen = self.local.begin_fill(), self.stands
-        order, source = await self._shared.load(order_id), Source.SHARED
+        order, source = await self._change_log.load(order_id), CacheStatus.SHARED
         if order is None:
             self.loads["order"] += 1
-            order, source = await self._database.load_order(order_id), Source.MISS
+            order, source = await self._database.load_order(order_id), CacheStatus.MISS
             if order is not None:
-                self._shared.offer(order, seen)
+                self._change_log.offer(order, seen)
         else:
             self.shared_hits += 1
         # What was read may be ahead of this process: its answers must not be older than their position says.
-        await self._shared.reach_head()
+        await self._change_log.reach_head()
         for followed in self._missed(order_id, seen):
             if order is None or (followed.order is not None and followed.order.version > order.version):
                 order = followed.order
@@ -446,7 +453,7 @@ class ReadThrough:
         if order is None:
             self.local.fill_absent(order_id, ticket)
             return _Loaded(MISS, source, self.stands)
-        held = self.local.fill(held_of(order, self._clock.monotonic_s()), ticket)
+        held = self.local.fill(encoded_order(order, self._clock.monotonic_s()), ticket)
         return _Loaded(held, source, self.stands)
 
     async def _load_history(self, order_id: str) -> FoundHistory:
@@ -455,15 +462,15 @@ class ReadThrough:
         seen = self.stands
         waiting = [change.history for change in pending.changes] if pending is not None else []
         stored = await self._database.load_history(order_id)
-        await self._shared.reach_head()  # what was read may be ahead of this process
+        await self._change_log.reach_head()  # what was read may be ahead of this process
         waiting += [followed.history for followed in self._missed(order_id, seen)]
         by_version = {item.version: item for item in (*waiting, *stored)}
         items = [by_version[version] for version in sorted(by_version)]
         if self._tail.head == seen.n and self.local.begin_fill() == ticket:
             self._histories.put(order_id, items, sum(300 + len(item.comment or "") for item in items))
-        return FoundHistory(items, Source.MISS, self.stands)
+        return FoundHistory(items, CacheStatus.MISS, self.stands)
 
-    def _missed(self, order_id: str, seen: Position) -> list[Followed]:
+    def _missed(self, order_id: str, seen: Position) -> list[AppliedEntry]:
         """Changes of an order that came while the database was being read: the read may lack them, and
         they may have left the pending ones since."""
         followed = self._tail.since(seen.n) if self._tail.epoch == seen.epoch else None
@@ -480,5 +487,5 @@ async def _once_more(load: Callable[[str], Awaitable[Result]], order_id: str) ->
         return await load(order_id)
 
 
-def _newer(one: Held, other: Held | None) -> Held:
+def _newer(one: EncodedOrder, other: EncodedOrder | None) -> EncodedOrder:
     return one if other is None or one.version >= other.version else other

@@ -9,13 +9,13 @@ import hashlib
 import msgspec
 
 from storage.database.records import CountsSnapshot, ListSnapshot
-from storage.log.entries import Forgotten
+from storage.log.entries import Invalidated
 from storage.log.log import Position
 from storage.log.tail import Tail
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.order import Order
 from storage.orders.workflow import Status
-from storage.shared.cache import Copies
+from storage.shared.cache import SharedCache
 
 FORMAT = 1
 TTL_S = 3600.0
@@ -37,7 +37,7 @@ _COMMON = frozenset({"statuses", "operator", "customer"})
 
 
 class Snapshots:
-    def __init__(self, copies: Copies, tail: Tail) -> None:
+    def __init__(self, copies: SharedCache, tail: Tail) -> None:
         self._copies = copies
         self._tail = tail
 
@@ -75,7 +75,7 @@ class Snapshots:
         followed = self._tail.since(kept.n) if kept.epoch == self._tail.epoch else None
         if kept.format != FORMAT or followed is None:
             return None
-        if any(isinstance(entry.logged.entry, Forgotten) for entry in followed):
+        if any(isinstance(entry.logged.entry, Invalidated) for entry in followed):
             return None  # somebody has changed the database by hand since
         return kept
 

@@ -15,7 +15,7 @@ from storage.log.log import Position
 from storage.log.tail import Tail
 from storage.memory.lru import MISS, Lru, Sentinel
 from storage.memory.single_flight import SingleFlight
-from storage.orders.encoded import Held
+from storage.orders.encoded import EncodedOrder
 from storage.orders.filters import ALL, ListQuery, OrderFilter
 from storage.orders.order import Order, encode_order
 from storage.orders.workflow import Status
@@ -198,7 +198,7 @@ class ViewCache:
     def _body(self, order: Order) -> bytes:
         """The order's bytes, shared with the local tier when that holds the same version."""
         held = self._local.lru.peek(order.id)
-        if isinstance(held, Held) and held.version == order.version:
+        if isinstance(held, EncodedOrder) and held.version == order.version:
             return held.body
         return encode_order(order)
 

@@ -14,10 +14,10 @@ from storage.database.contract import Database
 from storage.database.lease import Lease
 from storage.database.records import Rejected
 from storage.errors import DatabaseUnavailable, Fenced, OrderParked, OutcomeUnknown
-from storage.log.change_log import SharedTier
+from storage.log.change_log import ChangeLog
 from storage.log.entries import OrderChanged
 from storage.log.log import Position
-from storage.log.tail import Followed, Tail
+from storage.log.tail import AppliedEntry, Tail
 from storage.orders.rules import assigns_operator
 from storage.trouble import Trouble
 
@@ -29,10 +29,10 @@ class WriteBehind:
     but the guarded position's. The others learn from the shared tier, or the database, how far it is."""
 
     def __init__(
-        self, database: Database, shared: SharedTier, tail: Tail, lease: Lease, bounds: Bounds
+        self, database: Database, change_log: ChangeLog, tail: Tail, lease: Lease, bounds: Bounds
     ) -> None:
         self._database = database
-        self._shared = shared
+        self._change_log = change_log
         self._tail = tail
         self._lease = lease
         self._bounds = bounds
@@ -55,7 +55,7 @@ class WriteBehind:
         """Why the database does not take in what was accepted."""
         return self._trouble.error
 
-    def follow(self, followed: Followed) -> None:
+    def follow(self, followed: AppliedEntry) -> None:
         """An entry has become durable in the log."""
         self._more.set()
         entry = followed.logged.entry
@@ -181,10 +181,10 @@ class WriteBehind:
         errors = {item.logged.n: item.error for item in rejected}
         self._tail.release(new.n, frozenset(errors))
         self._confirm(new.n, errors)
-        await self._shared.flushed(batch, errors.keys())
+        await self._change_log.flushed(batch, errors.keys())
 
     async def _apply_until_done(
-        self, batch: list[Followed], old: Position, new: Position
+        self, batch: list[AppliedEntry], old: Position, new: Position
     ) -> list[Rejected] | None:
         """Tries again, with growing pauses, for as long as the database is away. None: somebody else has
         moved the position, perhaps this process itself in a commit whose outcome got lost."""
@@ -211,7 +211,7 @@ class WriteBehind:
         Raises Fenced when there is no other process, and it was not this one."""
         try:
             stands = await self._database.position()
-            if self._shared.alone and stands != new:
+            if self._change_log.alone and stands != new:
                 raise Fenced(f"The database went from {old} to {stands}: another Facet uses it.")
             await self._ask_database(old)
             self._trouble.over()

@@ -3,19 +3,19 @@
 from collections.abc import Iterable, Sequence
 
 from storage.log.entries import OrderChanged
-from storage.log.log import Logged
+from storage.log.log import LogRecord
 from storage.orders.order import Order
 
 LATER = "a later release has written this: it can bring it to the database"
 PARKED = "an earlier change of this order was set aside"
 
 
-def changes_of(batch: Iterable[Logged]) -> list[tuple[Logged, Order]]:
+def changes_of(batch: Iterable[LogRecord]) -> list[tuple[LogRecord, Order]]:
     """The changes of orders, each with the order as it leaves it."""
     return [(logged, logged.entry.change.order) for logged in batch if isinstance(logged.entry, OrderChanged)]
 
 
-def expected_versions(batch: Sequence[Logged]) -> dict[str, int] | None:
+def expected_versions(batch: Sequence[LogRecord]) -> dict[str, int] | None:
     """Which version each order must have before the batch (0: it does not exist); None when the batch itself
     skips or repeats a version, or has something that a later release has written."""
     before: dict[str, int] = {}

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from storage.database.records import (
-    Attendance,
     CountsSnapshot,
     DeadLetter,
     Epoch,
     ListSnapshot,
+    Member,
     Rejected,
     StoredModel,
     StoredQuote,
@@ -21,7 +21,7 @@ from storage.database.records import (
     StoredVersion,
 )
 from storage.log.entries import AnyEntry
-from storage.log.log import Logged, Position
+from storage.log.log import LogRecord, Position
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.order import HistoryItem, Order
 
@@ -75,9 +75,9 @@ class Database(Protocol):
 
     async def load_tokens(self) -> list[StoredToken]: ...
 
-    async def load_dead_letters(self) -> list[tuple[DeadLetter, Logged]]: ...
+    async def load_dead_letters(self) -> list[tuple[DeadLetter, LogRecord]]: ...
 
-    async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
+    async def apply(self, batch: Sequence[LogRecord], old: Position, new: Position) -> list[Rejected]:
         """The batch and the new position in one transaction, guarded by the old position.
 
         What the database refuses for good is set aside as dead letters in the same transaction, with every
@@ -86,7 +86,7 @@ class Database(Protocol):
         """
         ...
 
-    async def unite(self, batch: Sequence[Logged], epoch: int, *, late: bool = False) -> list[Rejected]:
+    async def unite(self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False) -> list[Rejected]:
         """Entries of another life of the log, one by one: known ones are skipped by their id, what does
         not fit (a fork, or a gap before the version) becomes a dead letter. Answers to keyed requests are
         kept. The position stays.
@@ -145,7 +145,7 @@ class Database(Protocol):
         high as it ever was, and as `least`."""
         ...
 
-    async def attendance(self, within_s: float) -> list[Attendance]:
+    async def attendance(self, within_s: float) -> list[Member]:
         """Processes seen lately; older records are forgotten."""
         ...
 

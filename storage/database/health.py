@@ -12,7 +12,7 @@ from storage.trouble import Trouble
 logger = logging.getLogger("facet.storage")
 
 
-class Pulse:
+class DatabaseHealth:
     """Asks the database now and then; for the time as well, where nothing else tells it to all processes."""
 
     def __init__(self, database: Database, bounds: Bounds, clock: Clock, *, tells_time: bool) -> None:

@@ -15,7 +15,7 @@ logger = logging.getLogger("facet.storage")
 INTERVAL_S = 60.0
 
 
-class Housekeeping:
+class Pruning:
     """Answers to keyed requests go once nobody may repeat the request any more."""
 
     def __init__(self, database: Database, lease: Lease, bounds: Bounds, clock: Clock) -> None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from storage.log.log import Logged, Position
+from storage.log.log import LogRecord, Position
 from storage.orders.actors import Role
 from storage.orders.order import Order
 from storage.orders.workflow import Status
@@ -79,7 +79,7 @@ class Epoch(NamedTuple):
     lineage: int
 
 
-class Attendance(NamedTuple):
+class Member(NamedTuple):
     """A process that follows the log; `united` is the last epoch of which it has brought all it held, `level`
     the level of the log that it reads."""
 
@@ -92,5 +92,5 @@ class Attendance(NamedTuple):
 class Rejected(NamedTuple):
     """An entry that a batch could not apply, and why."""
 
-    logged: Logged
+    logged: LogRecord
     error: str

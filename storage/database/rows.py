@@ -18,10 +18,10 @@ from storage.log.entries import (
     TokenIssued,
     TokenRevoked,
 )
-from storage.log.log import Logged, Position, logged_of, payload_of, require_known
+from storage.log.log import LogRecord, Position, logged_of, payload_of, require_known
 from storage.orders.actors import Role
 from storage.orders.filters import search_text
-from storage.orders.order import HistoryItem, Order, OrderPrice, Was
+from storage.orders.order import HistoryItem, Order, OrderPrice, Previous
 from storage.orders.unknown_fields import from_json
 from storage.orders.workflow import Kind, Status
 
@@ -130,7 +130,7 @@ class Rows:
             updated_at=loaded(row[21]),
         )
 
-    def history_row(self, logged: Logged, epoch: int) -> tuple[Any, ...]:
+    def history_row(self, logged: LogRecord, epoch: int) -> tuple[Any, ...]:
         """Of an entry that is an OrderChanged, in the order of HISTORY_NAMES."""
         entry = logged.entry
         assert isinstance(entry, OrderChanged)
@@ -161,7 +161,7 @@ class Rows:
             actor=row[4],
             at=self._loaded(row[5]),
             comment=row[6],
-            was=_decoded(row[7], Was),
+            was=_decoded(row[7], Previous),
         )
 
     def other_row(self, entry: object) -> tuple[type[Entry], tuple[Any, ...]] | None:
@@ -186,19 +186,19 @@ class Rows:
                 return TokenRevoked, (stored(entry.at), entry.token_id)
         return None
 
-    def answer_row(self, logged: Logged, epoch: int) -> tuple[Any, ...]:
+    def answer_row(self, logged: LogRecord, epoch: int) -> tuple[Any, ...]:
         """(scope, epoch, position, payload, at) of an entry that answers a keyed request."""
         entry = logged.entry
         assert entry.remembered is not None
         return (entry.remembered.scope, epoch, logged.n, payload_of(logged), self._stored(entry.at))
 
-    def dead_letter_row(self, logged: Logged, epoch: int, error: str) -> tuple[Any, ...]:
+    def dead_letter_row(self, logged: LogRecord, epoch: int, error: str) -> tuple[Any, ...]:
         """(id, epoch, position, order_id, error, payload, at)."""
         entry = logged.entry
         order_id = order_id_of(logged)
         return (entry.id, epoch, logged.n, order_id, error, payload_of(logged), self._stored(entry.at))
 
-    def dead_letter_of(self, row: Any) -> tuple[DeadLetter, Logged]:
+    def dead_letter_of(self, row: Any) -> tuple[DeadLetter, LogRecord]:
         letter = DeadLetter(
             id=row[0],
             position=str(Position(row[1], row[2])),
@@ -249,7 +249,7 @@ def answer_of(epoch: int, n: int, payload: bytes) -> tuple[Position, AnyEntry]:
 
 
 _decoders: dict[type[msgspec.Struct], Callable[[str], Any]] = {
-    kind: msgspec.json.Decoder(kind).decode for kind in (OrderPrice, Was)
+    kind: msgspec.json.Decoder(kind).decode for kind in (OrderPrice, Previous)
 }
 
 
@@ -266,5 +266,5 @@ def _kind_of(text: str) -> Kind | str:
     return Kind(text) if text in Kind.__members__.values() else text
 
 
-def order_id_of(logged: Logged) -> str | None:
+def order_id_of(logged: LogRecord) -> str | None:
     return logged.entry.change.order.id if isinstance(logged.entry, OrderChanged) else None

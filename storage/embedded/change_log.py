@@ -19,14 +19,14 @@ from storage.errors import (
     Unavailable,
     Upgrading,
 )
-from storage.log.change_log import Follower, Freshness, InShared, Reload, Standing
+from storage.log.change_log import Follower, Freshness, InShared, LogStatus, Reload
 from storage.log.entries import LEVEL, AnyEntry, OrderChanged, require_level
 from storage.log.log import Log, Position
-from storage.log.tail import Followed, Tail
+from storage.log.tail import AppliedEntry, Tail
 from storage.memory.lru import MISS, Lru, Sentinel
 from storage.orders.order import Order
-from storage.shared.cache import Copies, NoCopies
-from storage.shared.locks import NoTurns, Turns
+from storage.shared.cache import NoSharedCache, SharedCache
+from storage.shared.locks import Locks, NoLocks
 from storage.trouble import Trouble
 
 logger = logging.getLogger("facet.log")
@@ -38,7 +38,7 @@ TRIM_INTERVAL_S = 1.0
 DURABILITY = "survives SIGKILL and power loss (WAL, synchronous=FULL)"
 
 
-class EmbeddedTier:
+class EmbeddedChangeLog:
     """Group commit: changes that arrive while the log writes share the next fsync.
 
     A change becomes visible to readers only when it is durable, in the order of the log.
@@ -57,8 +57,8 @@ class EmbeddedTier:
         self._followers: list[Follower] = []
         self._reloads: list[Reload] = []
         self.freshness = Freshness()
-        self.copies: Copies = NoCopies()
-        self.turns: Turns = NoTurns()
+        self.shared_cache: SharedCache = NoSharedCache()
+        self.locks: Locks = NoLocks()
         self._queue: deque[tuple[AnyEntry, asyncio.Future[int]]] = deque()
         self._under_way: dict[str, int] = {}
         self._remembered: Lru[str, tuple[Position, AnyEntry]] = Lru(REMEMBERED_ENTRIES, 32 * 2**20)
@@ -79,8 +79,8 @@ class EmbeddedTier:
     def last_error(self) -> str | None:
         return self._trouble.error
 
-    def standing(self) -> Standing:
-        return Standing(durability=DURABILITY)
+    def status(self) -> LogStatus:
+        return LogStatus(durability=DURABILITY)
 
     def follow(self, follower: Follower) -> None:
         self._followers.append(follower)
@@ -149,7 +149,7 @@ class EmbeddedTier:
     def offer(self, order: Order, seen: Position) -> None:
         pass
 
-    async def flushed(self, batch: Sequence[Followed], rejected: Collection[int]) -> None:
+    async def flushed(self, batch: Sequence[AppliedEntry], rejected: Collection[int]) -> None:
         """Now and then forget what the database has. Failing to is no harm: the log only stays longer."""
         now_s = self._clock.monotonic_s()
         if now_s - self._trimmed_at_s < TRIM_INTERVAL_S:
@@ -263,7 +263,7 @@ class EmbeddedTier:
             if not accepted.done():
                 accepted.set_result(item.n)
 
-    def publish(self, followed: Followed) -> None:
+    def publish(self, followed: AppliedEntry) -> None:
         """Show a durable entry to everybody who follows."""
         remembered = followed.logged.entry.remembered
         if remembered is not None:

@@ -12,12 +12,12 @@ import msgspec
 
 from storage.log.entries import LEVEL, AnyEntry
 from storage.log.log import Position
-from storage.log.tail import Followed
+from storage.log.tail import AppliedEntry
 from storage.orders.order import Order
-from storage.shared.cache import Copies
-from storage.shared.locks import Turns
+from storage.shared.cache import SharedCache
+from storage.shared.locks import Locks
 
-Follower = Callable[[Followed], None]
+Follower = Callable[[AppliedEntry], None]
 """Told of every entry, in order, as soon as it is durable. Never waits."""
 Reload = Callable[[], Awaitable[Callable[[], None]]]
 """Reads from the database what is held of it in memory; what it returns puts that in place at once."""
@@ -43,7 +43,7 @@ class InShared(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: int | None = None
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How the shared tier stands. `server`: its name and version, None when it is in this process. `level`:
     which level of the log is in force. `joins`: how often following began; `rebases`: lives of the log begun
     here. `age_s`: how long ago the end of the log was last seen, None when it never was."""
@@ -58,7 +58,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float | None = 0.0
 
 
-class SharedTier(Protocol):
+class ChangeLog(Protocol):
     freshness: Freshness
     alone: bool
     """There is no other process: nobody else may ever bring this log to the database."""
@@ -68,10 +68,10 @@ class SharedTier(Protocol):
     """Entries found in the log that the database lacked when following began."""
 
     @property
-    def copies(self) -> Copies: ...
+    def shared_cache(self) -> SharedCache: ...
 
     @property
-    def turns(self) -> Turns: ...
+    def locks(self) -> Locks: ...
 
     @property
     def last_error(self) -> str | None:
@@ -89,7 +89,7 @@ class SharedTier(Protocol):
     @property
     def epoch(self) -> int: ...
 
-    def standing(self) -> Standing: ...
+    def status(self) -> LogStatus: ...
 
     def follow(self, follower: Follower) -> None:
         """Call the follower with every entry from now on."""
@@ -143,7 +143,7 @@ class SharedTier(Protocol):
         """An order that was read from the database when the log was followed to `seen`, for others."""
         ...
 
-    async def flushed(self, batch: Sequence[Followed], rejected: Collection[int]) -> None:
+    async def flushed(self, batch: Sequence[AppliedEntry], rejected: Collection[int]) -> None:
         """The database has these, but for the rejected ones."""
         ...
 

@@ -27,7 +27,7 @@ class Answer(Stored, frozen=True, kw_only=True, omit_defaults=True):
     location: str | None = None
 
 
-class Remembered(Stored, frozen=True, kw_only=True):
+class IdempotencyRecord(Stored, frozen=True, kw_only=True):
     """An Idempotency-Key with its answer. `scope` hashes token, method, path and key."""
 
     scope: str
@@ -41,7 +41,7 @@ class Entry(Stored, frozen=True, kw_only=True, tag_field="t", omit_defaults=True
 
     id: str
     at: datetime
-    remembered: Remembered | None = None
+    remembered: IdempotencyRecord | None = None
 
 
 class OrderChanged(Entry, frozen=True, kw_only=True, tag="order"):
@@ -89,7 +89,7 @@ class AnswerKept(Entry, frozen=True, kw_only=True, tag="answer"):
     """Nothing changed but that a keyed request was answered."""
 
 
-class Thing(StrEnum):
+class CacheKind(StrEnum):
     """What the tiers hold by key."""
 
     ORDER = "order"
@@ -97,11 +97,11 @@ class Thing(StrEnum):
     LISTS = "lists"
 
 
-class Forgotten(Entry, frozen=True, kw_only=True, tag="forgotten"):
+class Invalidated(Entry, frozen=True, kw_only=True, tag="forgotten"):
     """Every process forgets what it holds of a thing and reads it again. `repaired`: the database has taken
     the order's dead letters."""
 
-    thing: Thing
+    thing: CacheKind
     key: str = ""
     repaired: bool = False
 
@@ -118,7 +118,7 @@ AnyEntry = (
     | TokenIssued
     | TokenRevoked
     | AnswerKept
-    | Forgotten
+    | Invalidated
     | LaterEntry
 )
 

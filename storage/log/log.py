@@ -31,7 +31,7 @@ def parse_position(text: str) -> Position:
     return Position(int(epoch), int(n))
 
 
-class Logged(msgspec.Struct, gc=False, frozen=True):
+class LogRecord(msgspec.Struct, gc=False, frozen=True):
     """An entry that is durable, with where it stands and how long it is."""
 
     n: int
@@ -43,20 +43,20 @@ class Logged(msgspec.Struct, gc=False, frozen=True):
     """As a later release has written it, when this one does not know all of it."""
 
 
-def logged_of(n: int, payload: bytes) -> Logged:
+def logged_of(n: int, payload: bytes) -> LogRecord:
     """An entry as it was stored."""
     entry, whole = decode_entry(payload)
-    return Logged(n, entry, len(payload), later=None if whole else payload)
+    return LogRecord(n, entry, len(payload), later=None if whole else payload)
 
 
-def require_known(logged: Logged) -> Logged:
+def require_known(logged: LogRecord) -> LogRecord:
     """Raises Upgrading when this release does not know all of it."""
     if logged.later is not None:
         raise Upgrading("A later release has answered this request: it can repeat the answer.")
     return logged
 
 
-def payload_of(logged: Logged) -> bytes:
+def payload_of(logged: LogRecord) -> bytes:
     """An entry as it is stored."""
     return logged.later if logged.later is not None else encode_entry(logged.entry)
 
@@ -72,14 +72,14 @@ class Log(Protocol):
         """Position of the newest durable entry."""
         ...
 
-    async def append(self, entries: Sequence[AnyEntry]) -> list[Logged]:
+    async def append(self, entries: Sequence[AnyEntry]) -> list[LogRecord]:
         """All of them or none, durable on return, at the positions after `head`, in this order.
 
         Raises LogUnavailable; what became of the entries is then known only after `recover`.
         """
         ...
 
-    async def recover(self) -> list[Logged]:
+    async def recover(self) -> list[LogRecord]:
         """After a failed append: what did reach the log beyond `head`; moves `head`."""
         ...
 
@@ -87,7 +87,7 @@ class Log(Protocol):
         """Writes something that changes nothing. Raises LogUnavailable."""
         ...
 
-    async def read(self, after: int, limit: int) -> list[Logged]: ...
+    async def read(self, after: int, limit: int) -> list[LogRecord]: ...
 
     async def find_remembered(self, scope: str) -> tuple[Position, AnyEntry] | None:
         """The entry that answered this keyed request, while the log keeps it."""

@@ -15,19 +15,19 @@ from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.errors import BacklogFull
 from storage.log.entries import OrderChanged, QuoteIssued
-from storage.log.log import Logged, Position
-from storage.orders.encoded import Held, held_of
+from storage.log.log import LogRecord, Position
+from storage.orders.encoded import EncodedOrder, encoded_order
 from storage.orders.order import HistoryItem, Order, history_item
 
 
-class Followed(msgspec.Struct, gc=False):
+class AppliedEntry(msgspec.Struct, gc=False):
     """A log entry with what its followers need. `order` and `held` are those of an order change."""
 
     n: int
-    logged: Logged
+    logged: LogRecord
     at_s: float
     order: Order | None = None
-    held: Held | None = None
+    held: EncodedOrder | None = None
     _before: Order | None = None
 
     @property
@@ -50,9 +50,9 @@ class PendingOrder(msgspec.Struct, gc=False):
     """The newest state of an order that the database lacks, and the history rows it lacks."""
 
     order: Order
-    held: Held
+    held: EncodedOrder
     n: int
-    changes: deque[Followed] = msgspec.field(default_factory=deque)
+    changes: deque[AppliedEntry] = msgspec.field(default_factory=deque)
     references: tuple[tuple[str, str], ...] = ()
     parked: bool = False
     later: bool = False
@@ -63,8 +63,8 @@ class Tail:
     def __init__(self, bounds: Bounds, clock: Clock) -> None:
         self._bounds = bounds
         self._clock = clock
-        self._waiting: deque[Followed] = deque()
-        self._recent: deque[Followed] = deque(maxlen=bounds.journal_entries)
+        self._waiting: deque[AppliedEntry] = deque()
+        self._recent: deque[AppliedEntry] = deque(maxlen=bounds.journal_entries)
         self._pending: dict[str, PendingOrder] = {}
         self._references: dict[tuple[str, str], str] = {}
         self._quotes: dict[str, QuoteIssued] = {}
@@ -90,7 +90,7 @@ class Tail:
         self.epoch = flushed.epoch
         self.head = self.flushed = self._floor = flushed.n
 
-    def recall(self, entries: Sequence[Logged]) -> None:
+    def recall(self, entries: Sequence[LogRecord]) -> None:
         """What the log still has of the time before: the database has these too, but lists of then can be
         brought up to date with them. The last one is at the flushed position."""
         if entries:
@@ -119,7 +119,7 @@ class Tail:
         ):
             raise BacklogFull(retry_after_s=5)
 
-    def add(self, logged: Logged) -> Followed:
+    def add(self, logged: LogRecord) -> AppliedEntry:
         """Follow the log by one entry."""
         followed = self._followed(logged)
         self._waiting.append(followed)
@@ -134,7 +134,7 @@ class Tail:
             self._quotes[logged.entry.quote_id] = logged.entry
         return followed
 
-    def batch(self, limit: int) -> list[Followed]:
+    def batch(self, limit: int) -> list[AppliedEntry]:
         """The oldest entries that the database lacks, up to one that a later release has written: of that
         this one does not know all, and would bring less to the database."""
         if not self._later:
@@ -148,7 +148,7 @@ class Tail:
         return self._later > 0 and self._waiting[0].logged.later is not None
 
     @property
-    def waiting(self) -> list[Followed]:
+    def waiting(self) -> list[AppliedEntry]:
         """All entries that the database lacks, oldest first."""
         return list(self._waiting)
 
@@ -167,11 +167,11 @@ class Tail:
             self._release_one(followed, followed.n in rejected)
         self.flushed = upto
 
-    def since(self, n: int) -> list[Followed] | None:
+    def since(self, n: int) -> list[AppliedEntry] | None:
         """The entries after position n, oldest first; None when they are no longer all held."""
         if n < self._floor:
             return None
-        found: list[Followed] = []
+        found: list[AppliedEntry] = []
         for entries in (self._waiting, self._recent):
             for followed in reversed(entries):
                 if followed.n <= n:
@@ -199,7 +199,7 @@ class Tail:
     def pending_orders(self) -> int:
         return len(self._pending)
 
-    def park(self, logged: Logged) -> None:
+    def park(self, logged: LogRecord) -> None:
         """A dead letter from an earlier run: its order is served from here until it is repaired."""
         followed = self._followed(logged)
         if followed.order is not None:
@@ -220,14 +220,14 @@ class Tail:
             if not pending.changes:
                 self._forget(order_id, pending)
 
-    def _followed(self, logged: Logged) -> Followed:
+    def _followed(self, logged: LogRecord) -> AppliedEntry:
         at_s = self._clock.monotonic_s()
         if not isinstance(logged.entry, OrderChanged):
-            return Followed(logged.n, logged, at_s)
+            return AppliedEntry(logged.n, logged, at_s)
         order = logged.entry.change.order
-        return Followed(logged.n, logged, at_s, order, held_of(order, at_s, logged.body))
+        return AppliedEntry(logged.n, logged, at_s, order, encoded_order(order, at_s, logged.body))
 
-    def _add_pending(self, followed: Followed) -> PendingOrder:
+    def _add_pending(self, followed: AppliedEntry) -> PendingOrder:
         assert followed.order is not None
         assert followed.held is not None
         order = followed.order
@@ -245,7 +245,7 @@ class Tail:
             self._references[key] = order.id
         return pending
 
-    def _release_one(self, followed: Followed, rejected: bool) -> None:
+    def _release_one(self, followed: AppliedEntry, rejected: bool) -> None:
         order = followed.order
         if order is None:
             entry = followed.logged.entry

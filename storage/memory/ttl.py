@@ -8,7 +8,7 @@ from storage.memory.lru import Key
 Value = TypeVar("Value")
 
 
-class Brief(Generic[Key, Value]):
+class TtlCache(Generic[Key, Value]):
     """Bounded in entries and in age; the oldest goes first."""
 
     def __init__(self, entries_max: int, age_s: float, clock: Clock) -> None:

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from storage.bounds import Bounds
 from storage.memory.single_flight import SingleFlight
-from storage.models.shared import Model, ModelCopies, Refusal
-from storage.shared.locks import Turn, Turns
+from storage.models.shared import Model, Refusal, SharedModels
+from storage.shared.locks import Lock, Locks
 
 
 class Work(Protocol):
@@ -42,11 +42,11 @@ class Known(NamedTuple):
     source: Source
 
 
-class Computing:
+class ComputeOnce:
     def __init__(
         self,
-        copies: ModelCopies,
-        turns: Turns,
+        copies: SharedModels,
+        turns: Locks,
         analyser: str,
         bounds: Bounds,
         look_up: Callable[[str], Awaitable[Known | None]],
@@ -73,7 +73,7 @@ class Computing:
         with work.hold():
             if known := await self._look_up(sha256):
                 return known
-            turn = Turn(self._turns, f"facts:{sha256}", self._bounds.model_turn_s)
+            turn = Lock(self._turns, f"facts:{sha256}", self._bounds.model_turn_s)
             found = await self._found_by_others(sha256, turn)
             if found is not None:
                 self._keep(sha256, found)
@@ -93,7 +93,7 @@ class Computing:
     def _model(self, sha256: str, byte_count: int, facts: bytes) -> Model:
         return Model(sha256, byte_count, facts, frozenset(), self._analyser)
 
-    async def _found_by_others(self, sha256: str, turn: Turn) -> Model | Refusal | None:
+    async def _found_by_others(self, sha256: str, turn: Lock) -> Model | Refusal | None:
         """None: it is this process's turn, or the others have taken longer than anybody may."""
         loop, bounds = asyncio.get_running_loop(), self._bounds
         deadline_s, pause_s, waited = loop.time() + bounds.model_wait_s, bounds.model_look_s, False

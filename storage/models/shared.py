@@ -9,7 +9,7 @@ import hashlib
 
 import msgspec
 
-from storage.shared.cache import Copies
+from storage.shared.cache import SharedCache
 
 FORMAT = b"1"
 """First byte of a copy. A reader takes another format for none, so that two releases can run side by side."""
@@ -43,8 +43,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Copy).decode
 
 
-class ModelCopies:
-    def __init__(self, copies: Copies, analyser: str, ttl_s: float, refusal_ttl_s: float) -> None:
+class SharedModels:
+    def __init__(self, copies: SharedCache, analyser: str, ttl_s: float, refusal_ttl_s: float) -> None:
         self._copies = copies
         self._analyser = analyser
         self._ttl_s = ttl_s

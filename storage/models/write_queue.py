@@ -23,7 +23,7 @@ STORE_INTERVAL_S = 0.2
 STORE_BATCH = 200
 
 
-class ModelRecords:
+class ModelWriteQueue:
     def __init__(self, database: Database, entries_max: int, half_life_s: float) -> None:
         self._database = database
         self._entries_max = entries_max

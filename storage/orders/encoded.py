@@ -5,7 +5,7 @@ import msgspec
 from storage.orders.order import Order, encode_order, encode_status
 
 
-class Held(msgspec.Struct, frozen=True, gc=False):
+class EncodedOrder(msgspec.Struct, frozen=True, gc=False):
     """An order as answers show it. `at_s`: monotonic seconds when it came here."""
 
     id: str
@@ -17,9 +17,9 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     at_s: float
 
 
-def held_of(order: Order, at_s: float, body: bytes | None = None) -> Held:
+def encoded_order(order: Order, at_s: float, body: bytes | None = None) -> EncodedOrder:
     """`body`: the order as it is encoded, if it has been already."""
-    return Held(
+    return EncodedOrder(
         order.id,
         order.customer,
         order.version,

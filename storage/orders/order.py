@@ -82,7 +82,7 @@ class OrderStatus(msgspec.Struct, gc=False, frozen=True):
     version: int
 
 
-class Was(Stored, frozen=True, kw_only=True, omit_defaults=True):
+class Previous(Stored, frozen=True, kw_only=True, omit_defaults=True):
     """The values that a change replaced: only the fields it touched are set."""
 
     status: Status | UnsetType = UNSET
@@ -106,14 +106,14 @@ class Was(Stored, frozen=True, kw_only=True, omit_defaults=True):
         return {name: value for name in _WAS_FIELDS if (value := getattr(self, name)) is not UNSET}
 
 
-_WAS_FIELDS = Was.__struct_fields__
+_WAS_FIELDS = Previous.__struct_fields__
 
 
 class Change(Stored, frozen=True, kw_only=True):
     """One accepted change: the order after it, and what the history says of it."""
 
     order: Order
-    was: Was
+    was: Previous
     kind: Kind
     from_status: Status | None
     to_status: Status
@@ -138,7 +138,7 @@ class HistoryItem(msgspec.Struct, gc=False, frozen=True, kw_only=True):
     actor: str
     at: datetime
     comment: str | None
-    was: Was
+    was: Previous
 
 
 def history_item(change: Change) -> HistoryItem:

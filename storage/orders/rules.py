@@ -20,7 +20,7 @@ from storage.errors import (
     NothingToUndo,
 )
 from storage.orders.actors import OPENING_ROLES, Actor, Role
-from storage.orders.order import PRICE_FIELDS, Change, HistoryItem, Order, OrderPrice, PriceSource, Was
+from storage.orders.order import PRICE_FIELDS, Change, HistoryItem, Order, OrderPrice, Previous, PriceSource
 from storage.orders.workflow import (
     BEFORE_APPROVAL,
     BEFORE_PRICE,
@@ -36,7 +36,7 @@ from storage.orders.workflow import (
 _STARTED = Status.MANUFACTURING_STARTED
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class StatusRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A step that somebody asks for."""
 
     status: Status
@@ -53,7 +53,7 @@ def create(order: Order, actor: Actor, comment: str | None = None) -> Change:
         raise Forbidden("A partner creates orders for itself only.")
     return Change(
         order=order,
-        was=Was(),
+        was=Previous(),
         kind=Kind.CREATE,
         from_status=None,
         to_status=order.status,
@@ -64,7 +64,7 @@ def create(order: Order, actor: Actor, comment: str | None = None) -> Change:
 
 
 def advance(
-    order: Order, wish: Wish, actor: Actor, now: datetime, said: Collection[str] = ()
+    order: Order, wish: StatusRequest, actor: Actor, now: datetime, said: Collection[str] = ()
 ) -> Change | None:
     """Bring the order to another status. `said`: comments that the actor has left since the last step.
 
@@ -150,11 +150,11 @@ def _require_role(roles: frozenset[Role], actor: Actor, status: Status) -> None:
         raise Forbidden(f"A token of role {actor.role} cannot do this to an order ({status}): {allowed} can.")
 
 
-def _wished_operator(wish: Wish, actor: Actor) -> str | None:
+def _wished_operator(wish: StatusRequest, actor: Actor) -> str | None:
     return actor.name if actor.role is Role.OPERATOR else wish.operator
 
 
-def _refuse_second_take(order: Order, wish: Wish, actor: Actor) -> None:
+def _refuse_second_take(order: Order, wish: StatusRequest, actor: Actor) -> None:
     taken_by = order.operator
     if taken_by is None or actor.role not in STEPS[Status.MANUFACTURING_APPROVED, _STARTED].roles:
         return
@@ -166,7 +166,9 @@ def _refuse_second_take(order: Order, wish: Wish, actor: Actor) -> None:
         raise AlreadyTaken(f"The order was taken by {taken_by}.", operator=taken_by, since=order.status_since)
 
 
-def _repeat(order: Order, wish: Wish, actor: Actor, now: datetime, said: Collection[str]) -> Change | None:
+def _repeat(
+    order: Order, wish: StatusRequest, actor: Actor, now: datetime, said: Collection[str]
+) -> Change | None:
     """A status that the order has already: only a new comment leaves something."""
     _require_operator_fits(wish)
     if wish.price is not None and not _is_same_price(wish.price, order.price):
@@ -189,12 +191,12 @@ def _is_same_price(wished: OrderPrice, price: OrderPrice | None) -> bool:
     )
 
 
-def _require_operator_fits(wish: Wish) -> None:
+def _require_operator_fits(wish: StatusRequest) -> None:
     if wish.operator is not None and wish.status is not _STARTED:
         raise Invalid(("/operator", "goes with MANUFACTURING_STARTED only"))
 
 
-def _check_details(order: Order, wish: Wish, step: Step, actor: Actor) -> None:
+def _check_details(order: Order, wish: StatusRequest, step: Step, actor: Actor) -> None:
     _require_operator_fits(wish)
     if wish.status is Status.CANCELLED and not wish.comment:
         raise Invalid(("/comment", "say why the order is cancelled"), code="comment_required")
@@ -206,12 +208,12 @@ def _check_details(order: Order, wish: Wish, step: Step, actor: Actor) -> None:
         _check_release(order, wish, actor)
 
 
-def _refuse_other_operator(wish: Wish, actor: Actor) -> None:
+def _refuse_other_operator(wish: StatusRequest, actor: Actor) -> None:
     if actor.role is Role.OPERATOR and wish.operator not in (None, actor.name):
         raise Forbidden("An operator takes orders for themselves only.")
 
 
-def _check_release(order: Order, wish: Wish, actor: Actor) -> None:
+def _check_release(order: Order, wish: StatusRequest, actor: Actor) -> None:
     if actor.role is Role.OPERATOR:
         _require_own(order, actor)
     if actor.role is Role.SELLER and not wish.comment:
@@ -223,7 +225,7 @@ def _require_own(order: Order, actor: Actor) -> None:
         raise Forbidden(f"The order is {order.operator}'s.")
 
 
-def _effects(order: Order, wish: Wish, step: Step, actor: Actor) -> dict[str, Any]:
+def _effects(order: Order, wish: StatusRequest, step: Step, actor: Actor) -> dict[str, Any]:
     effects: dict[str, Any] = {"status": wish.status}
     if step.kind is Kind.TAKE:
         effects["operator"] = _wished_operator(wish, actor)
@@ -236,7 +238,7 @@ def _effects(order: Order, wish: Wish, step: Step, actor: Actor) -> dict[str, An
     return effects
 
 
-def _correct(order: Order, wish: Wish, actor: Actor, now: datetime) -> Change:
+def _correct(order: Order, wish: StatusRequest, actor: Actor, now: datetime) -> Change:
     """A step outside the table: an admin's, with a comment. Anybody else is told the legal ones."""
     if actor.role is not Role.ADMIN or not wish.comment:
         legal = [status.value for status in LEGAL[order.status]]
@@ -272,7 +274,7 @@ def _changed(
         effects |= {"status_since": moment, "status_version": order.version + 1}
     return Change(
         order=msgspec.structs.replace(order, version=order.version + 1, **effects),
-        was=Was(**{name: getattr(order, name) for name in effects}),
+        was=Previous(**{name: getattr(order, name) for name in effects}),
         kind=kind,
         from_status=order.status,
         to_status=effects.get("status", order.status),

@@ -17,10 +17,10 @@ from storage.database.rows import order_id_of
 from storage.database.schema import ORDERS_POSITION
 from storage.errors import Fenced
 from storage.log.entries import OrderChanged
-from storage.log.log import Logged, Position
+from storage.log.log import LogRecord, Position
 from storage.orders.order import Order
 from storage.orders.workflow import Kind
-from storage.postgresql.connection import FAILURES, Connection, Refused, is_refusal, refusal
+from storage.postgresql.connection import FAILURES, Connection, StatementRefused, is_refusal, refusal
 from storage.postgresql.rows import (
     EDITED,
     HISTORY_LIST,
@@ -88,7 +88,7 @@ async def any_parked(connection: Connection, before: dict[str, int]) -> bool:
 
 async def apply_together(
     connection: Connection,
-    batch: Sequence[Logged],
+    batch: Sequence[LogRecord],
     before: dict[str, int],
     epoch: int,
     copied_rows_min: int = COPIED_ROWS_MIN,
@@ -100,7 +100,7 @@ async def apply_together(
         rows = _rows_of(changed, before, epoch)
         add = _copy if len(changed) >= copied_rows_min else _insert
         if await _store(connection, rows, add) != len(before) - len(rows.new):
-            raise Refused("a version does not follow the one that is stored")
+            raise StatementRefused("a version does not follow the one that is stored")
     if len(changed) == len(batch):
         return
     for logged in batch:
@@ -109,7 +109,7 @@ async def apply_together(
             await connection.execute(STORE_OTHER[other[0]], *other[1])
 
 
-def _rows_of(changed: list[tuple[Logged, Order]], before: dict[str, int], epoch: int) -> Changed:
+def _rows_of(changed: list[tuple[LogRecord, Order]], before: dict[str, int], epoch: int) -> Changed:
     latest = {order.id: order for _, order in changed}
     wider: dict[str, Carried] = {}
     for logged, order in changed:
@@ -127,7 +127,7 @@ def _rows_of(changed: list[tuple[Logged, Order]], before: dict[str, int], epoch:
     return Changed(lambda: [ROWS.history_row(logged, epoch) for logged, _ in changed], known, new)
 
 
-def _carried(logged: Logged) -> Carried:
+def _carried(logged: LogRecord) -> Carried:
     """What has to be carried of an order after this change."""
     assert isinstance(logged.entry, OrderChanged)
     change = logged.entry.change
@@ -168,7 +168,7 @@ async def _copy(connection: Connection, table: str, names: list[str], rows: list
     await connection.copy_records_to_table(table, records=rows, columns=names)
 
 
-async def unite_batch(connection: Connection, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
+async def unite_batch(connection: Connection, batch: Sequence[LogRecord], epoch: int) -> list[Rejected]:
     """Known entries apart, all that is new together if it fits, else one by one."""
     known = await _known(connection, batch)
     new = [logged for logged in batch if logged.later is not None or not _is_known(logged, known)]
@@ -180,7 +180,7 @@ async def unite_batch(connection: Connection, batch: Sequence[Logged], epoch: in
     return await apply_one_by_one(connection, new, epoch)
 
 
-async def apply_one_by_one(connection: Connection, batch: Sequence[Logged], epoch: int) -> list[Rejected]:
+async def apply_one_by_one(connection: Connection, batch: Sequence[LogRecord], epoch: int) -> list[Rejected]:
     """What fits is applied, what is known is skipped; what does not fit becomes a dead letter, and so does
     all that follows it of the same order, so that no version is skipped."""
     rejected: list[Rejected] = []
@@ -196,7 +196,7 @@ async def apply_one_by_one(connection: Connection, batch: Sequence[Logged], epoc
 
 
 async def store_answers(
-    connection: Connection, batch: Sequence[Logged], epoch: int, *, replaced: bool
+    connection: Connection, batch: Sequence[LogRecord], epoch: int, *, replaced: bool
 ) -> None:
     """Of one key in the batch the first answer is kept, or the last."""
     keyed = [logged for logged in batch if logged.entry.remembered is not None]
@@ -210,13 +210,13 @@ async def store_answers(
 
 
 async def _refusal(
-    connection: Connection, batch: Sequence[Logged], before: dict[str, int], epoch: int
+    connection: Connection, batch: Sequence[LogRecord], before: dict[str, int], epoch: int
 ) -> str | None:
     """Stores the batch; or nothing of it, and returns why."""
     await connection.execute("SAVEPOINT batch")
     try:
         await apply_together(connection, batch, before, epoch)
-    except (*FAILURES, Refused) as error:
+    except (*FAILURES, StatementRefused) as error:
         if not is_refusal(error):
             raise
         await connection.execute("ROLLBACK TO batch")
@@ -225,7 +225,7 @@ async def _refusal(
     return None
 
 
-async def _try(connection: Connection, logged: Logged, epoch: int, orders: Orders) -> str | None:
+async def _try(connection: Connection, logged: LogRecord, epoch: int, orders: Orders) -> str | None:
     """The reason why an entry cannot be applied, None when it was (now or earlier)."""
     if logged.later is not None:
         return LATER
@@ -247,11 +247,11 @@ async def _try(connection: Connection, logged: Logged, epoch: int, orders: Order
     return error
 
 
-def _is_known(logged: Logged, known: dict[tuple[str, int], str]) -> bool:
+def _is_known(logged: LogRecord, known: dict[tuple[str, int], str]) -> bool:
     return any(known.get((order.id, order.version)) == logged.entry.id for _, order in changes_of([logged]))
 
 
-async def _orders_of(connection: Connection, batch: Sequence[Logged]) -> Orders:
+async def _orders_of(connection: Connection, batch: Sequence[LogRecord]) -> Orders:
     ids = list({order.id for _, order in changes_of(batch)})
     versions = await connection.fetch("SELECT id, version FROM orders WHERE id = ANY ($1::text[])", ids)
     parked = await connection.fetch(
@@ -262,7 +262,7 @@ async def _orders_of(connection: Connection, batch: Sequence[Logged]) -> Orders:
     )
 
 
-async def _known(connection: Connection, batch: Sequence[Logged]) -> dict[tuple[str, int], str]:
+async def _known(connection: Connection, batch: Sequence[LogRecord]) -> dict[tuple[str, int], str]:
     """(order, version) -> the entry that the history has there."""
     changed = changes_of(batch)
     if not changed:

@@ -40,10 +40,10 @@ def is_refusal(error: BaseException) -> bool:
     Everything else may be different the next time."""
     if isinstance(error, asyncpg.PostgresError):
         return str(error.sqlstate or "22")[:2] in _REFUSED_CLASSES
-    return isinstance(error, UnicodeEncodeError | OverflowError | Refused)
+    return isinstance(error, UnicodeEncodeError | OverflowError | StatementRefused)
 
 
-class Refused(Exception):
+class StatementRefused(Exception):
     """Something that the database will never take; nothing of the transaction is left."""
 
 
@@ -62,7 +62,7 @@ def unavailable(error: BaseException) -> DatabaseUnavailable:
         words = ["it did not answer in time"]
     failure = DatabaseUnavailable(f"PostgreSQL is not available: {words[0].rstrip('.')}.")
     failure.__cause__ = error
-    if not isinstance(error, (*FAILURES, Refused, RuntimeError)):
+    if not isinstance(error, (*FAILURES, StatementRefused, RuntimeError)):
         failure.unforeseen = error
     return failure
 
@@ -86,7 +86,7 @@ async def connect(url: str, deadline_s: float, *, endless: bool = False, **setti
     )
 
 
-class Readers:
+class PostgresReaders:
     """Connections for single statements, each a transaction of its own. Opened as they are needed; one whose
     statement did not end as it should is closed, not used again."""
 

@@ -11,11 +11,11 @@ from sqlalchemy.dialects.postgresql import asyncpg as dialects
 from storage.database.batches import expected_versions
 from storage.database.queries import counts_statement, list_statement
 from storage.database.records import (
-    Attendance,
     CountsSnapshot,
     DeadLetter,
     Epoch,
     ListSnapshot,
+    Member,
     Rejected,
     StoredModel,
     StoredQuote,
@@ -26,7 +26,7 @@ from storage.database.rows import HISTORY_COLUMNS, MODEL_COLUMNS, answer_of
 from storage.database.schema import ORDER_NUMBERS, ORDERS_POSITION
 from storage.errors import Conflict, Fenced
 from storage.log.entries import AnyEntry
-from storage.log.log import Logged, Position
+from storage.log.log import LogRecord, Position
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.order import HistoryItem, Order
 from storage.orders.workflow import Status
@@ -40,7 +40,7 @@ from storage.postgresql.apply import (
     store_answers,
     unite_batch,
 )
-from storage.postgresql.connection import Connection, Readers, Refused
+from storage.postgresql.connection import Connection, PostgresReaders, StatementRefused
 from storage.postgresql.rows import (
     ROWS,
     SELECT_ORDER,
@@ -49,7 +49,7 @@ from storage.postgresql.rows import (
     columns_of,
 )
 from storage.postgresql.transfer import copy_from_postgresql
-from storage.postgresql.writer import Writer
+from storage.postgresql.writer import PostgresWriter
 
 CONNECTIONS_MIN = 4
 WRITE_DEADLINE_S = 5.0
@@ -119,8 +119,8 @@ class PostgresDatabase:
         self._copied_rows_min = copied_rows_min
         self._url = url
         self._keeps_answers = keeps_answers
-        self._readers = Readers(url, max(CONNECTIONS_MIN, reader_connections), read_deadline_s)
-        self._writer = Writer(url, write_deadline_s)
+        self._readers = PostgresReaders(url, max(CONNECTIONS_MIN, reader_connections), read_deadline_s)
+        self._writer = PostgresWriter(url, write_deadline_s)
 
     async def open(self) -> None:
         """Raises DatabaseUnavailable when the server cannot be reached."""
@@ -220,14 +220,14 @@ class PostgresDatabase:
         )
         return [ROWS.token_of(row) for row in rows]
 
-    async def load_dead_letters(self) -> list[tuple[DeadLetter, Logged]]:
+    async def load_dead_letters(self) -> list[tuple[DeadLetter, LogRecord]]:
         rows = await self._readers.fetch(
             "SELECT id, epoch, position, order_id, error, payload, at FROM dead_letters"
             " ORDER BY epoch, position"
         )
         return [ROWS.dead_letter_of(row) for row in rows]
 
-    async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
+    async def apply(self, batch: Sequence[LogRecord], old: Position, new: Position) -> list[Rejected]:
         async def together(connection: Connection) -> list[Rejected]:
             await self._move(connection, batch, old, new)
             before = expected_versions(batch)
@@ -242,10 +242,10 @@ class PostgresDatabase:
 
         try:
             return await self._writer.run(together)
-        except Refused:
+        except StatementRefused:
             return await self._writer.run(one_by_one)
 
-    async def unite(self, batch: Sequence[Logged], epoch: int, *, late: bool = False) -> list[Rejected]:
+    async def unite(self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False) -> list[Rejected]:
         async def job(connection: Connection) -> list[Rejected]:
             await hold_position(connection)
             await store_answers(connection, batch, epoch, replaced=False)
@@ -354,8 +354,8 @@ class PostgresDatabase:
             await self._readers.fetch(_RAISE_LEVEL, in_force)
         return int(in_force)
 
-    async def attendance(self, within_s: float) -> list[Attendance]:
-        return [Attendance(*row) for row in await self._readers.fetch(_ATTENDANCE, within_s)]
+    async def attendance(self, within_s: float) -> list[Member]:
+        return [Member(*row) for row in await self._readers.fetch(_ATTENDANCE, within_s)]
 
     async def leave(self, process: str) -> None:
         await self._readers.fetch("DELETE FROM processes WHERE id = $1", process)
@@ -365,7 +365,7 @@ class PostgresDatabase:
         await copy_from_postgresql(self._url, target)
 
     async def _move(
-        self, connection: Connection, batch: Sequence[Logged], old: Position, new: Position
+        self, connection: Connection, batch: Sequence[LogRecord], old: Position, new: Position
     ) -> None:
         await move_position(connection, old, new)
         if self._keeps_answers:

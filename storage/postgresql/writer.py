@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from storage.errors import StorageError
 from storage.postgresql.connection import (
     Connection,
-    Refused,
+    StatementRefused,
     closed,
     connect,
     is_refusal,
@@ -27,7 +27,7 @@ Job = Callable[[Connection], Awaitable[Result]]
 QUEUE_JOBS = 64
 
 
-class Writer:
+class PostgresWriter:
     """Runs jobs one after the other, each in a transaction of its own. `deadline_s` is for each statement."""
 
     def __init__(self, url: str, deadline_s: float) -> None:
@@ -59,7 +59,7 @@ class Writer:
             job, done = item
             try:
                 result = await self._transaction(job)
-            except (StorageError, Refused) as error:
+            except (StorageError, StatementRefused) as error:
                 _settle(done, error=error)
             except BaseException as error:
                 _settle(done, error=error)
@@ -76,7 +76,7 @@ class Writer:
             await connection.execute("BEGIN")
             result = await self._outcome(connection, job)
             await connection.execute("COMMIT")
-        except (StorageError, Refused):
+        except (StorageError, StatementRefused):
             raise
         except Exception as error:
             self._drop()
@@ -90,14 +90,14 @@ class Writer:
         """What the server or the job plainly refuses is rolled back; the connection stays good."""
         try:
             return await job(connection)
-        except (StorageError, Refused):
+        except (StorageError, StatementRefused):
             await connection.execute("ROLLBACK")
             raise
         except Exception as error:
             if not is_refusal(error):
                 raise
             await connection.execute("ROLLBACK")
-            raise Refused(refusal(error)) from error
+            raise StatementRefused(refusal(error)) from error
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():

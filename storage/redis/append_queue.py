@@ -24,18 +24,18 @@ from storage.errors import (
 )
 from storage.log.entries import (
     AnyEntry,
-    Forgotten,
+    CacheKind,
+    Invalidated,
     MetalFixed,
     OrderChanged,
     PriceListPublished,
     QuoteIssued,
-    Thing,
     encode_entry,
 )
-from storage.log.log import Logged, Position
+from storage.log.log import LogRecord, Position
 from storage.log.tail import Tail
 from storage.orders.order import encode_order
-from storage.redis.connection import Argument, Link
+from storage.redis.connection import Argument, RedisConnection
 from storage.redis.keys import Keys, encode_value
 from storage.redis.scripts import APPEND
 from storage.trouble import Trouble
@@ -73,13 +73,13 @@ Sent = deque[tuple[float, list[Append]]]
 """Groups that Redis works on, with when each was sent."""
 
 
-class Appends:
+class AppendQueue:
     def __init__(
         self,
         tail: Tail,
         bounds: Bounds,
         clock: Clock,
-        followed: Callable[[Logged], None],
+        followed: Callable[[LogRecord], None],
         led: Callable[[float, bool], None],
     ) -> None:
         """`led` is told when a group is accepted: when it was sent, and whether nothing of others came before
@@ -106,9 +106,9 @@ class Appends:
         return not self._queue and not self._invisible
 
     @property
-    def orphans(self) -> list[Logged]:
+    def orphans(self) -> list[LogRecord]:
         """Accepted for this process, but not followed yet: the log may have lost them since."""
-        return [Logged(n, held.entry, len(held.payload)) for n, held in sorted(self._invisible.items())]
+        return [LogRecord(n, held.entry, len(held.payload)) for n, held in sorted(self._invisible.items())]
 
     def forget_orphans(self) -> None:
         self._invisible.clear()
@@ -127,7 +127,7 @@ class Appends:
         self._queue.append(Append(entry, seen, None))
         self._wake.set()
 
-    async def run(self, link: Link, keys: Keys) -> None:
+    async def run(self, link: RedisConnection, keys: Keys) -> None:
         """Until the link fails. While Redis works on one group, the next is sent."""
         await link.load(APPEND)
         self._drop_outdated(keys.epoch)
@@ -173,7 +173,7 @@ class Appends:
 
     async def _send_groups(
         self,
-        link: Link,
+        link: RedisConnection,
         keys: Keys,
         sent: Sent,
         arrived: asyncio.Event,
@@ -229,7 +229,7 @@ class Appends:
         return min(waiting, self._bounds.log_group_entries)
 
     async def _receive_groups(
-        self, link: Link, sent: Sent, arrived: asyncio.Event, room: asyncio.Semaphore
+        self, link: RedisConnection, sent: Sent, arrived: asyncio.Event, room: asyncio.Semaphore
     ) -> None:
         while True:
             await arrived.wait()
@@ -272,7 +272,7 @@ class Appends:
             return
         self._invisible[n] = append
         if n == self._tail.head + 1:
-            self._followed(Logged(n, append.entry, len(append.payload), append.body))
+            self._followed(LogRecord(n, append.entry, len(append.payload), append.body))
         else:
             asyncio.get_running_loop().call_later(self._bounds.visible_s, append.accept, n)
 
@@ -305,7 +305,7 @@ def _arguments(append: Append, flushed: int) -> tuple[str | bytes | int, ...]:
         assert append.body is not None
         value = encode_value(order.version, append.body)
         return order.id, order.version, seen, _details(entry, *_references(entry)), append.payload, value
-    forgotten = entry.key if isinstance(entry, Forgotten) and entry.thing is Thing.ORDER else ""
+    forgotten = entry.key if isinstance(entry, Invalidated) and entry.thing is CacheKind.ORDER else ""
     return "", flushed, seen, _details(entry, _claim(entry), "", forgotten), append.payload, ""
 
 

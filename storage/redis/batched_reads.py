@@ -7,12 +7,12 @@ from typing import Any
 
 from storage.bounds import Bounds
 from storage.errors import LogUnavailable
-from storage.redis.connection import Argument, Link, Refused
+from storage.redis.connection import Argument, CommandRefused, RedisConnection
 
 GETS_TOGETHER = 500
 
 
-class Reader:
+class BatchedReads:
     def __init__(self, bounds: Bounds) -> None:
         self._waiting_max = bounds.shared_waiting
         self._idle_s = bounds.shared_idle_s
@@ -31,7 +31,7 @@ class Reader:
         return await asyncio.shield(waiting)
 
     async def ask(self, command: tuple[Argument, ...]) -> Any:
-        """A reply to any other command. Raises LogUnavailable, Refused."""
+        """A reply to any other command. Raises LogUnavailable, CommandRefused."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if len(self._asks) >= self._waiting_max:
             raise LogUnavailable("Too many requests are waiting for Redis.")
@@ -39,7 +39,7 @@ class Reader:
         self._wake.set()
         return await answer
 
-    async def run(self, link: Link, errands: Callable[[Link], Any]) -> None:
+    async def run(self, link: RedisConnection, errands: Callable[[RedisConnection], Any]) -> None:
         """Until the link fails. `errands` are run when nobody waits."""
         while True:
             if not (self._gets or self._asks or await self._woken()):
@@ -71,7 +71,7 @@ class Reader:
         self._gets.clear()
         self._asks.clear()
 
-    async def _ask_together(self, link: Link) -> None:
+    async def _ask_together(self, link: RedisConnection) -> None:
         gets, self._gets = self._gets, {}
         asks, self._asks = self._asks, deque()
         commands = [command for command, _ in asks]
@@ -93,7 +93,7 @@ class Reader:
             if answer.done():
                 continue
             if isinstance(reply, Exception):
-                answer.set_exception(Refused(str(reply)))
+                answer.set_exception(CommandRefused(str(reply)))
             else:
                 answer.set_result(reply)
 

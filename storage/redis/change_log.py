@@ -27,23 +27,23 @@ from storage.errors import (
     Unavailable,
     Upgrading,
 )
-from storage.log.change_log import Follower, InShared, Reload, Standing
+from storage.log.change_log import Follower, InShared, LogStatus, Reload
 from storage.log.entries import AnyEntry, OrderChanged, require_level
-from storage.log.log import Logged, Position, logged_of, require_known
-from storage.log.tail import Followed, Tail
+from storage.log.log import LogRecord, Position, logged_of, require_known
+from storage.log.tail import AppliedEntry, Tail
 from storage.memory.lru import Lru
 from storage.orders.order import Order, decode_order
-from storage.redis.append_queue import Appends
-from storage.redis.batched_reads import Reader
-from storage.redis.connection import Closed, Link, Refused, opened
+from storage.redis.append_queue import AppendQueue
+from storage.redis.batched_reads import BatchedReads
+from storage.redis.connection import Closed, CommandRefused, RedisConnection, opened
 from storage.redis.endpoint import Endpoint
-from storage.redis.epochs import Lives
-from storage.redis.follower import Following, Notice
+from storage.redis.epochs import Epochs
+from storage.redis.follower import LogFollower, Notice
 from storage.redis.keys import Keys, body_of, version_of
-from storage.redis.locks import RedisTurns
-from storage.redis.outbox import Errands, Flushed
+from storage.redis.locks import RedisLocks
+from storage.redis.outbox import Flushed, Outbox
 from storage.redis.server_check import RedisServer, examine
-from storage.redis.shared_cache import RedisCopies
+from storage.redis.shared_cache import RedisSharedCache
 from storage.tasks import end
 from storage.trouble import Trouble
 
@@ -56,7 +56,7 @@ JOINED_S = 0.5
 """Links that held this long are opened again at once when one is lost, others after a pause."""
 
 
-class RedisTier:
+class RedisChangeLog:
     alone = False
     tells_time = True
 
@@ -77,18 +77,18 @@ class RedisTier:
         self._bounds = bounds
         self._clock = clock
         self._keys = Keys(prefix, 0)
-        self._lives = Lives(prefix, process, database, bounds, clock, self._moved_on)
-        self._appends = Appends(tail, bounds, clock, self._follow, self._led)
-        self._reader = Reader(bounds)
-        self._errands = Errands(bounds)
-        self._following = Following(tail, bounds, clock, self._appends.own, self._follow, self._notice)
+        self._lives = Epochs(prefix, process, database, bounds, clock, self._moved_on)
+        self._appends = AppendQueue(tail, bounds, clock, self._follow, self._led)
+        self._reader = BatchedReads(bounds)
+        self._errands = Outbox(bounds)
+        self._following = LogFollower(tail, bounds, clock, self._appends.own, self._follow, self._notice)
         self.freshness = self._following.freshness
         self._followers: list[Follower] = []
         self._reloads: list[Reload] = []
         self._on_notice: Callable[[Position, dict[int, str]], None] = lambda upto, rejected: None
         self._remembered: Lru[str, tuple[Position, AnyEntry]] = Lru(REMEMBERED_ENTRIES, REMEMBERED_BYTES)
-        self.copies = RedisCopies(prefix, bounds.shared_deadline_s)
-        self.turns = RedisTurns(prefix, self._reader, lambda: self.joined)
+        self.shared_cache = RedisSharedCache(prefix, bounds.shared_deadline_s)
+        self.locks = RedisLocks(prefix, self._reader, lambda: self.joined)
         self._keeper: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._began = asyncio.Event()
@@ -119,9 +119,9 @@ class RedisTier:
     def appended(self) -> int:
         return self._appends.appended
 
-    def standing(self) -> Standing:
+    def status(self) -> LogStatus:
         server, seen_s = self._server, self.freshness.until_s - self._bounds.freshness_s
-        return Standing(
+        return LogStatus(
             durability=server.durability if server else "unknown: Redis has not answered yet",
             server=server and server.name,
             level=self._lives.level,
@@ -209,7 +209,7 @@ class RedisTier:
             return False
         try:
             epoch, head = await self._reader.ask(("HMGET", keys.meta, "epoch", "head"))
-        except (LogUnavailable, Refused):
+        except (LogUnavailable, CommandRefused):
             return False
         if epoch != b"%d" % keys.epoch:
             return False
@@ -248,7 +248,7 @@ class RedisTier:
             self._errands.offer(order, seen)
             self._reader.wake()
 
-    async def flushed(self, batch: Sequence[Followed], rejected: Collection[int]) -> None:
+    async def flushed(self, batch: Sequence[AppliedEntry], rejected: Collection[int]) -> None:
         """Others are told when Redis has time; until then they ask the database."""
         if self.joined:
             orders = {followed.order.id for followed in batch if followed.order is not None}
@@ -289,7 +289,7 @@ class RedisTier:
         start when this Redis can never be used: later a server goes on without, and looks again."""
         pause_s = self._bounds.shared_pause_s
         while True:
-            links: list[Link] = []
+            links: list[RedisConnection] = []
             closed = False
             try:
                 for _ in range(LINKS):
@@ -299,7 +299,7 @@ class RedisTier:
             except (LogUnavailable, DatabaseUnavailable) as error:
                 self._trouble.met(error.detail)
                 closed = isinstance(error, Closed)
-            except Refused as error:
+            except CommandRefused as error:
                 self._trouble.met(f"It refuses: {error}.")
             except Incompatible as error:
                 if not self._opened:
@@ -310,7 +310,7 @@ class RedisTier:
             finally:
                 joined_s = self._clock.monotonic_s() - self._joined_s if self.joined else 0.0
                 self._leave()
-                await self.copies.close()
+                await self.shared_cache.close()
                 for link in links:
                     await link.close()
             if joined_s >= JOINED_S:
@@ -321,7 +321,7 @@ class RedisTier:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._bounds.shared_pause_max_s)
 
-    async def _join(self, links: list[Link]) -> None:
+    async def _join(self, links: list[RedisConnection]) -> None:
         """Agree with Redis and the database on the life of the log, then follow on, or start over."""
         link = links[0]
         await self._lives.require_same(*links)
@@ -332,7 +332,7 @@ class RedisTier:
         self._keys = Keys(self._prefix, meta.epoch)
         if self._tail.epoch != meta.epoch or not meta.floor <= self._tail.head <= meta.head:
             await self._start_over(link, meta.floor)
-        await self.copies.open(self._endpoint)
+        await self.shared_cache.open(self._endpoint)
         self.joined, self._joined_s = True, self._clock.monotonic_s()
         self._trouble.over()
         self.joins += 1
@@ -344,7 +344,7 @@ class RedisTier:
         logger.debug("following the log in epoch %d from %d", meta.epoch, self._tail.head)
         self._began.set()
 
-    async def _examine(self, link: Link) -> None:
+    async def _examine(self, link: RedisConnection) -> None:
         """Raises Incompatible at the start, LogUnavailable later, when the log must not be kept there."""
         server = await examine(link)
         if server.unfit is not None:
@@ -355,12 +355,12 @@ class RedisTier:
             logger.warning("%s may forget answered keys early (%s)", server.name, server.policy)
         self._server = server
 
-    async def _start_over(self, link: Link | None, floor: int = 0) -> None:
+    async def _start_over(self, link: RedisConnection | None, floor: int = 0) -> None:
         """On from what the database has read. Everything is read first, then put in place at once."""
         stands = await self._database.position()
         puts_in_place = [await reload() for reload in self._reloads]
         letters = await self._database.load_dead_letters()
-        entries: list[Logged] = []
+        entries: list[LogRecord] = []
         after = max(floor, stands.n - self._bounds.journal_entries)
         if link is not None:
             async for batch in self._lives.read(link, Keys(self._prefix, stands.epoch), after):
@@ -382,7 +382,7 @@ class RedisTier:
             self._follow(logged)
         self.replayed += len(missing)
 
-    async def _serve(self, links: list[Link]) -> None:
+    async def _serve(self, links: list[RedisConnection]) -> None:
         """Until a link fails; raises why."""
         keys, flushed = self._keys, f"{self._keys.epoch}-{self._tail.flushed}"
         append, read, follow = links
@@ -405,7 +405,7 @@ class RedisTier:
         """Until cancelled, or the link fails: then its own task says so."""
         while True:
             await asyncio.sleep(self._bounds.clock_measure_s)
-            with contextlib.suppress(LogUnavailable, Refused):
+            with contextlib.suppress(LogUnavailable, CommandRefused):
                 asked_s = self._clock.monotonic_s()
                 self._note_time(await self._reader.ask(("TIME",)), asked_s)
 
@@ -448,7 +448,7 @@ class RedisTier:
         if self._back is back:
             self._give_up_waiting()
 
-    def _follow(self, logged: Logged) -> None:
+    def _follow(self, logged: LogRecord) -> None:
         """Take in the next entry of the log."""
         followed = self._tail.add(logged)
         remembered = logged.entry.remembered

@@ -24,7 +24,7 @@ from storage.redis.endpoint import Endpoint, connection_of
 Argument = str | bytes | int
 
 
-class Refused(Exception):
+class CommandRefused(Exception):
     """Redis understood and said no; nothing was done."""
 
 
@@ -39,7 +39,7 @@ class Script:
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-class Link:
+class RedisConnection:
     """Used by one task at a time."""
 
     def __init__(self, connection: AbstractConnection, deadline_s: float) -> None:
@@ -72,7 +72,7 @@ class Link:
         """The reply. `wait_s`: how long the command itself may wait. Raises LogUnavailable, Refused."""
         (reply,) = await self.pipeline(command, wait_s=wait_s)
         if isinstance(reply, Exception):
-            raise Refused(str(reply)) from reply
+            raise CommandRefused(str(reply)) from reply
         return reply
 
     async def pipeline(self, *commands: Sequence[Argument], wait_s: float = 0.0) -> list[Any]:
@@ -98,7 +98,7 @@ class Link:
             raise await self._ended(error) from None
 
     async def load(self, script: Script) -> None:
-        """Make a script known to this Redis. Raises LogUnavailable, Refused."""
+        """Make a script known to this Redis. Raises LogUnavailable, CommandRefused."""
         await self.call("SCRIPT", "LOAD", script.source)
 
     async def run(self, script: Script, keys: Sequence[Argument], *arguments: Argument) -> Any:
@@ -109,7 +109,7 @@ class Link:
             await self.load(script)
             (reply,) = await self.pipeline(command)
         if isinstance(reply, Exception):
-            raise Refused(str(reply)) from reply
+            raise CommandRefused(str(reply)) from reply
         return reply
 
     async def close(self) -> None:
@@ -136,9 +136,9 @@ class Link:
             return error
 
 
-async def opened(endpoint: Endpoint, deadline_s: float) -> Link:
+async def opened(endpoint: Endpoint, deadline_s: float) -> RedisConnection:
     """Raises LogUnavailable."""
-    link = Link(connection_of(await endpoint.options()), deadline_s)
+    link = RedisConnection(connection_of(await endpoint.options()), deadline_s)
     await link.open()
     return link
 

@@ -81,15 +81,15 @@ def endpoint_of(url: str, prefix: str, deadline_s: float) -> Endpoint:
     address, _, query = rest.partition("?")
     tls = _tls_of(scheme, query)
     if scheme in ("redis", "rediss", "unix"):
-        return Standalone(_options({**parse_url(url), **tls}, deadline_s))
+        return StandaloneEndpoint(_options({**parse_url(url), **tls}, deadline_s))
     if scheme in ("redis+sentinel", "rediss+sentinel"):
-        return Sentinel(tls, address, deadline_s)
+        return SentinelEndpoint(tls, address, deadline_s)
     if scheme in ("redis+cluster", "rediss+cluster"):
-        return Cluster(tls, address, prefix, deadline_s)
+        return ClusterEndpoint(tls, address, prefix, deadline_s)
     raise ValueError("must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
 
 
-class Standalone:
+class StandaloneEndpoint:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = options
 
@@ -97,7 +97,7 @@ class Standalone:
         return dict(self._options)
 
 
-class Sentinel:
+class SentinelEndpoint:
     """Asks the sentinels, in turn, for the master."""
 
     def __init__(self, tls: Mapping[str, Any], address: str, deadline_s: float) -> None:
@@ -131,7 +131,7 @@ class Sentinel:
         raise LogUnavailable(f"Redis cannot be found: {failure}.")
 
 
-class Cluster:
+class ClusterEndpoint:
     """Asks any node which one serves the slot of our hash tag."""
 
     def __init__(self, tls: Mapping[str, Any], address: str, prefix: str, deadline_s: float) -> None:

@@ -17,10 +17,10 @@ from storage.database.contract import Database
 from storage.database.records import Epoch
 from storage.errors import DatabaseUnavailable, Fenced, Incompatible, LogUnavailable
 from storage.ids import new_id
-from storage.log.entries import LEVEL, AnyEntry, Forgotten, OrderChanged, Thing
-from storage.log.log import Logged, logged_of
+from storage.log.entries import LEVEL, AnyEntry, CacheKind, Invalidated, OrderChanged
+from storage.log.log import LogRecord, logged_of
 from storage.log.tail import Tail
-from storage.redis.connection import Link, Refused
+from storage.redis.connection import CommandRefused, RedisConnection
 from storage.redis.keys import Keys
 from storage.redis.scripts import BEGIN
 from storage.tasks import end
@@ -45,7 +45,7 @@ class Meta(NamedTuple):
     floor: int
 
 
-class Lives:
+class Epochs:
     def __init__(
         self,
         prefix: str,
@@ -92,7 +92,7 @@ class Lives:
         except DatabaseUnavailable:
             pass  # it is forgotten after a while
 
-    async def agree(self, link: Link, tail: Tail, orphans: Sequence[Logged]) -> Meta:
+    async def agree(self, link: RedisConnection, tail: Tail, orphans: Sequence[LogRecord]) -> Meta:
         """Returns when Redis and the database are in the same life. Raises LogUnavailable to try again,
         Incompatible when this Redis belongs to another Facet."""
         while True:
@@ -121,13 +121,13 @@ class Lives:
         late, self._late = self._late, []
         return late
 
-    async def require_same(self, *links: Link) -> None:
+    async def require_same(self, *links: RedisConnection) -> None:
         """Raises LogUnavailable when they lead to different servers."""
         runs = {await _run_of(link) for link in links}
         if len(runs) != 1:
             raise LogUnavailable("Redis is being replaced.")
 
-    async def read(self, link: Link, keys: Keys, after: int) -> AsyncIterator[list[Logged]]:
+    async def read(self, link: RedisConnection, keys: Keys, after: int) -> AsyncIterator[list[LogRecord]]:
         """The log after a position, in batches."""
         while True:
             start = f"({keys.epoch}-{after}"
@@ -146,7 +146,7 @@ class Lives:
             and meta.floor <= stands.position.n <= meta.head
         )
 
-    async def _meta(self, link: Link) -> Meta:
+    async def _meta(self, link: RedisConnection) -> Meta:
         run = await _run_of(link)
         names = ("installation", "epoch", "run", "head", "floor")
         reply = await link.call("HMGET", Keys(self._prefix, 0).meta, *names)
@@ -160,7 +160,7 @@ class Lives:
         except DatabaseUnavailable as error:
             raise LogUnavailable(f"The log cannot be joined: {error.detail}") from None
 
-    async def _unite_own(self, stands: Epoch, tail: Tail, orphans: Sequence[Logged]) -> None:
+    async def _unite_own(self, stands: Epoch, tail: Tail, orphans: Sequence[LogRecord]) -> None:
         """Bring what this process holds of the life that ends to the database, once."""
         if stands.lineage <= tail.epoch and self._united < tail.epoch:
             await self._unite_all(_held(tail, orphans), tail.epoch, late=False)
@@ -170,7 +170,9 @@ class Lives:
         """Whether a life has begun without what this process held of one before."""
         return stands.lineage <= tail.epoch < stands.position.epoch and self._united < tail.epoch
 
-    async def _unite_late(self, link: Link, keys: Keys, tail: Tail, orphans: Sequence[Logged]) -> None:
+    async def _unite_late(
+        self, link: RedisConnection, keys: Keys, tail: Tail, orphans: Sequence[LogRecord]
+    ) -> None:
         """Bring it now, but for requests that were repeated and answered in the meantime; and let everybody
         know what the database has got."""
         held = []
@@ -187,10 +189,10 @@ class Lives:
         changed = {logged.entry.change.order.id for logged in held if isinstance(logged.entry, OrderChanged)}
         now = self._clock.now()
         self._late += [
-            Forgotten(id=new_id(now), at=now, thing=Thing.ORDER, key=order) for order in sorted(changed)
+            Invalidated(id=new_id(now), at=now, thing=CacheKind.ORDER, key=order) for order in sorted(changed)
         ]
 
-    async def _answered_since(self, link: Link, keys: Keys, logged: Logged) -> bool:
+    async def _answered_since(self, link: RedisConnection, keys: Keys, logged: LogRecord) -> bool:
         if logged.entry.remembered is None:
             return False
         scope = logged.entry.remembered.scope
@@ -202,13 +204,13 @@ class Lives:
             raise LogUnavailable(f"The log cannot be joined: {error.detail}") from None
         return answer is not None and answer[1].id != logged.entry.id
 
-    async def _unite_all(self, held: Sequence[Logged], epoch: int, *, late: bool) -> None:
+    async def _unite_all(self, held: Sequence[LogRecord], epoch: int, *, late: bool) -> None:
         if held:
             logger.warning("bringing %d entries of epoch %d to the database", len(held), epoch)
         for start in range(0, len(held), self._bounds.flush_batch_entries):
             await self._unite(held[start : start + self._bounds.flush_batch_entries], epoch, late=late)
 
-    async def _unite(self, batch: Sequence[Logged], epoch: int, *, late: bool = False) -> None:
+    async def _unite(self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False) -> None:
         try:
             for rejected in await self._database.unite(batch, epoch, late=late):
                 entry = rejected.logged.entry
@@ -216,7 +218,9 @@ class Lives:
         except DatabaseUnavailable as error:
             raise LogUnavailable(f"The log cannot be rebuilt: {error.detail}") from None
 
-    async def _rebase(self, link: Link, stands: Epoch, tail: Tail, orphans: Sequence[Logged]) -> None:
+    async def _rebase(
+        self, link: RedisConnection, stands: Epoch, tail: Tail, orphans: Sequence[LogRecord]
+    ) -> None:
         """One step towards the next life: this process's part, and all of it if it gets the lease."""
         epoch = stands.position.epoch
         try:
@@ -247,7 +251,7 @@ class Lives:
                 return
             await asyncio.sleep(POLL_S)
 
-    async def _begin(self, link: Link, meta: Meta, stands: Epoch) -> None:
+    async def _begin(self, link: RedisConnection, meta: Meta, stands: Epoch) -> None:
         """What survives in Redis is united too, unless it is of a life before the last restoration."""
         old, new = stands.position.epoch, max(stands.position.epoch, meta.epoch) + 1
         if stands.lineage <= meta.epoch:
@@ -261,13 +265,13 @@ class Lives:
         await self._list_known(link, keys)
         try:
             await link.run(BEGIN, (keys.meta, keys.marks), self._installation, new, meta.run)
-        except Refused as error:
+        except CommandRefused as error:
             raise LogUnavailable(f"Redis refuses a new life of the log: {error}.") from None
         self.rebases += 1
         logger.warning("the log begins epoch %d", new)
         await self._sweep(link, keys)
 
-    async def _list_known(self, link: Link, keys: Keys) -> None:
+    async def _list_known(self, link: RedisConnection, keys: Keys) -> None:
         """Requests answered in earlier lives: the database has the answers."""
         since_s = self._bounds.log_retention_s
         after = ""
@@ -276,7 +280,7 @@ class Lives:
             after = scopes[-1]
         await link.call("EXPIRE", keys.known, int(since_s))
 
-    async def _sweep(self, link: Link, keys: Keys) -> None:
+    async def _sweep(self, link: RedisConnection, keys: Keys) -> None:
         """Everything of earlier lives goes."""
         cursor = b"0"
         pattern = f"{keys.tag.replace('[', '?')}:*"
@@ -305,7 +309,7 @@ class Lives:
             await asyncio.sleep(self._bounds.attend_s)
 
 
-def _held(tail: Tail, orphans: Sequence[Logged]) -> list[Logged]:
+def _held(tail: Tail, orphans: Sequence[LogRecord]) -> list[LogRecord]:
     """What the database lacks, as far as this process knows: what it has followed, and what was accepted for
     it beyond."""
     return [
@@ -325,7 +329,7 @@ def _is_earlier(name: bytes, keys: Keys) -> bool:
     return name != keys.meta.encode() and not (life.isdigit() and int(life) >= keys.epoch)
 
 
-async def _run_of(link: Link) -> str:
+async def _run_of(link: RedisConnection) -> str:
     """Tells one life of a Redis server from another, and a replica that took over from its master."""
     text = (await link.call("INFO", "server")) + (await link.call("INFO", "replication"))
     fields = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)

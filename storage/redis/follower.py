@@ -1,4 +1,4 @@
-"""Following the log, and knowing how fresh that leaves this process."""
+"""LogFollower the log, and knowing how fresh that leaves this process."""
 
 import asyncio
 import math
@@ -10,9 +10,9 @@ from storage.clock import Clock
 from storage.errors import LogUnavailable
 from storage.log.change_log import Freshness
 from storage.log.entries import AnyEntry
-from storage.log.log import Logged, Position, logged_of
+from storage.log.log import LogRecord, Position, logged_of
 from storage.log.tail import Tail
-from storage.redis.connection import Link
+from storage.redis.connection import RedisConnection
 from storage.redis.keys import Keys
 
 
@@ -24,14 +24,14 @@ class Notice(NamedTuple):
     rejected: dict[int, str]
 
 
-class Following:
+class LogFollower:
     def __init__(
         self,
         tail: Tail,
         bounds: Bounds,
         clock: Clock,
         own: Callable[[int], AnyEntry | None],
-        followed: Callable[[Logged], None],
+        followed: Callable[[LogRecord], None],
         noticed: Callable[[Notice], None],
     ) -> None:
         self._tail = tail
@@ -54,7 +54,7 @@ class Following:
         else:
             self._behind.set()
 
-    async def run(self, link: Link, keys: Keys, notices_after: str) -> None:
+    async def run(self, link: RedisConnection, keys: Keys, notices_after: str) -> None:
         """Until the link fails, or the log is in another life, or has lost what comes next."""
         block: tuple[str | int, ...] = ()
         while True:
@@ -131,7 +131,7 @@ class Following:
             raise LogUnavailable(f"The log goes on at {n} after {self._tail.head}.")
         payload = fields[1]
         own = self._own(n)
-        self._followed(logged_of(n, payload) if own is None else Logged(n, own, len(payload)))
+        self._followed(logged_of(n, payload) if own is None else LogRecord(n, own, len(payload)))
 
     def _at_head(self, asked_s: float) -> None:
         self.freshness.until_s = max(self.freshness.until_s, asked_s + self._bounds.freshness_s)

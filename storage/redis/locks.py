@@ -4,18 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 from storage.errors import LogUnavailable
-from storage.redis.batched_reads import Reader
-from storage.redis.connection import Argument, Refused
+from storage.redis.batched_reads import BatchedReads
+from storage.redis.connection import Argument, CommandRefused
 
 _IF_MINE = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
 _EXTEND = _IF_MINE + "return redis.call('PEXPIRE', KEYS[1], ARGV[2])"
 _GIVE = _IF_MINE + "return redis.call('DEL', KEYS[1])"
 
 
-class RedisTurns:
+class RedisLocks:
     """While Redis is away everybody has a turn."""
 
-    def __init__(self, prefix: str, reader: Reader, joined: Callable[[], bool]) -> None:
+    def __init__(self, prefix: str, reader: BatchedReads, joined: Callable[[], bool]) -> None:
         self._space = f"{{{prefix}}}:turn:"
         self._reader = reader
         self._joined = joined
@@ -36,5 +36,5 @@ class RedisTurns:
             return b""
         try:
             return await self._reader.ask(command)
-        except (LogUnavailable, Refused):
+        except (LogUnavailable, CommandRefused):
             return b""

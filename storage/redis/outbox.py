@@ -7,7 +7,7 @@ from typing import NamedTuple
 from storage.bounds import Bounds
 from storage.log.log import Position
 from storage.orders.order import Order, encode_order
-from storage.redis.connection import Argument, Link, Refused
+from storage.redis.connection import Argument, CommandRefused, RedisConnection
 from storage.redis.keys import Keys, encode_value
 from storage.redis.scripts import FILL, FLUSHED
 
@@ -24,7 +24,7 @@ class Flushed(NamedTuple):
     orders: Sequence[str]
 
 
-class Errands:
+class Outbox:
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._fills: deque[tuple[Order, Position]] = deque(maxlen=bounds.shared_fills)
@@ -42,20 +42,20 @@ class Errands:
         self._fills.clear()
         self._flushed.clear()
 
-    async def run(self, link: Link, keys: Keys) -> None:
+    async def run(self, link: RedisConnection, keys: Keys) -> None:
         """All there is to do now. Raises LogUnavailable when the link fails."""
         while self._flushed:
             flushed = self._flushed.popleft()
             try:
                 await self._tell_flushed(link, keys, flushed)
-            except Refused:  # Redis takes no changes now: until it does, others ask the database
+            except CommandRefused:  # Redis takes no changes now: until it does, others ask the database
                 self._flushed.appendleft(flushed)
                 return
         while self._fills:
             count = min(len(self._fills), FILLS_TOGETHER)
             await self._fill(link, keys, [self._fills.popleft() for _ in range(count)])
 
-    async def _tell_flushed(self, link: Link, keys: Keys, flushed: Flushed) -> None:
+    async def _tell_flushed(self, link: RedisConnection, keys: Keys, flushed: Flushed) -> None:
         if flushed.upto.epoch != keys.epoch:
             return
         names = (keys.meta, keys.log, keys.flushed, keys.marks, keys.claims, keys.voids)
@@ -67,7 +67,7 @@ class Errands:
             *flushed.orders,
         )
 
-    async def _fill(self, link: Link, keys: Keys, fills: list[tuple[Order, Position]]) -> None:
+    async def _fill(self, link: RedisConnection, keys: Keys, fills: list[tuple[Order, Position]]) -> None:
         arguments: list[Argument] = [keys.epoch, keys.space, int(self._bounds.shared_ttl_s)]
         for order, seen in fills:
             if seen.epoch == keys.epoch:
@@ -75,7 +75,7 @@ class Errands:
                 arguments += (order.id, order.version, seen.n, value)
         try:
             kept = await link.run(FILL, (keys.meta, keys.marks, keys.voids), *arguments)
-        except Refused:
+        except CommandRefused:
             return  # full: they were only copies
         self.fills += max(kept, 0)
         self.fills_refused += len(fills) - max(kept, 0)

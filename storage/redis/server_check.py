@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from storage.log.log import Position
-from storage.redis.connection import Link, Refused
+from storage.redis.connection import CommandRefused, RedisConnection
 from storage.redis.keys import Keys
 
 OLDEST = {"Redis": (7, 0), "Valkey": (7, 2)}
@@ -42,16 +42,16 @@ class RedisMeta(NamedTuple):
     flushed: Position
 
 
-async def read_meta(link: Link, prefix: str) -> RedisMeta:
-    """Raises LogUnavailable, Refused."""
+async def read_meta(link: RedisConnection, prefix: str) -> RedisMeta:
+    """Raises LogUnavailable, CommandRefused."""
     reply = await link.call("HMGET", Keys(prefix, 0).meta, "installation", "epoch", "head", "flushed")
     installation, *numbers = reply
     epoch, head, flushed = (int(number or 0) for number in numbers)
     return RedisMeta((installation or b"").decode(), Position(epoch, head), Position(epoch, flushed))
 
 
-async def examine(link: Link) -> RedisServer:
-    """Raises LogUnavailable, Refused."""
+async def examine(link: RedisConnection) -> RedisServer:
+    """Raises LogUnavailable, CommandRefused."""
     said = _fields((await link.call("INFO")).decode())
     return judged(said, await _settings(link))
 
@@ -92,11 +92,11 @@ def _kept(said: Mapping[str, str], settings: Mapping[str, str]) -> str:
     return _MEMORY
 
 
-async def _settings(link: Link) -> dict[str, str]:
+async def _settings(link: RedisConnection) -> dict[str, str]:
     """Empty where they may not be read."""
     try:
         reply = await link.call("CONFIG", "GET", *_SETTINGS)
-    except Refused:
+    except CommandRefused:
         return {}
     words = [word.decode() for word in reply]
     return dict(zip(words[::2], words[1::2], strict=True))

@@ -41,7 +41,7 @@ class BytesCache(RedisCache):  # type: ignore[misc]
         return await self.client.set(key, value, ex=ttl)
 
 
-class RedisCopies:
+class RedisSharedCache:
     """Usable between `open` and `close`; otherwise there are no copies."""
 
     def __init__(self, prefix: str, deadline_s: float) -> None:

@@ -10,35 +10,35 @@ import msgspec
 from storage.clock import Clock
 from storage.errors import AlreadyAnswered, KeyReused, OutcomeUnknown, Unavailable
 from storage.ids import new_id
-from storage.log.change_log import SharedTier
-from storage.log.entries import Answer, AnswerKept, AnyEntry, Remembered
+from storage.log.change_log import ChangeLog
+from storage.log.entries import Answer, AnswerKept, AnyEntry, IdempotencyRecord
 from storage.log.log import Position
 from storage.memory.keyed_locks import KeyedLocks
 
 Result = TypeVar("Result")
 
 
-class Keyed(msgspec.Struct, frozen=True, kw_only=True):
+class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True):
     """A request with an Idempotency-Key. `scope` hashes token, method, path and key."""
 
     scope: str
     key: str
     body_hash: str
 
-    def remembered(self, answer: Answer) -> Remembered:
+    def remembered(self, answer: Answer) -> IdempotencyRecord:
         """What an entry carries, so that the answer is accepted together with what it tells of."""
-        return Remembered(scope=self.scope, key=self.key, body_hash=self.body_hash, answer=answer)
+        return IdempotencyRecord(scope=self.scope, key=self.key, body_hash=self.body_hash, answer=answer)
 
 
 class Idempotency:
-    def __init__(self, shared: SharedTier, clock: Clock) -> None:
-        self._shared = shared
+    def __init__(self, change_log: ChangeLog, clock: Clock) -> None:
+        self._change_log = change_log
         self._clock = clock
         self._locks: KeyedLocks[str] = KeyedLocks()
 
     async def once(
         self,
-        keyed: Keyed | None,
+        keyed: IdempotencyKey | None,
         act: Callable[[], Awaitable[Result]],
         again: Callable[[Position, AnyEntry], Awaitable[Result]],
     ) -> Result:
@@ -70,14 +70,14 @@ class Idempotency:
                         raise
         return await again(*found)
 
-    async def remember(self, keyed: Keyed, answer: Answer) -> Position:
+    async def remember(self, keyed: IdempotencyKey, answer: Answer) -> Position:
         """Accept the answer to a request that changes nothing in the log. Raises AlreadyAnswered."""
         now = self._clock.now()
         entry = AnswerKept(id=new_id(now), at=now, remembered=keyed.remembered(answer))
-        return await self._shared.append(entry)
+        return await self._change_log.append(entry)
 
-    async def _find(self, keyed: Keyed) -> tuple[Position, AnyEntry] | None:
-        found = await self._shared.find_remembered(keyed.scope)
+    async def _find(self, keyed: IdempotencyKey) -> tuple[Position, AnyEntry] | None:
+        found = await self._change_log.find_remembered(keyed.scope)
         if found is None:
             return None
         remembered = found[1].remembered

@@ -14,14 +14,14 @@ from storage.database.records import StoredModel
 from storage.memory.lru import Sentinel
 from storage.memory.popularity import Popularity
 from storage.memory.single_flight import SingleFlight
-from storage.memory.ttl import Brief
+from storage.memory.ttl import TtlCache
 from storage.models.cache import Found, PopularModels
-from storage.models.compute_once import Computing, Known, Work
+from storage.models.compute_once import ComputeOnce, Known, Work
 from storage.models.renewals import Renewals
-from storage.models.shared import Model, ModelCopies, Refusal, is_older
-from storage.models.write_queue import ModelRecords
-from storage.shared.cache import Copies
-from storage.shared.locks import Turns
+from storage.models.shared import Model, Refusal, SharedModels, is_older
+from storage.models.write_queue import ModelWriteQueue
+from storage.shared.cache import SharedCache
+from storage.shared.locks import Locks
 
 
 class ModelRefused(Exception):
@@ -34,7 +34,13 @@ class ModelRefused(Exception):
 
 class Models:
     def __init__(
-        self, database: Database, copies: Copies, turns: Turns, analyser: str, bounds: Bounds, clock: Clock
+        self,
+        database: Database,
+        copies: SharedCache,
+        turns: Locks,
+        analyser: str,
+        bounds: Bounds,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._analyser = analyser
@@ -42,14 +48,18 @@ class Models:
         self._half_life_s = bounds.popularity_half_life_s
         self.popularity = Popularity(bounds.popularity_entries, self._half_life_s, clock.now())
         self.cache = PopularModels(bounds.models_entries, self.popularity)
-        self.copies = ModelCopies(copies, analyser, bounds.shared_ttl_s, bounds.model_refusal_age_s)
-        self.computing = Computing(self.copies, turns, analyser, bounds, self._known, self._take_in)
-        self.records = ModelRecords(database, bounds.model_queue_entries, self._half_life_s)
+        self.copies = SharedModels(copies, analyser, bounds.shared_ttl_s, bounds.model_refusal_age_s)
+        self.computing = ComputeOnce(self.copies, turns, analyser, bounds, self._known, self._take_in)
+        self.records = ModelWriteQueue(database, bounds.model_queue_entries, self._half_life_s)
         self.renewals = Renewals(bounds.models_entries, self.popularity)
-        self.refusals: Brief[str, Refusal] = Brief(bounds.model_refusals, bounds.model_refusal_age_s, clock)
-        self.absences: Brief[str, bool] = Brief(bounds.absent_entries, bounds.absent_age_s, clock)
+        self.refusals: TtlCache[str, Refusal] = TtlCache(
+            bounds.model_refusals, bounds.model_refusal_age_s, clock
+        )
+        self.absences: TtlCache[str, bool] = TtlCache(bounds.absent_entries, bounds.absent_age_s, clock)
         """Hashes, and hashes with a tenant, that the database did not have."""
-        self._outdated_looks: Brief[str, bool] = Brief(bounds.absent_entries, bounds.absent_age_s, clock)
+        self._outdated_looks: TtlCache[str, bool] = TtlCache(
+            bounds.absent_entries, bounds.absent_age_s, clock
+        )
         """Models with facts of an earlier analyser, for which others were asked lately."""
         self._lookups: SingleFlight[str, Found | None] = SingleFlight()
         self._loads: SingleFlight[str, Model | None] = SingleFlight()

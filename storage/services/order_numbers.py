@@ -5,10 +5,10 @@ import asyncio
 from storage.bounds import Bounds
 from storage.database.contract import Database
 from storage.errors import DatabaseUnavailable
-from storage.log.tail import Followed
+from storage.log.tail import AppliedEntry
 
 
-class Numbers:
+class OrderNumbers:
     def __init__(self, database: Database, bounds: Bounds) -> None:
         self._database = database
         self._block = bounds.number_block
@@ -16,7 +16,7 @@ class Numbers:
         self._leasing: asyncio.Task[bool] | None = None
         self._used = 0
 
-    def apply(self, followed: Followed) -> None:
+    def apply(self, followed: AppliedEntry) -> None:
         """Follow the log by one entry. A database restored from an older copy does not know the blocks that
         were leased after it: what an order of the log has is used."""
         if followed.order is not None and followed.order.number > self._used:

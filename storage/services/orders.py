@@ -28,7 +28,7 @@ from storage.errors import (
     Unavailable,
 )
 from storage.ids import new_id
-from storage.log.change_log import SharedTier
+from storage.log.change_log import ChangeLog
 from storage.log.entries import Answer, AnyEntry, OrderChanged
 from storage.log.log import Position
 from storage.log.tail import Tail
@@ -37,8 +37,8 @@ from storage.orders.actors import Actor
 from storage.orders.order import Change, Order, decode_order, encode_order
 from storage.orders.rules import assigns_operator, create, require_visible, undo
 from storage.orders.workflow import Kind, Status
-from storage.services.idempotency import Idempotency, Keyed
-from storage.services.order_numbers import Numbers
+from storage.services.idempotency import Idempotency, IdempotencyKey
+from storage.services.order_numbers import OrderNumbers
 
 Decide = Callable[[Order], Awaitable[Change | None]]
 """From the newest state of an order to what shall change; None when nothing shall. Asked only when the
@@ -47,18 +47,18 @@ Decided = TypeVar("Decided")
 Act = Callable[[], Awaitable[Decided]]
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks for a change, and when: `if_match` None is any version, `unless` none of these."""
 
     actor: Actor
     if_match: frozenset[int] | None = None
     unless: Container[int] = frozenset()
-    keyed: Keyed | None = None
+    keyed: IdempotencyKey | None = None
     wait_for_database: bool = False
     success: int = 200
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class ChangeOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a request: the order and its encoding, where that stands in the log, and the status
     to answer with. `must_wait`: the order was given to somebody, the database must confirm it. `unchanged`:
     the order was so already. `repeated`: the request was answered before."""
@@ -97,21 +97,21 @@ class _NothingToDo(Exception):
         self.order = order
 
 
-class OrderBook:
+class OrderService:
     def __init__(
         self,
         database: Database,
-        shared: SharedTier,
+        change_log: ChangeLog,
         idempotency: Idempotency,
         reads: ReadThrough,
         write_behind: WriteBehind,
-        numbers: Numbers,
+        numbers: OrderNumbers,
         tail: Tail,
         bounds: Bounds,
         clock: Clock,
     ) -> None:
         self._database = database
-        self._shared = shared
+        self._change_log = change_log
         self._idempotency = idempotency
         self._reads = reads
         self._write_behind = write_behind
@@ -121,13 +121,15 @@ class OrderBook:
         self._clock = clock
         self._locks: KeyedLocks[tuple[str, str]] = KeyedLocks()
 
-    async def create(self, make_draft: "Callable[[], Awaitable[Draft]]", request: Request) -> Outcome:
+    async def create(
+        self, make_draft: "Callable[[], Awaitable[Draft]]", request: ChangeRequest
+    ) -> ChangeOutcome:
         """A new order. The draft is made only when the request was not answered before.
 
         Raises what `make_draft` raises, Forbidden, DuplicateReference, BacklogFull, OutcomeUnknown.
         """
 
-        async def once() -> Outcome:
+        async def once() -> ChangeOutcome:
             draft = await self._decided(make_draft)
             if draft.reference is None:
                 return await self._decided(lambda: self._create(draft, request))
@@ -136,17 +138,19 @@ class OrderBook:
 
         return await self._once(request, once)
 
-    async def change(self, order_id: str, decide: Decide, request: Request) -> Outcome:
+    async def change(self, order_id: str, decide: Decide, request: ChangeRequest) -> ChangeOutcome:
         """Decide on the order's newest state and make the change.
 
         Raises NotFound, PreconditionFailed, what `decide` raises, OrderParked, BacklogFull, OutcomeUnknown.
         """
         return await self._once(request, lambda: self._change(order_id, decide, request))
 
-    async def edit(self, order_id: str, reference: str | None, decide: Decide, request: Request) -> Outcome:
+    async def edit(
+        self, order_id: str, reference: str | None, decide: Decide, request: ChangeRequest
+    ) -> ChangeOutcome:
         """As `change`, for an edit that sets this reference (None: leaves it or clears it)."""
 
-        async def once() -> Outcome:
+        async def once() -> ChangeOutcome:
             if reference is None:
                 return await self._change(order_id, decide, request)
             order = await self._decided(lambda: self._visible(order_id, request))
@@ -158,7 +162,7 @@ class OrderBook:
 
         return await self._once(request, once)
 
-    async def undo(self, order_id: str, request: Request) -> Outcome:
+    async def undo(self, order_id: str, request: ChangeRequest) -> ChangeOutcome:
         """Take back the actor's own last step."""
 
         async def decide(order: Order) -> Change:
@@ -168,14 +172,14 @@ class OrderBook:
 
         return await self.change(order_id, decide, request)
 
-    async def _once(self, request: Request, act: Act[Outcome]) -> Outcome:
+    async def _once(self, request: ChangeRequest, act: Act[ChangeOutcome]) -> ChangeOutcome:
         outcome = await self._idempotency.once(request.keyed, act, _repeated)
         return await self._confirmed(outcome, request)
 
-    async def _confirmed(self, outcome: Outcome, request: Request) -> Outcome:
+    async def _confirmed(self, outcome: ChangeOutcome, request: ChangeRequest) -> ChangeOutcome:
         """Waits for the database where the change or the request asks for it, outside every lock."""
         # Answered in an earlier life of the log, and still known: the database has it.
-        n = outcome.position.n if outcome.position.epoch == self._shared.epoch else 0
+        n = outcome.position.n if outcome.position.epoch == self._change_log.epoch else 0
         if outcome.must_wait:
             await self._require_stored(outcome, n)
             return msgspec.structs.replace(outcome, in_database=True)
@@ -188,7 +192,7 @@ class OrderBook:
             return outcome
         return msgspec.structs.replace(outcome, in_database=True)
 
-    async def _require_stored(self, outcome: Outcome, n: int) -> None:
+    async def _require_stored(self, outcome: ChangeOutcome, n: int) -> None:
         """Somebody was given the order: that is said only when the database has it. What is repeated, under
         whichever key, is looked up there as well: its entry may have been lost or set aside since.
 
@@ -222,7 +226,7 @@ class OrderBook:
     def _refused(self, order: Order) -> bool:
         return self._tail.lacks_for_good(order.id, order.version)
 
-    async def _create(self, draft: Draft, request: Request) -> Outcome:
+    async def _create(self, draft: Draft, request: ChangeRequest) -> ChangeOutcome:
         seen = self._seen()
         if draft.reference is not None:
             await self._require_new_reference(request.actor.token_id, draft.reference, None)
@@ -241,7 +245,7 @@ class OrderBook:
         )
         return await self._accept(create(order, request.actor), request, seen)
 
-    async def _change(self, order_id: str, decide: Decide, request: Request) -> Outcome:
+    async def _change(self, order_id: str, decide: Decide, request: ChangeRequest) -> ChangeOutcome:
         async with self._locks.hold(("order", order_id)):
             try:
                 return await self._decided(lambda: self._change_newest(order_id, decide, request))
@@ -254,7 +258,7 @@ class OrderBook:
         The log checks what it accepts. What is refused, or already so, is decided here, perhaps on what
         another process has changed since: so it counts only when decided on a state that holds everything
         which was accepted before. Raises Behind when nobody can say what that is."""
-        at_head = self._shared.alone
+        at_head = self._change_log.alone
         for _ in range(self._bounds.decide_attempts):
             seen = self._seen()
             try:
@@ -266,19 +270,19 @@ class OrderBook:
             except Exception:
                 if at_head:
                     raise
-                if not await self._shared.reach_head():
+                if not await self._change_log.reach_head():
                     raise Behind("This process cannot say what the newest state is.") from None
                 if self._seen() == seen:
                     raise
                 at_head = True
         raise Unavailable("This changes too fast: try again.")
 
-    async def _visible(self, order_id: str, request: Request) -> Order:
+    async def _visible(self, order_id: str, request: ChangeRequest) -> Order:
         order = await self._reads.order(order_id)
         require_visible(order, request.actor)
         return order
 
-    async def _change_newest(self, order_id: str, decide: Decide, request: Request) -> Outcome:
+    async def _change_newest(self, order_id: str, decide: Decide, request: ChangeRequest) -> ChangeOutcome:
         seen = self._seen()
         order = await self._visible(order_id, request)
         wanted = request.if_match is None or order.version in request.if_match
@@ -292,7 +296,7 @@ class OrderBook:
     def _seen(self) -> Position:
         return Position(self._tail.epoch, self._tail.head)
 
-    async def _accept(self, change: Change, request: Request, seen: Position) -> Outcome:
+    async def _accept(self, change: Change, request: ChangeRequest, seen: Position) -> ChangeOutcome:
         keyed = request.keyed
         entry = OrderChanged(
             id=new_id(change.at),
@@ -301,12 +305,12 @@ class OrderBook:
             remembered=None if keyed is None else keyed.remembered(Answer(status=request.success)),
         )
         try:
-            position = await self._shared.append(entry, seen)
+            position = await self._change_log.append(entry, seen)
         except Claimed as claimed:
             raise DuplicateReference(
                 f"Order {claimed.owner} has this reference.", order=claimed.owner
             ) from None
-        return Outcome(
+        return ChangeOutcome(
             order=change.order,
             body=self._encoded(change.order),
             position=position,
@@ -321,17 +325,17 @@ class OrderBook:
             return pending.held.body
         return encode_order(order)
 
-    async def _unchanged(self, order: Order, request: Request) -> Outcome:
+    async def _unchanged(self, order: Order, request: ChangeRequest) -> ChangeOutcome:
         """Nothing to do. Repeating one's own take joins the wait for the database."""
         body = encode_order(order)
         pending = self._tail.pending(order.id)
         n = self._tail.flushed if pending is None else pending.n
         if request.keyed is not None:
             await self._idempotency.remember(request.keyed, Answer(status=200, body=body))
-        return Outcome(
+        return ChangeOutcome(
             order=order,
             body=body,
-            position=Position(self._shared.epoch, n),
+            position=Position(self._change_log.epoch, n),
             status=200,
             must_wait=_was_given(order),
             unchanged=True,
@@ -356,7 +360,7 @@ def _gives(change: Change, success: int) -> bool:
     return remarked or assigns_operator(change)
 
 
-async def _repeated(position: Position, entry: AnyEntry) -> Outcome:
+async def _repeated(position: Position, entry: AnyEntry) -> ChangeOutcome:
     """The first answer again."""
     assert entry.remembered is not None
     answer = entry.remembered.answer
@@ -367,6 +371,6 @@ async def _repeated(position: Position, entry: AnyEntry) -> Outcome:
         assert answer.body is not None
         body, order = answer.body, decode_order(answer.body)
         must_wait = _was_given(order)
-    return Outcome(
+    return ChangeOutcome(
         order=order, body=body, position=position, status=answer.status, must_wait=must_wait, repeated=True
     )

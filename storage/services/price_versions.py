@@ -10,10 +10,10 @@ from storage.clock import Clock
 from storage.database.records import StoredVersion
 from storage.errors import Claimed, Conflict, Upgrading
 from storage.ids import new_id
-from storage.log.change_log import SharedTier
-from storage.log.entries import MetalFixed, PriceListPublished, Remembered
+from storage.log.change_log import ChangeLog
+from storage.log.entries import IdempotencyRecord, MetalFixed, PriceListPublished
 from storage.log.log import Position
-from storage.log.tail import Followed
+from storage.log.tail import AppliedEntry
 
 logger = logging.getLogger("facet.published")
 
@@ -26,19 +26,19 @@ class Later:
     """A version that a later release has published: kept as it is, and not understood."""
 
 
-class Published(Generic[Record]):
+class PriceVersions(Generic[Record]):
     """The versions of one thing, decoded once; they follow the log."""
 
     def __init__(
         self,
         kind: type[VersionEntry],
         decode: Callable[[bytes], Record],
-        shared: SharedTier,
+        change_log: ChangeLog,
         clock: Clock,
     ) -> None:
         self._kind = kind
         self._decode = decode
-        self._shared = shared
+        self._change_log = change_log
         self._clock = clock
         self._known: dict[str, tuple[StoredVersion, Record | Later]] = {}
         self._current: tuple[datetime, datetime, Record | Later | None] | None = None
@@ -49,7 +49,7 @@ class Published(Generic[Record]):
         for version in stored:
             self._add(version)
 
-    def apply(self, followed: Followed) -> None:
+    def apply(self, followed: AppliedEntry) -> None:
         """Follow the log by one entry."""
         entry = followed.logged.entry
         if isinstance(entry, self._kind):
@@ -91,19 +91,19 @@ class Published(Generic[Record]):
                 newest = stored, record
         return None if newest is None else newest[1]
 
-    async def publish(self, stored: StoredVersion, remembered: Remembered | None = None) -> Position:
+    async def publish(self, stored: StoredVersion, remembered: IdempotencyRecord | None = None) -> Position:
         """Raises Conflict when the version exists."""
         async with self._publishing:
             if stored.version in self._known:
                 raise Conflict(f"Version {stored.version} is published: a published version never changes.")
             try:
-                return await self._shared.append(self._entry(stored, remembered))
+                return await self._change_log.append(self._entry(stored, remembered))
             except Claimed:  # on another process, meanwhile
                 raise Conflict(
                     f"Version {stored.version} is published: a published version never changes."
                 ) from None
 
-    def _entry(self, stored: StoredVersion, remembered: Remembered | None) -> VersionEntry:
+    def _entry(self, stored: StoredVersion, remembered: IdempotencyRecord | None) -> VersionEntry:
         now = self._clock.now()
         if self._kind is MetalFixed:
             return MetalFixed(

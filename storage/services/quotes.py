@@ -5,10 +5,10 @@ from storage.database.contract import Database
 from storage.database.records import StoredQuote
 from storage.errors import Behind, Claimed, NotFound
 from storage.ids import new_id
-from storage.log.change_log import SharedTier
+from storage.log.change_log import ChangeLog
 from storage.log.entries import QuoteIssued
 from storage.log.log import Position
-from storage.log.tail import Followed, Tail
+from storage.log.tail import AppliedEntry, Tail
 from storage.memory.keyed_locks import KeyedLocks
 from storage.memory.lru import ABSENT, Lru, Sentinel
 from storage.memory.single_flight import SingleFlight
@@ -20,9 +20,9 @@ QUOTES_BYTES = 64 * 2**20
 class Quotes:
     """Quotes by id: held here, pending, or in the database."""
 
-    def __init__(self, database: Database, shared: SharedTier, tail: Tail, clock: Clock) -> None:
+    def __init__(self, database: Database, change_log: ChangeLog, tail: Tail, clock: Clock) -> None:
         self._database = database
-        self._shared = shared
+        self._change_log = change_log
         self._tail = tail
         self._clock = clock
         self.lru: Lru[str, StoredQuote] = Lru(QUOTES, QUOTES_BYTES)
@@ -30,7 +30,7 @@ class Quotes:
         self._issuing: KeyedLocks[str] = KeyedLocks()
         self.loads = 0
 
-    def apply(self, followed: Followed) -> None:
+    def apply(self, followed: AppliedEntry) -> None:
         """Follow the log by one entry."""
         entry = followed.logged.entry
         if isinstance(entry, QuoteIssued):
@@ -45,7 +45,7 @@ class Quotes:
         """Raises NotFound; Behind when nobody can say whether another process has issued it."""
         found = await self._find(quote_id)
         if found is None:  # another process may have issued it a moment ago
-            if not await self._shared.reach_head():
+            if not await self._change_log.reach_head():
                 raise Behind("This process cannot say whether there is such a quote.")
             found = self._followed(quote_id)
         if found is None:
@@ -86,7 +86,7 @@ class Quotes:
             body=quote.body,
         )
         try:
-            return quote, await self._shared.append(entry)
+            return quote, await self._change_log.append(entry)
         except Claimed:  # issued by another process meanwhile
             return await self.get(quote.id), self._stands
 

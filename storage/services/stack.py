@@ -14,25 +14,25 @@ from storage.cache.read_through import ReadThrough
 from storage.cache.write_behind import WriteBehind
 from storage.clock import Clock
 from storage.database.contract import Database
-from storage.database.health import Pulse
+from storage.database.health import DatabaseHealth
 from storage.database.lease import Lease, SoleLease, turn
-from storage.database.pruning import Housekeeping
+from storage.database.pruning import Pruning
 from storage.errors import Unavailable
 from storage.ids import new_id
-from storage.log.change_log import Follower, Reload, SharedTier
-from storage.log.entries import Forgotten, Thing
-from storage.log.tail import Followed, Tail
+from storage.log.change_log import ChangeLog, Follower, Reload
+from storage.log.entries import CacheKind, Invalidated
+from storage.log.tail import AppliedEntry, Tail
 from storage.services.idempotency import Idempotency
 from storage.services.models import Models
-from storage.services.order_numbers import Numbers
-from storage.services.orders import OrderBook
+from storage.services.order_numbers import OrderNumbers
+from storage.services.orders import OrderService
 from storage.services.quotes import Quotes
 from storage.services.tokens import Tokens
 from storage.tasks import end
 
 logger = logging.getLogger("facet.storage")
 
-MakeShared = Callable[[Tail], SharedTier]
+MakeChangeLog = Callable[[Tail], ChangeLog]
 
 
 class Storage:
@@ -41,7 +41,7 @@ class Storage:
     def __init__(
         self,
         database: Database,
-        make_shared: MakeShared,
+        make_change_log: MakeChangeLog,
         *,
         analyser: str,
         bounds: Bounds,
@@ -53,19 +53,21 @@ class Storage:
         self.clock = clock
         self.lease = lease or SoleLease()
         self.tail = Tail(bounds, clock)
-        self.shared = make_shared(self.tail)
-        self.write_behind = WriteBehind(database, self.shared, self.tail, self.lease, bounds)
-        self.reads = ReadThrough(database, self.shared, self.tail, bounds, clock)
-        self.numbers = Numbers(database, bounds)
-        self.pulse = Pulse(database, bounds, clock, tells_time=not self.shared.tells_time)
-        self.housekeeping = Housekeeping(database, self.lease, bounds, clock)
-        self.tokens = Tokens(self.shared, bounds, clock)
-        self.quotes = Quotes(database, self.shared, self.tail, clock)
-        self.models = Models(database, self.shared.copies, self.shared.turns, analyser, bounds, clock)
-        self.idempotency = Idempotency(self.shared, clock)
-        self.book = OrderBook(
+        self.change_log = make_change_log(self.tail)
+        self.write_behind = WriteBehind(database, self.change_log, self.tail, self.lease, bounds)
+        self.reads = ReadThrough(database, self.change_log, self.tail, bounds, clock)
+        self.numbers = OrderNumbers(database, bounds)
+        self.pulse = DatabaseHealth(database, bounds, clock, tells_time=not self.change_log.tells_time)
+        self.housekeeping = Pruning(database, self.lease, bounds, clock)
+        self.tokens = Tokens(self.change_log, bounds, clock)
+        self.quotes = Quotes(database, self.change_log, self.tail, clock)
+        self.models = Models(
+            database, self.change_log.shared_cache, self.change_log.locks, analyser, bounds, clock
+        )
+        self.idempotency = Idempotency(self.change_log, clock)
+        self.orders = OrderService(
             database,
-            self.shared,
+            self.change_log,
             self.idempotency,
             self.reads,
             self.write_behind,
@@ -83,27 +85,27 @@ class Storage:
             self.numbers.apply,
             self._forget_model,
         ):
-            self.shared.follow(follower)
+            self.change_log.follow(follower)
         self.lease.only_while(lambda: not self.tail.blocked and (self.reads.fresh or len(self.tail) > 0))
-        self.shared.on_start_over(self._reload)
-        self.shared.on_flushed_elsewhere(self.write_behind.flushed_elsewhere)
+        self.change_log.on_start_over(self._reload)
+        self.change_log.on_flushed_elsewhere(self.write_behind.flushed_elsewhere)
 
     def follow(self, follower: Follower, reload: Reload) -> None:
         """Call the follower with every entry; before `open`, so that it sees the replayed ones too. What it
         holds is read by `reload` whenever following begins anew."""
-        self.shared.follow(follower)
-        self.shared.on_start_over(reload)
+        self.change_log.follow(follower)
+        self.change_log.on_start_over(reload)
 
     async def open(self, failed: Callable[[str, BaseException], None]) -> None:
         """Begin to follow, then start the tasks. `failed` is told when one of them ends that should not."""
-        if not self.shared.tells_time:
+        if not self.change_log.tells_time:
             await self.pulse.measure_clock()
         self._start("lease", self.lease.run, failed)
-        await self.shared.open()
+        await self.change_log.open()
         await self.numbers.open()
         self._start("pulse", self.pulse.run, failed)
         self._start("housekeeping", self.housekeeping.run, failed)
-        self._start("log", self.shared.run, failed)
+        self._start("log", self.change_log.run, failed)
         self._start("write-behind", self.write_behind.run, failed)
         self._start("models", self.models.run, failed)
         self._start("renewals", self.models.renewals.run, failed)
@@ -111,7 +113,7 @@ class Storage:
     async def drain(self, deadline_s: float) -> bool:
         """Stop accepting, bring everything to the database. False when the deadline passed first; the log
         keeps what is left: the next start, or another process, brings it."""
-        self.shared.stop()
+        self.change_log.stop()
         await asyncio.wait([self._tasks["log"]], timeout=deadline_s)
         self.write_behind.stop()
         self.models.stop()
@@ -125,7 +127,7 @@ class Storage:
 
     async def close(self) -> None:
         """The log first: a process that nobody can reach any more follows nothing."""
-        await self.shared.close()
+        await self.change_log.close()
         await self.database.close()
 
     async def replay_dead_letters(self, order_id: str) -> None:
@@ -138,19 +140,19 @@ class Storage:
         """Every process forgets what it holds of an order and reads it again. What is pending stays. Returns
         whether the order exists. Raises LogUnavailable when the others could not be told."""
         return await self._forget(
-            Thing.ORDER, order_id, lambda: self.reads.refresh(order_id), repaired=repaired
+            CacheKind.ORDER, order_id, lambda: self.reads.refresh(order_id), repaired=repaired
         )
 
     async def invalidate_model(self, sha256: str) -> bool:
         await self.models.drop_copy(sha256)  # first, or the others would find it again
-        return await self._forget(Thing.MODEL, sha256, lambda: self.models.invalidate(sha256))
+        return await self._forget(CacheKind.MODEL, sha256, lambda: self.models.invalidate(sha256))
 
     async def invalidate_lists(self) -> None:
         async def clear() -> bool:
             self.reads.views.clear()
             return True
 
-        await self._forget(Thing.LISTS, "", clear)
+        await self._forget(CacheKind.LISTS, "", clear)
 
     @contextlib.asynccontextmanager
     async def setting_up(self) -> AsyncIterator[None]:
@@ -163,20 +165,20 @@ class Storage:
             await self.write_behind.wait_for(self.tail.head, deadline_s)
 
     async def _forget(
-        self, thing: Thing, key: str, here: Callable[[], Awaitable[bool]], *, repaired: bool = False
+        self, thing: CacheKind, key: str, here: Callable[[], Awaitable[bool]], *, repaired: bool = False
     ) -> bool:
         now = self.clock.now()
-        entry = Forgotten(id=new_id(now), at=now, thing=thing, key=key, repaired=repaired)
+        entry = Invalidated(id=new_id(now), at=now, thing=thing, key=key, repaired=repaired)
         try:
-            await self.shared.append(entry)
+            await self.change_log.append(entry)
         except Unavailable:
             await here()  # here at least
             raise
         return await here()
 
-    def _forget_model(self, followed: Followed) -> None:
+    def _forget_model(self, followed: AppliedEntry) -> None:
         entry = followed.logged.entry
-        if isinstance(entry, Forgotten) and entry.thing is Thing.MODEL:
+        if isinstance(entry, Invalidated) and entry.thing is CacheKind.MODEL:
             self.models.forget(entry.key)
 
     async def _reload(self) -> Callable[[], None]:

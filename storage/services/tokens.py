@@ -11,10 +11,10 @@ from storage.clock import Clock
 from storage.database.records import StoredToken
 from storage.errors import Behind, Invalid, NotFound
 from storage.ids import new_id
-from storage.log.change_log import SharedTier
-from storage.log.entries import Remembered, TokenIssued, TokenRevoked
+from storage.log.change_log import ChangeLog
+from storage.log.entries import IdempotencyRecord, TokenIssued, TokenRevoked
 from storage.log.log import Position
-from storage.log.tail import Followed
+from storage.log.tail import AppliedEntry
 from storage.memory.single_flight import SharedLook
 from storage.orders.actors import TENANT_ROLES, Actor, Role
 
@@ -36,9 +36,9 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 class Tokens:
     """All valid tokens, in memory; they follow the log."""
 
-    def __init__(self, shared: SharedTier, bounds: Bounds, clock: Clock) -> None:
-        self._shared = shared
-        self._look = SharedLook(shared.reach_head, bounds.unknown_token_pause_s)
+    def __init__(self, change_log: ChangeLog, bounds: Bounds, clock: Clock) -> None:
+        self._change_log = change_log
+        self._look = SharedLook(change_log.reach_head, bounds.unknown_token_pause_s)
         self._clock = clock
         self._by_hash: dict[str, Actor] = {}
         self._tokens: dict[str, tuple[Token, str]] = {}
@@ -61,7 +61,7 @@ class Tokens:
                 token.secret_hash,
             )
 
-    def apply(self, followed: Followed) -> None:
+    def apply(self, followed: AppliedEntry) -> None:
         """Follow the log by one entry."""
         entry = followed.logged.entry
         if isinstance(entry, TokenIssued):
@@ -95,7 +95,7 @@ class Tokens:
         """As `authenticate`; but what is not known here another process may have issued a moment ago. Raises
         Behind when nobody can say. However many ask, they keep nobody else waiting: see `SharedLook`."""
         actor = self.authenticate(secret)
-        if actor is not None or self._shared.alone or not secret.startswith(PREFIX):
+        if actor is not None or self._change_log.alone or not secret.startswith(PREFIX):
             return actor
         if not await self._look():
             raise Behind("This process cannot say whether this token is valid.")
@@ -113,7 +113,7 @@ class Tokens:
         name: str,
         customer: str | None,
         secret: str | None = None,
-        remembered: Remembered | None = None,
+        remembered: IdempotencyRecord | None = None,
     ) -> tuple[Token, str, Position]:
         """A new token with its secret, which is shown this once; random unless given. Raises Invalid."""
         if (role in TENANT_ROLES) != (customer is not None):
@@ -122,7 +122,7 @@ class Tokens:
         now = self._clock.now()
         secret = PREFIX + (secret or secrets.token_urlsafe(32))
         token = Token(id=new_id(now), role=role, name=name, customer=customer, created_at=now)
-        position = await self._shared.append(
+        position = await self._change_log.append(
             TokenIssued(
                 id=new_id(now),
                 at=now,
@@ -141,7 +141,7 @@ class Tokens:
         if token_id not in self._tokens:
             raise NotFound("There is no such token.")
         now = self._clock.now()
-        return await self._shared.append(TokenRevoked(id=new_id(now), at=now, token_id=token_id))
+        return await self._change_log.append(TokenRevoked(id=new_id(now), at=now, token_id=token_id))
 
     def _add(self, token: Token, secret_hash: str) -> None:
         self._tokens[token.id] = (token, secret_hash)

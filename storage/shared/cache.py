@@ -7,7 +7,7 @@ the copy itself whether it is of use.
 from typing import Protocol
 
 
-class Copies(Protocol):
+class SharedCache(Protocol):
     async def get(self, key: str) -> bytes | None:
         """None when there is none, or nobody to ask. Never waits long, never fails."""
         ...
@@ -26,7 +26,7 @@ class Copies(Protocol):
         ...
 
 
-class NoCopies:
+class NoSharedCache:
     """There are no others."""
 
     async def get(self, key: str) -> bytes | None:

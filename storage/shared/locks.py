@@ -13,7 +13,7 @@ from typing import Protocol
 from storage.tasks import end
 
 
-class Turns(Protocol):
+class Locks(Protocol):
     async def take(self, name: str, owner: str, ttl_s: float) -> bool:
         """Whether this owner may go ahead: nobody else has the turn, or nobody can be asked."""
         ...
@@ -27,7 +27,7 @@ class Turns(Protocol):
         ...
 
 
-class NoTurns:
+class NoLocks:
     """There are no others."""
 
     async def take(self, name: str, owner: str, ttl_s: float) -> bool:
@@ -40,10 +40,10 @@ class NoTurns:
         pass
 
 
-class Turn:
+class Lock:
     """One attempt at one piece of work."""
 
-    def __init__(self, turns: Turns, name: str, ttl_s: float) -> None:
+    def __init__(self, turns: Locks, name: str, ttl_s: float) -> None:
         self._turns = turns
         self._name = name
         self._ttl_s = ttl_s

@@ -17,7 +17,7 @@ from storage.database.records import Rejected
 from storage.database.rows import order_id_of
 from storage.database.schema import ORDERS_POSITION
 from storage.errors import Fenced
-from storage.log.log import Logged, Position
+from storage.log.log import LogRecord, Position
 from storage.orders.order import Order
 from storage.sqlite.rows import (
     INSERT_DEAD_LETTER,
@@ -52,7 +52,7 @@ async def move_position(connection: aiosqlite.Connection, old: Position, new: Po
         raise Fenced(f"The database is no longer at log position {old}.")
 
 
-async def flows(connection: aiosqlite.Connection, batch: Sequence[Logged]) -> bool:
+async def flows(connection: aiosqlite.Connection, batch: Sequence[LogRecord]) -> bool:
     """Whether every change of the batch follows the version that is stored, and none belongs behind a dead
     letter: alone it would fit, and skip a version."""
     expected = expected_versions(batch)
@@ -64,7 +64,7 @@ async def flows(connection: aiosqlite.Connection, batch: Sequence[Logged]) -> bo
     return not any(row[0] in expected for row in unfit)
 
 
-async def apply_together(connection: aiosqlite.Connection, batch: Sequence[Logged], epoch: int) -> None:
+async def apply_together(connection: aiosqlite.Connection, batch: Sequence[LogRecord], epoch: int) -> None:
     """The common case: everything fits. Raises one of REFUSED when something does not."""
     changed = changes_of(batch)
     if changed:
@@ -80,7 +80,7 @@ async def apply_together(connection: aiosqlite.Connection, batch: Sequence[Logge
 
 
 async def store_answers(
-    connection: aiosqlite.Connection, statement: str, batch: Sequence[Logged], epoch: int
+    connection: aiosqlite.Connection, statement: str, batch: Sequence[LogRecord], epoch: int
 ) -> None:
     rows = [ROWS.answer_row(logged, epoch) for logged in batch if logged.entry.remembered is not None]
     if rows:
@@ -97,7 +97,7 @@ async def _insert(connection: aiosqlite.Connection, one: str, many: str, rows: l
 
 
 async def apply_one_by_one(
-    connection: aiosqlite.Connection, batch: Sequence[Logged], epoch: int
+    connection: aiosqlite.Connection, batch: Sequence[LogRecord], epoch: int
 ) -> list[Rejected]:
     """What fits is applied, what is known is skipped; what does not fit becomes a dead letter, and so does
     all that follows it of the same order, so that no version is skipped."""
@@ -113,7 +113,7 @@ async def apply_one_by_one(
 
 
 async def _try(
-    connection: aiosqlite.Connection, logged: Logged, epoch: int, parked: set[str | None]
+    connection: aiosqlite.Connection, logged: LogRecord, epoch: int, parked: set[str | None]
 ) -> str | None:
     """The reason why an entry cannot be applied, None when it was (now or earlier)."""
     if logged.later is not None:

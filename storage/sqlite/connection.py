@@ -41,7 +41,7 @@ async def open_reader(path: Path) -> aiosqlite.Connection:
     return connection
 
 
-class Readers:
+class SqliteReaders:
     """A fixed number of read-only connections. Each statement sees one snapshot of the database."""
 
     def __init__(self, path: Path, count: int, deadline_s: float) -> None:

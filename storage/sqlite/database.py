@@ -14,11 +14,11 @@ from sqlalchemy.dialects import sqlite as dialects
 from storage.clock import to_text
 from storage.database.queries import counts_statement, list_statement
 from storage.database.records import (
-    Attendance,
     CountsSnapshot,
     DeadLetter,
     Epoch,
     ListSnapshot,
+    Member,
     Rejected,
     StoredModel,
     StoredQuote,
@@ -29,7 +29,7 @@ from storage.database.rows import HISTORY_COLUMNS, MODEL_COLUMNS, answer_of
 from storage.database.schema import ORDER_NUMBERS, ORDERS_POSITION
 from storage.errors import Conflict, Fenced
 from storage.log.entries import AnyEntry
-from storage.log.log import Logged, Position
+from storage.log.log import LogRecord, Position
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.order import HistoryItem, Order
 from storage.orders.workflow import Status
@@ -42,10 +42,10 @@ from storage.sqlite.apply import (
     move_position,
     store_answers,
 )
-from storage.sqlite.connection import Readers
+from storage.sqlite.connection import SqliteReaders
 from storage.sqlite.models import MOST_POPULAR, store_models
 from storage.sqlite.rows import KEEP_ANSWER, REPLACE_ANSWER, ROWS, SELECT_ORDER
-from storage.sqlite.writer import Writer
+from storage.sqlite.writer import SqliteWriter
 
 _DIALECT = dialects.dialect(paramstyle="named")
 _MODEL_LISTED = (
@@ -72,8 +72,8 @@ class SqliteDatabase:
     ) -> None:
         """`keeps_answers`: whether answers to keyed requests are kept here, for a log that does not."""
         self._keeps_answers = keeps_answers
-        self._writer = Writer(path, busy_timeout_s)
-        self._readers = Readers(path, reader_connections, read_deadline_s)
+        self._writer = SqliteWriter(path, busy_timeout_s)
+        self._readers = SqliteReaders(path, reader_connections, read_deadline_s)
 
     async def open(self) -> None:
         await self._writer.open()
@@ -168,14 +168,14 @@ class SqliteDatabase:
         )
         return [ROWS.token_of(row) for row in rows]
 
-    async def load_dead_letters(self) -> list[tuple[DeadLetter, Logged]]:
+    async def load_dead_letters(self) -> list[tuple[DeadLetter, LogRecord]]:
         rows = await self._readers.fetch(
             "SELECT id, epoch, position, order_id, error, payload, at FROM dead_letters"
             " ORDER BY epoch, position"
         )
         return [ROWS.dead_letter_of(row) for row in rows]
 
-    async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
+    async def apply(self, batch: Sequence[LogRecord], old: Position, new: Position) -> list[Rejected]:
         async def together(connection: aiosqlite.Connection) -> list[Rejected]:
             await move_position(connection, old, new)
             await self._keep_answers(connection, batch, old.epoch)
@@ -194,7 +194,7 @@ class SqliteDatabase:
         except REFUSED:
             return await self._writer.run(one_by_one)
 
-    async def unite(self, batch: Sequence[Logged], epoch: int, *, late: bool = False) -> list[Rejected]:
+    async def unite(self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False) -> list[Rejected]:
         async def job(connection: aiosqlite.Connection) -> list[Rejected]:
             await store_answers(connection, KEEP_ANSWER, batch, epoch)
             rejected = await apply_one_by_one(connection, batch, epoch)
@@ -283,7 +283,7 @@ class SqliteDatabase:
     async def raise_level(self, within_s: float, least: int = 0) -> int:
         return await self._writer.run(partial(leases.raise_level, within_s=within_s, least=least))
 
-    async def attendance(self, within_s: float) -> list[Attendance]:
+    async def attendance(self, within_s: float) -> list[Member]:
         return await self._writer.run(partial(leases.attendance, within_s=within_s))
 
     async def leave(self, process: str) -> None:
@@ -293,7 +293,7 @@ class SqliteDatabase:
         await self._readers.backup(target)
 
     async def _keep_answers(
-        self, connection: aiosqlite.Connection, batch: Sequence[Logged], epoch: int
+        self, connection: aiosqlite.Connection, batch: Sequence[LogRecord], epoch: int
     ) -> None:
         if self._keeps_answers:
             await store_answers(connection, REPLACE_ANSWER, batch, epoch)

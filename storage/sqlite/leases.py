@@ -6,7 +6,7 @@ from datetime import datetime
 import aiosqlite
 
 from storage.clock import to_text
-from storage.database.records import Attendance
+from storage.database.records import Member
 
 _NOW = "strftime('%Y-%m-%dT%H:%M:%f', 'now') || '000Z'"
 _MOVED = "strftime('%Y-%m-%dT%H:%M:%f', 'now', printf('%+.3f seconds', {})) || '000Z'"
@@ -53,9 +53,9 @@ async def raise_level(connection: aiosqlite.Connection, within_s: float, least: 
     return int(next(iter(rows))[0])
 
 
-async def attendance(connection: aiosqlite.Connection, within_s: float) -> list[Attendance]:
+async def attendance(connection: aiosqlite.Connection, within_s: float) -> list[Member]:
     await connection.execute(f"DELETE FROM processes WHERE seen_at < {_MOVED.format('-?')}", (within_s,))
-    return [Attendance(*row) for row in await connection.execute_fetchall(_PRESENT)]
+    return [Member(*row) for row in await connection.execute_fetchall(_PRESENT)]
 
 
 async def leave(connection: aiosqlite.Connection, process: str) -> None:

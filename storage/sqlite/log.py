@@ -10,8 +10,8 @@ import aiosqlite
 from storage.clock import to_micros
 from storage.errors import Incompatible, LogUnavailable
 from storage.log.entries import AnyEntry, encode_entry
-from storage.log.log import Logged, Position, logged_of, require_known
-from storage.sqlite.connection import Readers, open_writer
+from storage.log.log import LogRecord, Position, logged_of, require_known
+from storage.sqlite.connection import SqliteReaders, open_writer
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -41,7 +41,7 @@ class SqliteLog:
     def __init__(self, path: Path, busy_timeout_s: float, read_deadline_s: float) -> None:
         self._path = path
         self._busy_timeout_s = busy_timeout_s
-        self._readers = Readers(path, 1, read_deadline_s)
+        self._readers = SqliteReaders(path, 1, read_deadline_s)
         self._epoch = 0
         self._head = 0
         self._trimmed = 0
@@ -67,14 +67,14 @@ class SqliteLog:
         await self._readers.open()
         await self._find_head()
 
-    async def append(self, entries: Sequence[AnyEntry]) -> list[Logged]:
-        logged: list[Logged] = []
+    async def append(self, entries: Sequence[AnyEntry]) -> list[LogRecord]:
+        logged: list[LogRecord] = []
         parameters: list[object] = []
         for n, entry in enumerate(entries, self._head + 1):
             payload = encode_entry(entry)
             scope = entry.remembered.scope if entry.remembered is not None else None
             parameters += (n, to_micros(entry.at), scope, payload)
-            logged.append(Logged(n, entry, len(payload)))
+            logged.append(LogRecord(n, entry, len(payload)))
         try:
             await self._writer.execute_insert(_INSERT + ",".join([_ROW] * len(logged)), parameters)
         except sqlite3.Error as error:
@@ -82,7 +82,7 @@ class SqliteLog:
         self._head = logged[-1].n
         return logged
 
-    async def recover(self) -> list[Logged]:
+    async def recover(self) -> list[LogRecord]:
         found = await self._fetch_logged(self._writer, self._head, -1)
         if found:
             self._head = found[-1].n
@@ -94,7 +94,7 @@ class SqliteLog:
         except sqlite3.Error as error:
             raise LogUnavailable(f"The log does not write: {error}.") from error
 
-    async def read(self, after: int, limit: int) -> list[Logged]:
+    async def read(self, after: int, limit: int) -> list[LogRecord]:
         return _decoded(await self._readers.fetch(_READ, (after, limit)))
 
     async def find_remembered(self, scope: str) -> tuple[Position, AnyEntry] | None:
@@ -150,12 +150,14 @@ class SqliteLog:
     async def _one(self, sql: str, *parameters: object) -> sqlite3.Row:
         return next(iter(await self._writer.execute_fetchall(sql, parameters)))
 
-    async def _fetch_logged(self, connection: aiosqlite.Connection, after: int, limit: int) -> list[Logged]:
+    async def _fetch_logged(
+        self, connection: aiosqlite.Connection, after: int, limit: int
+    ) -> list[LogRecord]:
         try:
             return _decoded(await connection.execute_fetchall(_READ, (after, limit)))
         except sqlite3.Error as error:
             raise LogUnavailable(f"The log cannot be read: {error}.") from error
 
 
-def _decoded(rows: object) -> list[Logged]:
+def _decoded(rows: object) -> list[LogRecord]:
     return [logged_of(n, payload) for n, payload in rows]  # type: ignore[attr-defined]

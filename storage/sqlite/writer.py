@@ -21,7 +21,7 @@ Job = Callable[[aiosqlite.Connection], Awaitable[Result]]
 QUEUE_JOBS = 64
 
 
-class Writer:
+class SqliteWriter:
     """Runs jobs one after the other, each in a transaction of its own."""
 
     def __init__(self, path: Path, busy_timeout_s: float) -> None:

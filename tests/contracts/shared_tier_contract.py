@@ -20,13 +20,13 @@ from storage.errors import (
     Superseded,
     Unavailable,
 )
-from storage.log.entries import Answer, AnswerKept, Forgotten, OrderChanged, Remembered, Thing
+from storage.log.entries import Answer, AnswerKept, CacheKind, IdempotencyRecord, Invalidated, OrderChanged
 from storage.log.log import Position
 from storage.orders.actors import Role
-from storage.orders.encoded import Held
+from storage.orders.encoded import EncodedOrder
 from storage.orders.filters import ListQuery
 from storage.orders.order import Order, decode_order
-from storage.services.orders import Outcome
+from storage.services.orders import ChangeOutcome
 from storage.services.stack import Storage
 from tests.support.acts import keyed
 from tests.support.changes import an_order, changed, created, entry_of, id_of
@@ -37,7 +37,7 @@ from tests.support.stacks import IVAN, OLGA
 
 def stands(process: Process) -> Position:
     """How far this process has followed the log."""
-    return Position(process.storage.shared.epoch, process.storage.tail.head)
+    return Position(process.storage.change_log.epoch, process.storage.tail.head)
 
 
 async def listed(storage: Storage) -> list[Order]:
@@ -73,19 +73,19 @@ class SharedTierContract:
             assert sorted(outcome.position.n for outcome in outcomes) == [
                 start.n + 1 + index for index in range(50)
             ]
-            assert process.storage.shared.appended >= 50
-            assert process.storage.shared.groups < process.storage.shared.appended
+            assert process.storage.change_log.appended >= 50
+            assert process.storage.change_log.groups < process.storage.change_log.appended
             await process.persisted()
             assert await process.database.position() == stands(process)
 
     async def test_of_changes_decided_on_the_same_version_one_wins(self, facet: Facet) -> None:
         async with facet.open() as process, process.writes.closed():
             first = created(an_order(1))
-            await process.storage.shared.append(entry_of(first))
+            await process.storage.change_log.append(entry_of(first))
             seen = stands(process)
             results = await asyncio.gather(
                 *(
-                    process.storage.shared.append(
+                    process.storage.change_log.append(
                         entry_of(changed(first.order, note=str(n)), entry_id=id_of(n)), seen
                     )
                     for n in range(5)
@@ -99,17 +99,17 @@ class SharedTierContract:
     async def test_a_change_that_does_not_follow_the_newest_version_is_superseded(self, facet: Facet) -> None:
         async with facet.open() as process, process.writes.closed():
             first = created(an_order(1))
-            await process.storage.shared.append(entry_of(first))
+            await process.storage.change_log.append(entry_of(first))
             second = changed(first.order, note="a")
             third = changed(second.order, note="b")
             with pytest.raises(Superseded):
-                await process.storage.shared.append(entry_of(third))
-            await process.storage.shared.append(entry_of(second))
+                await process.storage.change_log.append(entry_of(third))
+            await process.storage.change_log.append(entry_of(second))
             with pytest.raises(Superseded):
-                await process.storage.shared.append(
+                await process.storage.change_log.append(
                     entry_of(changed(first.order, note="c"), entry_id=id_of(9))
                 )
-            await process.storage.shared.append(entry_of(third))
+            await process.storage.change_log.append(entry_of(third))
             assert await process.note(first.order.id) == "b"
 
     # References
@@ -128,20 +128,20 @@ class SharedTierContract:
     async def test_two_who_saw_a_reference_free_do_not_both_get_it(self, facet: Facet) -> None:
         async with facet.open() as process, process.writes.closed():
             seen = stands(process)
-            await process.storage.shared.append(entry_of(created(an_order(1, reference="r"))), seen)
+            await process.storage.change_log.append(entry_of(created(an_order(1, reference="r"))), seen)
             with pytest.raises((Claimed, DuplicateReference)):
-                await process.storage.shared.append(entry_of(created(an_order(2, reference="r"))), seen)
+                await process.storage.change_log.append(entry_of(created(an_order(2, reference="r"))), seen)
             with pytest.raises(NotFound):
                 await process.storage.reads.order(id_of(2))
             other = an_order(3, reference="r", created_by="somebody else")
-            await process.storage.shared.append(entry_of(created(other)), seen)
+            await process.storage.change_log.append(entry_of(created(other)), seen)
 
     async def test_of_many_who_ask_for_a_reference_at_once_one_gets_it(self, facet: Facet) -> None:
         async with facet.open() as process:
             results = await asyncio.gather(
                 *(process.shop.create(reference="r") for _ in range(8)), return_exceptions=True
             )
-            assert [type(result).__name__ for result in results].count("Outcome") == 1
+            assert [type(result).__name__ for result in results].count("ChangeOutcome") == 1
             assert [type(result).__name__ for result in results].count("DuplicateReference") == 7
 
     async def test_a_reference_that_an_edit_lets_go_of_can_be_taken(self, facet: Facet) -> None:
@@ -176,22 +176,22 @@ class SharedTierContract:
     async def test_a_key_that_was_just_answered_is_not_accepted_again(self, facet: Facet) -> None:
         """By whoever looked before the first was accepted."""
         async with facet.open() as process, process.writes.closed():
-            await process.storage.shared.append(entry_of(created(an_order(1)), key="a"))
+            await process.storage.change_log.append(entry_of(created(an_order(1)), key="a"))
             with pytest.raises((AlreadyAnswered, LogUnavailable)):
-                await process.storage.shared.append(entry_of(created(an_order(2)), key="a"))
+                await process.storage.change_log.append(entry_of(created(an_order(2)), key="a"))
             with pytest.raises(NotFound):
                 await process.storage.reads.order(id_of(2))
 
     async def test_what_answered_a_key_is_found(self, facet: Facet) -> None:
         async with facet.open() as process:
-            assert await process.storage.shared.find_remembered("scope a") is None
+            assert await process.storage.change_log.find_remembered("scope a") is None
             outcome = await process.shop.create(key=keyed("a"))
             position, entry = await self.found(process, "a")
             assert (position, cast(OrderChanged, entry).change.order) == (outcome.position, outcome.order)
             kept = await process.storage.idempotency.remember(keyed("b"), Answer(status=200, body=b"{}"))
             position, entry = await self.found(process, "b")
             assert (position, isinstance(entry, AnswerKept)) == (kept, True)
-            assert cast(AnswerKept, entry).remembered == Remembered(
+            assert cast(AnswerKept, entry).remembered == IdempotencyRecord(
                 scope="scope b", key="b", body_hash="hash", answer=Answer(status=200, body=b"{}")
             )
 
@@ -242,10 +242,10 @@ class SharedTierContract:
     async def test_a_key_is_still_answered_in_the_next_life_of_the_log(self, facet: Facet) -> None:
         async with facet.open() as process:
             outcome = await process.shop.create(key=keyed("a"))
-            epoch = process.storage.shared.epoch
+            epoch = process.storage.change_log.epoch
         await facet.lose_the_log()
         async with facet.open() as process:
-            assert process.storage.shared.epoch > epoch
+            assert process.storage.change_log.epoch > epoch
             again = await process.shop.create(key=keyed("a"))
             assert (again.order, again.repeated) == (outcome.order, True)
             assert (await process.shop.create(key=keyed("b"))).repeated is False
@@ -253,7 +253,7 @@ class SharedTierContract:
 
     @staticmethod
     async def found(process: Process, key: str) -> tuple[Position, object]:
-        found = await process.storage.shared.find_remembered(f"scope {key}")
+        found = await process.storage.change_log.find_remembered(f"scope {key}")
         assert found is not None
         return found
 
@@ -303,7 +303,7 @@ class SharedTierContract:
     async def test_who_stops_accepts_nothing_more_and_keeps_what_is_accepted(self, facet: Facet) -> None:
         async with facet.open() as process:
             order = await process.shop.order()
-            process.storage.shared.stop()
+            process.storage.change_log.stop()
             with pytest.raises(Unavailable):
                 await process.shop.order()
             await process.persisted()
@@ -331,8 +331,8 @@ class SharedTierContract:
                 await process.storage.invalidate_order(order.id)
                 assert await process.note(order.id) == "new"
                 now = process.storage.clock.now()
-                forget = Forgotten(id=id_of(5), at=now, thing=Thing.ORDER, key=order.id)
-                await process.storage.shared.append(forget)
+                forget = Invalidated(id=id_of(5), at=now, thing=CacheKind.ORDER, key=order.id)
+                await process.storage.change_log.append(forget)
                 assert (await process.shop.comment(order)).order.version == 3
             await process.persisted()
             stored = await process.database.load_order(order.id)
@@ -353,7 +353,7 @@ class SharedTierContract:
             await process.crash()
         async with facet.open(smaller(lease_s=0.4)) as process:
             assert stands(process) == held
-            assert process.storage.shared.replayed == 4
+            assert process.storage.change_log.replayed == 4
             assert await process.storage.reads.order(order.id) == order
             assert await process.note(kept.id) == "b"
             assert process.storage.tokens.authenticate(secret) is not None
@@ -385,8 +385,8 @@ class SharedTierContract:
     async def test_who_follows_alone_is_always_at_the_head(self, facet: Facet) -> None:
         async with facet.open() as process:
             await process.shop.order()
-            assert await process.storage.shared.reach_head()
-            assert await process.storage.shared.catch_up()
+            assert await process.storage.change_log.reach_head()
+            assert await process.storage.change_log.catch_up()
             assert process.storage.reads.fresh
 
 
@@ -411,9 +411,9 @@ class ManyProcessesContract(SharedTierContract):
         async with facet.open() as here, facet.open() as there:
             for _ in range(5):
                 order = await here.shop.order()
-                assert await there.storage.shared.reach_head()
+                assert await there.storage.change_log.reach_head()
                 assert there.storage.tail.head >= here.storage.tail.head
-                assert isinstance(there.storage.reads.peek(order.id), Held)
+                assert isinstance(there.storage.reads.peek(order.id), EncodedOrder)
 
     async def test_changes_of_one_order_on_both_make_versions_without_gaps(self, facet: Facet) -> None:
         async with facet.open() as here, facet.open() as there:
@@ -433,8 +433,8 @@ class ManyProcessesContract(SharedTierContract):
             results = await asyncio.gather(
                 here.shop.take(order, IVAN), there.shop.take(order, OLGA), return_exceptions=True
             )
-            assert sorted(type(result).__name__ for result in results) == ["AlreadyTaken", "Outcome"]
-            assert all(result.in_database for result in results if isinstance(result, Outcome))
+            assert sorted(type(result).__name__ for result in results) == ["AlreadyTaken", "ChangeOutcome"]
+            assert all(result.in_database for result in results if isinstance(result, ChangeOutcome))
 
     async def test_a_reference_is_taken_once_on_both(self, facet: Facet) -> None:
         async with facet.open() as here, facet.open() as there:
@@ -442,15 +442,15 @@ class ManyProcessesContract(SharedTierContract):
                 *(process.shop.create(reference="r") for process in (here, there, here, there)),
                 return_exceptions=True,
             )
-            assert [type(result).__name__ for result in results].count("Outcome") == 1
+            assert [type(result).__name__ for result in results].count("ChangeOutcome") == 1
             assert [type(result).__name__ for result in results].count("DuplicateReference") == 3
-            (holder,) = [result.order for result in results if isinstance(result, Outcome)]
+            (holder,) = [result.order for result in results if isinstance(result, ChangeOutcome)]
             for process in (here, there):
                 await shows(process, holder)
                 with pytest.raises(DuplicateReference):
                     await process.shop.create(reference="r")
             await here.shop.edit(holder, reference="s")
-            await there.storage.shared.reach_head()
+            await there.storage.change_log.reach_head()
             assert (await there.shop.create(reference="r")).order.id != holder.id
             await asyncio.gather(here.persisted(), there.persisted())
             assert await here.database.load_dead_letters() == []
@@ -479,7 +479,7 @@ class ManyProcessesContract(SharedTierContract):
                 changed_here = (await here.shop.edit(pending, note="new")).order
                 assert await here.storage.invalidate_order(order.id)
                 await here.storage.invalidate_order(pending.id)
-                await there.storage.shared.reach_head()
+                await there.storage.change_log.reach_head()
                 for process in (here, there):
                     assert await process.note(order.id) == "repaired"
                     assert await process.storage.reads.order(pending.id) == changed_here
@@ -502,7 +502,7 @@ class ManyProcessesContract(SharedTierContract):
             facet.data.poison(order.id)
             refused = (await here.shop.comment(order)).order
             await asyncio.gather(here.persisted(), there.persisted())
-            await there.storage.shared.reach_head()
+            await there.storage.change_log.reach_head()
             await until(lambda: here.storage.tail.parked == there.storage.tail.parked == [order.id])
             for process in (here, there):
                 assert await process.storage.reads.order(order.id) == refused
@@ -510,11 +510,11 @@ class ManyProcessesContract(SharedTierContract):
                     await process.shop.comment(order)
             facet.data.cure()
             await there.storage.replay_dead_letters(order.id)
-            await here.storage.shared.reach_head()
+            await here.storage.change_log.reach_head()
             assert (await here.shop.comment(order)).order.version == 3
 
 
 async def shows(process: Process, order: Order) -> None:
     """Returns when this process shows the order so."""
-    await process.storage.shared.reach_head()
+    await process.storage.change_log.reach_head()
     assert await process.storage.reads.order(order.id) == order

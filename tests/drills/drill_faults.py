@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 import redis
 
-from server.demo.private_servers.servers import Refused, ask
+from server.demo.private_servers.servers import CommandFailed, ask
 from storage.redis.scripts import APPEND
 from tests.drills.day_history import APPROVED
 from tests.drills.drill_clients import Floor, People, Violation
@@ -547,4 +547,4 @@ async def _replay(scene: Scene) -> int:
             letter = letters.json["items"][0]["id"]
             reply = await admin.post(f"/v1/cache/dead-letters/{letter}/replay")
             replayed += reply.status == 204
-    raise Refused("dead letters could not be replayed")
+    raise CommandFailed("dead letters could not be replayed")

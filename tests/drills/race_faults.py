@@ -21,18 +21,18 @@ from storage.clock import Clock, SharedClock, SystemClock
 from storage.database.batches import expected_versions
 from storage.database.records import Rejected
 from storage.errors import AlreadyAnswered, LogUnavailable, NotFound, OutcomeUnknown
-from storage.log.log import Logged, Position
-from storage.log.tail import Followed
-from storage.orders.encoded import Held
+from storage.log.log import LogRecord, Position
+from storage.log.tail import AppliedEntry
+from storage.orders.encoded import EncodedOrder
 from storage.orders.order import Order
 from storage.postgresql.apply import any_parked, apply_one_by_one, apply_together
 from storage.postgresql.connection import Connection
 from storage.postgresql.database import PostgresDatabase
 from storage.redis import change_log as tier
-from storage.redis.connection import Argument, Link, Script
+from storage.redis.connection import Argument, RedisConnection, Script
 from storage.redis.endpoint import Endpoint, connection_of
 from storage.redis.scripts import APPEND, FILL
-from storage.services.idempotency import Idempotency, Keyed
+from storage.services.idempotency import Idempotency, IdempotencyKey
 
 SLOW_LOADS = 0.2
 SLOW_LOAD_S = 0.030
@@ -88,7 +88,7 @@ class RacingDatabase(PostgresDatabase):
 
 
 class LoosePosition(RacingDatabase):
-    async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
+    async def apply(self, batch: Sequence[LogRecord], old: Position, new: Position) -> list[Rejected]:
         async def position(connection: Connection) -> None:
             await self._move(connection, batch, old, new)
 
@@ -104,7 +104,7 @@ class LoosePosition(RacingDatabase):
         return await self._writer.run(rows)
 
 
-class LossyLink(Link):
+class LossyLink(RedisConnection):
     """Now and then the reply to an append gets lost: Redis has done it, and nobody here knows."""
 
     def __init__(self, connection: AbstractConnection, deadline_s: float) -> None:
@@ -160,7 +160,7 @@ class LossyLink(Link):
 def plant(fault: Fault, loses: float, random: Random) -> None:
     """In this process, from now on: what every race suffers, and the fault."""
 
-    async def opened(endpoint: Endpoint, deadline_s: float) -> Link:
+    async def opened(endpoint: Endpoint, deadline_s: float) -> RedisConnection:
         link = LossyLink(connection_of(await endpoint.options()), deadline_s)
         link.random, link.loses, link.fault = random, loses, fault
         await link.open()
@@ -196,16 +196,18 @@ def database_of(fault: Fault, url: str, bounds: Bounds, random: Random) -> Postg
     return kind(url, bounds, random)
 
 
-def _fill_without_guard(self: LocalOrders, held: Held, ticket: int) -> Held:
+def _fill_without_guard(self: LocalOrders, held: EncodedOrder, ticket: int) -> EncodedOrder:
     self._keep(held)
     return held
 
 
-def _missed_nothing(self: ReadThrough, order_id: str, seen: Position) -> list[Followed]:
+def _missed_nothing(self: ReadThrough, order_id: str, seen: Position) -> list[AppliedEntry]:
     return []
 
 
-async def _once_without_another_look(self: Idempotency, keyed: Keyed | None, act: Any, again: Any) -> Any:
+async def _once_without_another_look(
+    self: Idempotency, keyed: IdempotencyKey | None, act: Any, again: Any
+) -> Any:
     if keyed is None:
         return await act()
     async with self._locks.hold(keyed.scope):

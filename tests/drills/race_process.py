@@ -18,10 +18,10 @@ import uvloop
 from storage.bounds import Bounds
 from storage.cache.list_views import CountsQuery, CountsView, ListView
 from storage.errors import NotFound, StorageError
-from storage.orders.encoded import Held
+from storage.orders.encoded import EncodedOrder
 from storage.orders.filters import ListQuery
 from storage.orders.order import encode_order
-from storage.redis.change_log import RedisTier
+from storage.redis.change_log import RedisChangeLog
 from storage.redis.endpoint import endpoint_of
 from storage.services.stack import Storage
 from tests.drills.race_board import Board
@@ -126,7 +126,7 @@ class Racer:
     async def _is_at_rest(self) -> bool:
         deadline_s = asyncio.get_running_loop().time() + REST_S
         while asyncio.get_running_loop().time() < deadline_s:
-            if await self._storage.shared.reach_head() and not len(self._storage.tail):
+            if await self._storage.change_log.reach_head() and not len(self._storage.tail):
                 return True
             await asyncio.sleep(POLL_S)
         return False
@@ -135,14 +135,14 @@ class Racer:
         storage = self._storage
         return (
             f"{len(storage.tail)} entries wait, head {storage.tail.head}, flushed {storage.tail.flushed};"
-            f" {storage.shared.last_error}; {storage.write_behind.last_error}"
+            f" {storage.change_log.last_error}; {storage.write_behind.last_error}"
         )
 
     async def _examine_orders(self) -> None:
         reads = self._storage.reads
         for order_id in list(reads.local.lru):
             held = reads.local.lru.peek(order_id)
-            if isinstance(held, Held):
+            if isinstance(held, EncodedOrder):
                 self._record.write("local", order_id, held.version, zlib.crc32(held.body))
         for row in self._board.rows():
             order_id = self._board.id_of(row)
@@ -190,12 +190,12 @@ class Racer:
 
     def _write_counts(self) -> None:
         storage, counts = self._storage, self._record.counts
-        assert isinstance(storage.shared, RedisTier)
+        assert isinstance(storage.change_log, RedisChangeLog)
         counts["loads"] = storage.reads.loads["order"]
         counts["views loaded"] = storage.reads.views.loads
-        counts["fills refused"] = storage.shared.standing().fills_refused
+        counts["fills refused"] = storage.change_log.status().fills_refused
         counts["local fills refused"] = storage.reads.local.refused_fills
-        counts["joins"] = storage.shared.joins
+        counts["joins"] = storage.change_log.joins
         counts["evictions"] = storage.reads.local.lru.evictions
         self._record.write("counts", counts)
 

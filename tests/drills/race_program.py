@@ -25,13 +25,13 @@ from storage.errors import (
 )
 from storage.log.log import Position
 from storage.orders.actors import Actor, Role
-from storage.orders.encoded import Held
+from storage.orders.encoded import EncodedOrder
 from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField
 from storage.orders.order import Change, Order
-from storage.orders.rules import Wish, advance, comment, edit
+from storage.orders.rules import StatusRequest, advance, comment, edit
 from storage.orders.workflow import Status
-from storage.services.idempotency import Keyed
-from storage.services.orders import Draft, Outcome, Request
+from storage.services.idempotency import IdempotencyKey
+from storage.services.orders import ChangeOutcome, ChangeRequest, Draft
 from storage.services.stack import Storage
 from tests.drills.race_board import HOT, RACERS, Board
 from tests.support.stacks import MES, SELLER, SHOP, actor
@@ -162,7 +162,7 @@ class Program:
         newest = await self._echo(row)
         order_id = self._board.id_of(row)
         held = self._storage.reads.peek(order_id) if random.random() < 0.3 else None
-        if isinstance(held, Held):
+        if isinstance(held, EncodedOrder):
             self._noticed(row, newest, held, "peek")
             return
         try:
@@ -254,7 +254,9 @@ class Program:
         """What an answer says of its position. None: this moment's."""
         self._board.publish(as_of or self._storage.reads.stands)
 
-    def _noticed(self, row: int, newest: int, held: Held, source: str, as_of: Position | None = None) -> None:
+    def _noticed(
+        self, row: int, newest: int, held: EncodedOrder, source: str, as_of: Position | None = None
+    ) -> None:
         if held.version < newest:
             words = f"{held.id} was seen at {newest} and is shown at {held.version} ({source})"
             self._record.wrong("regressions", words)
@@ -382,7 +384,9 @@ class Program:
         token = next(self._tokens)
 
         def decide(newest: Order) -> Change | None:
-            return advance(newest, Wish(status=status, comment=token), who, self._storage.clock.now())
+            return advance(
+                newest, StatusRequest(status=status, comment=token), who, self._storage.clock.now()
+            )
 
         await self._decide(row, token, who, random.random() < KEYED_SHARE, decide)
 
@@ -393,7 +397,7 @@ class Program:
         reference = self._reference(random) if random.random() < 0.5 else None
         token = next(self._tokens)
         outcome = await self._sent(
-            token, SHOP, True, lambda request: self._storage.book.create(draft, request)
+            token, SHOP, True, lambda request: self._storage.orders.create(draft, request)
         )
         self._acknowledged(self._board.add_order(outcome.order.id), token, SHOP, outcome)
 
@@ -416,7 +420,7 @@ class Program:
             nothing_to_do = change is None
             return change
 
-        order_id, book = self._board.id_of(row), self._storage.book
+        order_id, book = self._board.id_of(row), self._storage.orders
         await self._echo(row)
         outcome = await self._sent(
             token,
@@ -432,13 +436,13 @@ class Program:
             self._acknowledged(row, token, who, outcome)
 
     async def _sent(
-        self, token: str, who: Actor, keyed: bool, act: Callable[[Request], Awaitable[Outcome]]
-    ) -> Outcome:
+        self, token: str, who: Actor, keyed: bool, act: Callable[[ChangeRequest], Awaitable[ChangeOutcome]]
+    ) -> ChangeOutcome:
         """Sent again with its key while its outcome is not known; without a key only once."""
-        key = Keyed(scope=token, key=token, body_hash="") if keyed else None
+        key = IdempotencyKey(scope=token, key=token, body_hash="") if keyed else None
         for attempt in range(ATTEMPTS):
             try:
-                return await act(Request(actor=who, keyed=key))
+                return await act(ChangeRequest(actor=who, keyed=key))
             except OutcomeUnknown:
                 if not keyed or attempt + 1 == ATTEMPTS:
                     raise
@@ -446,7 +450,7 @@ class Program:
             await asyncio.sleep(PAUSE_S * 2**attempt)
         raise AssertionError
 
-    def _acknowledged(self, row: int, token: str, who: Actor, outcome: Outcome) -> None:
+    def _acknowledged(self, row: int, token: str, who: Actor, outcome: ChangeOutcome) -> None:
         order, position = outcome.order, outcome.position
         self._record.write(
             "told", order.id, order.version, position.epoch, position.n, token, who.name, order.status

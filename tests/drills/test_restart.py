@@ -15,7 +15,7 @@ import pytest
 from storage.clock import SystemClock
 from storage.log.log import parse_position
 from storage.orders.order import Order
-from storage.orders.rules import Wish, advance
+from storage.orders.rules import StatusRequest, advance
 from storage.orders.workflow import LINE, Status
 from storage.services.orders import Draft
 from storage.services.stack import Storage
@@ -36,16 +36,16 @@ async def _seed(storage: Storage, number: int) -> None:
     async def draft() -> Draft:
         return Draft(customer=f"customer-{number % 40}", note=f"order {number}")
 
-    created = await storage.book.create(draft, by(ADMIN))
+    created = await storage.orders.create(draft, by(ADMIN))
     status = tuple(Status)[number % len(Status)]
     if status is Status.INITIATED:
         return
 
     async def decide(order: Order) -> Any:
-        wish = Wish(status=status, comment="seeded", operator="ivan" if status in LINE[5:] else None)
+        wish = StatusRequest(status=status, comment="seeded", operator="ivan" if status in LINE[5:] else None)
         return advance(order, wish, ADMIN, storage.clock.now())
 
-    await storage.book.change(created.order.id, decide, by(ADMIN))
+    await storage.orders.change(created.order.id, decide, by(ADMIN))
 
 
 @pytest.fixture(scope="module")

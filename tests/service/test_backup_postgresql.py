@@ -106,12 +106,12 @@ async def lived(storage: Storage, file: Path, path: Path) -> tuple[Order, Order]
 
 
 async def check_new_life(storage: Storage, saved: Order, later: Order) -> None:
-    assert storage.shared.epoch > 1000
+    assert storage.change_log.epoch > 1000
     assert await storage.reads.order(saved.id) == saved
     with pytest.raises(NotFound):
         await storage.reads.order(later.id)
     moved = await Workshop(storage).step(saved, Status.FILE_UPLOADED, SHOP)
-    assert (moved.order.version, moved.position.epoch) == (2, storage.shared.epoch)
+    assert (moved.order.version, moved.position.epoch) == (2, storage.change_log.epoch)
     await Workshop(storage).persisted()
     assert await storage.database.load_dead_letters() == []
     assert (await storage.database.load_history(saved.id))[-1].version == 2
@@ -139,7 +139,7 @@ async def test_a_process_that_lived_through_the_restoration_brings_nothing_of_th
         await asyncio.to_thread(close_to_all, postgres_url, old)
         pending = await Workshop(storage).order()
         await asyncio.to_thread(swap, postgres_url, old, new)
-        await until(lambda: storage.shared.epoch > 1000 and storage.shared.last_error is None)
+        await until(lambda: storage.change_log.epoch > 1000 and storage.change_log.last_error is None)
         await check_new_life(storage, saved, later)
         with pytest.raises(NotFound):
             await storage.reads.order(pending.id)
@@ -167,8 +167,8 @@ async def test_a_backup_is_refused_while_others_may_have_acknowledged_more(
     fresh_redis: str, fresh_database: str, tmp_path: Path
 ) -> None:
     async with opened_shared(fresh_redis, fresh_database) as storage:
-        storage.shared.stop()
-        await storage.shared.close()
+        storage.change_log.stop()
+        await storage.change_log.close()
         with pytest.raises(Unavailable, match="Redis is away"):
             await back_up(storage, directory_of(tmp_path / "data"), tmp_path / "b")
     assert not (tmp_path / "b").exists()

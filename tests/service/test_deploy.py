@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from server.config import SETTINGS, load
-from server.demo.private_servers.servers import Refused, ValkeyServer, ask
+from server.demo.private_servers.servers import CommandFailed, ValkeyServer, ask
 from server.open_servers import refuse_open_servers
 from storage.redis.connection import opened
 from storage.redis.endpoint import endpoint_of
@@ -265,7 +265,7 @@ async def test_valkey_asks_for_the_password_that_is_made(tmp_path: Path, secrets
     word, password = (secrets / "valkey_auth").read_text(encoding="utf-8").split()
     with ValkeyServer(tmp_path / "valkey") as server:
         ask(server.port, "CONFIG", "SET", word, password)
-        with pytest.raises(Refused):
+        with pytest.raises(CommandFailed):
             ask(server.port, "PING")
         url = (secrets / "redis_url").read_text(encoding="utf-8").strip()
         link = await opened(

@@ -46,7 +46,7 @@ async def test_a_log_that_the_database_follows_is_well_and_one_that_it_does_not_
     async with opened_shared(fresh_redis, fresh_database) as storage:
         await Workshop(storage).order()
         await Workshop(storage).persisted()
-        epoch = storage.shared.epoch
+        epoch = storage.change_log.epoch
     found = await findings(environment)
     assert found["log"] == Finding(True, "log", f"at {epoch}-1; PostgreSQL lacks 0 entries")
     assert found["schema"].detail.endswith(", 1 orders")

@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from server.app import all_routes
-from storage.cache.read_through import Source
+from storage.cache.read_through import CacheStatus
 from tests.drills.drill_world import FaultyProxy, Proxies
 from tests.support.engines import execute
 from tests.support.meshes import binary_stl, torus
@@ -139,7 +139,7 @@ async def test_every_read_of_a_server_that_is_cut_off_says_so(pair: Pair, worksh
         assert (await there.get(path)).status in (200, 404, 503)
     pair.cut()
     async with asyncio.timeout(PATIENCE_S):
-        while (await there.get(f"/v1/orders/{order['id']}")).headers["Cache-Status"] != Source.STALE:
+        while (await there.get(f"/v1/orders/{order['id']}")).headers["Cache-Status"] != CacheStatus.STALE:
             pass
     stale = set()
     for name, path in paths.items():
@@ -147,7 +147,7 @@ async def test_every_read_of_a_server_that_is_cut_off_says_so(pair: Pair, worksh
         if reply.status == 503:
             assert reply.json["code"] in ("behind", "log_unavailable", "unavailable"), (name, reply)
         else:
-            assert reply.headers["Cache-Status"] == Source.STALE, (name, reply, reply.headers)
+            assert reply.headers["Cache-Status"] == CacheStatus.STALE, (name, reply, reply.headers)
             assert reply.status == 200, (name, reply)
             stale.add(name)
     assert set(paths) - stale <= {"GET /v1/jobs/{id}"}
@@ -237,7 +237,7 @@ async def test_a_long_poll_of_a_server_that_is_cut_off_says_that_it_may_be_old(
     await asyncio.sleep(0)
     pair.cut()
     reply = await poll
-    assert (reply.status, reply.headers.get("Cache-Status")) == (304, Source.STALE), reply
+    assert (reply.status, reply.headers.get("Cache-Status")) == (304, CacheStatus.STALE), reply
 
 
 async def test_a_long_poll_is_answered_across_a_new_life_of_the_log(

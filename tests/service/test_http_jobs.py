@@ -13,7 +13,7 @@ import pytest
 
 from server.http.problems import HttpError
 from server.jobs.respond import gone
-from server.jobs.running import JobBounds, Jobs, JobState, Outcome, Progress, Record
+from server.jobs.running import JobBounds, JobRecord, Jobs, JobState, Outcome, Progress
 from tests.support.gates import DEADLINE_S, Gate, until
 from tests.support.meshes import binary_stl, torus
 from tests.support.processes import Client, Clients, Reply, Service, clients_of, served
@@ -170,7 +170,7 @@ class Here:
         self.gate = Gate()
         self.gate.close()
 
-    async def start(self, owner: str = "owner", scope: str | None = None) -> Record:
+    async def start(self, owner: str = "owner", scope: str | None = None) -> JobRecord:
         return await self.jobs.start(owner, scope, Progress(total=2), self._work)
 
     async def _work(self, progress: Progress) -> Outcome:
@@ -255,7 +255,7 @@ async def test_the_job_of_a_process_that_is_gone_has_failed(
     assert (await here.jobs.find(record.id, "owner")).state is JobState.RUNNING
 
 
-def code_of(record: Record) -> Any:
+def code_of(record: JobRecord) -> Any:
     assert record.outcome is not None
     return msgspec.json.decode(record.outcome.body)["code"]
 

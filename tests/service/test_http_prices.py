@@ -18,7 +18,7 @@ from pricing.price.price_list import default_metal_fix, parse_metal_fix, parse_p
 from storage.database.records import StoredVersion
 from storage.errors import Conflict
 from storage.log.entries import MetalFixed
-from storage.services.price_versions import Published
+from storage.services.price_versions import PriceVersions
 from storage.services.stack import Storage
 from tests.support import raw_http
 from tests.support.meshes import binary_stl, cube, obj, torus
@@ -310,8 +310,8 @@ async def test_equal_versions_at_once_are_published_once(workshop: Workshop) -> 
 
 
 async def test_of_equal_versions_at_once_the_log_has_one(storage: Storage, clock: ManualClock) -> None:
-    fixes = Published(MetalFixed, read_metal_fix, storage.shared, clock)
-    storage.shared.follow(fixes.apply)
+    fixes = PriceVersions(MetalFixed, read_metal_fix, storage.change_log, clock)
+    storage.change_log.follow(fixes.apply)
     default = default_metal_fix()
     stored = StoredVersion(default.version, default.fixed_at, None, msgspec.json.encode(default))
     results = await asyncio.gather(*(fixes.publish(stored) for _ in range(5)), return_exceptions=True)

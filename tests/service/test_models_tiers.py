@@ -9,7 +9,7 @@ import pytest
 from storage.bounds import smaller
 from storage.database.records import StoredModel
 from storage.memory.popularity import added, rank
-from storage.memory.ttl import Brief
+from storage.memory.ttl import TtlCache
 from storage.models.shared import Refusal
 from storage.services.models import ModelRefused, Models
 from storage.services.stack import Storage
@@ -29,7 +29,7 @@ def models(storage: Storage) -> Models:
 
 
 def test_what_is_remembered_briefly_is_bounded_in_age_and_in_entries(clock: ManualClock) -> None:
-    brief: Brief[str, int] = Brief(2, 10.0, clock)
+    brief: TtlCache[str, int] = TtlCache(2, 10.0, clock)
     brief.put("a", 1)
     clock.move(9.0)
     brief.put("b", 2)

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from server.demo.private_servers.servers import Refused, ValkeyCluster, ValkeySentinel, ValkeyServer, ask
+from server.demo.private_servers.servers import (
+    CommandFailed,
+    ValkeyCluster,
+    ValkeySentinel,
+    ValkeyServer,
+    ask,
+)
 from storage.bounds import smaller
 from storage.errors import Incompatible, LogUnavailable
 from storage.memory.lru import MISS
@@ -224,7 +230,7 @@ def owner_of(cluster: ValkeyCluster) -> ValkeyServer:
 def _serves(node: ValkeyServer) -> bool:
     try:
         ask(node.port, "GET", "{facet}")
-    except Refused:
+    except CommandFailed:
         return False
     return True
 
@@ -266,7 +272,7 @@ async def test_who_was_away_during_the_rebase_brings_its_part_late_and_others_ar
     ):
         order = await here.shop.order()
         await here.persisted()
-        await there.storage.shared.reach_head()
+        await there.storage.change_log.reach_head()
         async with here.writes.closed(), there.writes.closed():
             epoch = here.tier.epoch
             near.cut()

@@ -11,7 +11,7 @@ from storage.bounds import smaller
 from storage.errors import Claimed
 from storage.log.log import Position
 from storage.memory.lru import MISS
-from storage.orders.encoded import Held
+from storage.orders.encoded import EncodedOrder
 from tests.contracts.shared_tier_contract import listed
 from tests.support.changes import an_order, created, entry_of
 from tests.support.gates import until
@@ -46,11 +46,11 @@ async def test_who_cannot_follow_does_not_answer_from_its_local_tier(facet: Redi
         url = f"redis://127.0.0.1:{proxy.port}/0"
         async with facet.open(BOUNDS, clock, url=url) as there:
             order = await here.shop.order()
-            assert await there.storage.shared.reach_head()
-            assert isinstance(there.storage.reads.peek(order.id), Held)
+            assert await there.storage.change_log.reach_head()
+            assert isinstance(there.storage.reads.peek(order.id), EncodedOrder)
             proxy.hold()
             await here.shop.comment(order)
-            assert isinstance(there.storage.reads.peek(order.id), Held)  # within the bound
+            assert isinstance(there.storage.reads.peek(order.id), EncodedOrder)  # within the bound
             clock.move(BOUNDS.freshness_s + 0.01)
             assert there.storage.reads.peek(order.id) is MISS
             proxy.restore()
@@ -64,7 +64,7 @@ async def test_who_resumes_past_the_trimmed_end_is_emptied_and_right_again(facet
         url = f"redis://127.0.0.1:{proxy.port}/0"
         async with facet.open(bounds, url=url) as there:
             order, idle = await here.shop.order(), await here.shop.order()
-            await there.storage.shared.reach_head()
+            await there.storage.change_log.reach_head()
             await listed(there.storage)
             joins = there.tier.joins
             proxy.cut()
@@ -76,7 +76,7 @@ async def test_who_resumes_past_the_trimmed_end_is_emptied_and_right_again(facet
                 await until(lambda: int(client.hget("{facet}:meta", "floor") or 0) > 2)
             proxy.restore()
             await until(lambda: there.tier.joins > joins)
-            await there.storage.shared.reach_head()
+            await there.storage.change_log.reach_head()
             assert there.storage.tail.head == here.storage.tail.head
             assert await there.storage.reads.order(order.id) == order
             assert await there.storage.reads.order(idle.id) == idle
@@ -117,7 +117,7 @@ async def test_when_the_active_process_is_gone_another_takes_over_within_seconds
         async with facet.open(BOUNDS) as there:
             here.writes.close()
             order = await here.shop.order()
-            await there.storage.shared.reach_head()
+            await there.storage.change_log.reach_head()
             began_s = time.monotonic()
             await here.crash()
             await there.persisted()
@@ -194,15 +194,15 @@ async def test_refused_changes_do_not_keep_a_process_from_following(facet: Redis
     """A refusal says nothing of the log's end, however fast one follows the other."""
     async with facet.open(BOUNDS) as here, facet.open(BOUNDS) as there:
         order = await here.shop.order()
-        await here.storage.shared.append(entry_of(created(an_order(1, reference="r"))))
-        assert await there.storage.shared.reach_head()
+        await here.storage.change_log.append(entry_of(created(an_order(1, reference="r"))))
+        assert await there.storage.change_log.reach_head()
         stopped, refused = asyncio.Event(), 0
 
         async def ask_for_what_is_taken() -> None:
             nonlocal refused
             while not stopped.is_set():
                 with pytest.raises(Claimed):
-                    await there.storage.shared.append(entry_of(created(an_order(2, reference="r"))))
+                    await there.storage.change_log.append(entry_of(created(an_order(2, reference="r"))))
                 refused += 1
 
         asking = asyncio.create_task(ask_for_what_is_taken())

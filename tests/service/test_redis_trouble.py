@@ -10,7 +10,7 @@ import redis
 
 from server.demo.private_servers.servers import ValkeyServer, ask
 from storage.bounds import smaller
-from storage.cache.read_through import Source
+from storage.cache.read_through import CacheStatus
 from storage.errors import LogUnavailable, OutcomeUnknown, Unavailable
 from storage.log.log import Position
 from storage.orders.filters import ListQuery
@@ -64,9 +64,9 @@ async def test_while_redis_stalls_changes_are_refused_quickly_and_reads_are_mark
                 await process.shop.create()
         assert time.monotonic() - began_s < 0.1
         await until(lambda: not process.storage.reads.fresh)
-        assert (await process.storage.reads.get(order.id)).source == Source.STALE
+        assert (await process.storage.reads.get(order.id)).source == CacheStatus.STALE
         page = await process.storage.reads.page(ListQuery(), 10, process.storage.clock.now())
-        assert page.source == Source.STALE
+        assert page.source == CacheStatus.STALE
     finally:
         valkey.resume()
     await until(lambda: process.tier.joined)
@@ -76,7 +76,7 @@ async def test_while_redis_stalls_changes_are_refused_quickly_and_reads_are_mark
     await process.persisted()
     history = await process.database.load_history(order.id)
     assert [item.version for item in history] == [1, 2]
-    assert (await process.storage.reads.get(order.id)).source == Source.LOCAL
+    assert (await process.storage.reads.get(order.id)).source == CacheStatus.LOCAL
 
 
 async def test_full_redis_refuses_changes_and_nothing_else(process: Process, valkey: ValkeyServer) -> None:
@@ -87,15 +87,15 @@ async def test_full_redis_refuses_changes_and_nothing_else(process: Process, val
         with pytest.raises(Unavailable) as refused:
             await process.shop.comment(order)
         assert not isinstance(refused.value, OutcomeUnknown)
-        assert process.storage.shared.last_error is not None
+        assert process.storage.change_log.last_error is not None
         assert await process.storage.reads.order(order.id) == order
     await process.persisted()
     await until(lambda: ask(valkey.port, "HGET", "{facet}:meta", "flushed") == "1")
     assert int(ask(valkey.port, "TTL", order_key(process, order.id))) > 0
     assert process.tier.joined
-    assert process.storage.shared.last_error is not None
+    assert process.storage.change_log.last_error is not None
     ask(valkey.port, "CONFIG", "SET", "maxmemory", "0")
-    await until(lambda: process.storage.shared.last_error is None)  # without a change
+    await until(lambda: process.storage.change_log.last_error is None)  # without a change
     assert (await process.shop.comment(order)).order.version == 2
 
 
@@ -140,7 +140,7 @@ async def test_a_value_of_another_format_is_a_miss(
     ask(valkey.port, "SET", order_key(process, order.id), "9 of a later release")
     async with facet.open(BOUNDS) as another:
         found = await another.storage.reads.get(order.id)
-        assert (found.source, found.held.version) == (Source.MISS, 1)
+        assert (found.source, found.held.version) == (CacheStatus.MISS, 1)
 
 
 async def test_the_master_turned_replica_is_left_and_nothing_is_lost(
@@ -181,9 +181,9 @@ async def test_a_fill_never_goes_backwards(process: Process, valkey: ValkeyServe
     ask(valkey.port, "DEL", order_key(process, old.id))
 
     async def offered(version: Order, seen: Position) -> Order | None:
-        refused, kept = tier.standing().fills_refused, tier.standing().fills
+        refused, kept = tier.status().fills_refused, tier.status().fills
         tier.offer(version, seen)
-        await until(lambda: tier.standing().fills_refused + tier.standing().fills > refused + kept)
+        await until(lambda: tier.status().fills_refused + tier.status().fills > refused + kept)
         return await tier.load(old.id)
 
     now = Position(tier.epoch, process.storage.tail.head)

@@ -152,12 +152,12 @@ async def test_a_redis_that_begins_to_evict_is_not_written_to_after_a_reconnecti
         with redis.Redis.from_url(small_valkey.url) as client:
             set_policy(small_valkey, "allkeys-lfu")
             client.client_kill_filter(_type="normal", skipme=True)
-        await until(lambda: "allkeys-lfu" in (storage.shared.last_error or ""))
+        await until(lambda: "allkeys-lfu" in (storage.change_log.last_error or ""))
         assert (await storage.reads.order(order.id)).id == order.id
         with pytest.raises(Unavailable):
             await Workshop(storage).order()
         set_policy(small_valkey, "noeviction")
-        await until(lambda: storage.shared.last_error is None)
+        await until(lambda: storage.change_log.last_error is None)
         await Workshop(storage).order()
 
 
@@ -169,7 +169,7 @@ async def test_a_full_redis_with_a_volatile_policy_keeps_the_log_and_what_is_pen
         shop = Workshop(storage)
         stored = await shop.order()
         await shop.persisted()
-        keys = Keys("facet", storage.shared.epoch)
+        keys = Keys("facet", storage.change_log.epoch)
         with redis.Redis.from_url(small_valkey.url) as client, locked(tmp_path / "facet.db"):
             await until(lambda: client.ttl(keys.order(stored.id)) > 0)
             pending = [await shop.order() for _ in range(50)]
@@ -196,7 +196,7 @@ async def test_a_key_that_redis_evicted_is_still_remembered(
         await Workshop(storage).persisted()
     async with opened(small_valkey, tmp_path / "facet.db") as storage:
         with redis.Redis.from_url(small_valkey.url) as client:
-            assert client.delete(Keys("facet", storage.shared.epoch).answer("scope once")) == 1
+            assert client.delete(Keys("facet", storage.change_log.epoch).answer("scope once")) == 1
         again = await Workshop(storage).create(key=keyed("once"))
         assert (again.repeated, again.order.id) == (True, first.order.id)
 
@@ -214,7 +214,7 @@ async def test_a_full_redis_that_evicts_nothing_refuses_changes_and_serves_reads
             assert (await storage.reads.order(order.id)).id == order.id
             client.config_set("maxmemory", "0")
         await Workshop(storage).order()
-        assert storage.shared.last_error is None
+        assert storage.change_log.last_error is None
 
 
 def fill(client: "redis.Redis") -> int:

@@ -16,10 +16,10 @@ from storage.errors import Incompatible, Upgrading
 from storage.log import entries
 from storage.log.entries import FORMAT, LEVEL, AnswerKept, LaterEntry, MetalFixed, decode_entry, encode_entry
 from storage.log.log import logged_of, payload_of
-from storage.orders.encoded import Held
+from storage.orders.encoded import EncodedOrder
 from storage.orders.order import Order, encode_order
 from storage.redis.keys import Keys, encode_value
-from storage.services.price_versions import Published
+from storage.services.price_versions import PriceVersions
 from tests.support.acts import keyed
 from tests.support.changes import an_order, changed, created, entry_of
 from tests.support.gates import until
@@ -175,7 +175,7 @@ async def test_what_redis_holds_of_a_later_release_is_not_changed_here(
         client.set(keys.order(order.id), encode_value(1, json.dumps(body).encode()))
     async with facet.open(BOUNDS) as another:
         found = await another.storage.reads.get(order.id)
-        assert isinstance(found.held, Held)
+        assert isinstance(found.held, EncodedOrder)
         assert found.held.version == 1
 
 
@@ -202,7 +202,7 @@ def test_a_price_list_that_this_release_cannot_read_ends_nothing() -> None:
             raise ValueError("unknown field")
         return body
 
-    published: Published[bytes] = Published(MetalFixed, decode, Any, Clock())  # type: ignore[arg-type]
+    published: PriceVersions[bytes] = PriceVersions(MetalFixed, decode, Any, Clock())  # type: ignore[arg-type]
     old, new = StoredVersion("1", NOW, None, b"{}"), StoredVersion("2", NOW, None, b'{"new_field":1}')
     published.load([old])
     assert published.current(NOW) == b"{}"
@@ -229,7 +229,7 @@ async def test_nothing_newer_is_written_while_a_process_is_there_that_reads_less
             await process.storage.idempotency.remember(keyed("a"), entries.Answer(status=200, body=b"{}"))
         assert refused.value.retry_after_s > 0
         await process.database.leave("old")
-        await until(lambda: process.tier.standing().level == LEVEL + 1)
+        await until(lambda: process.tier.status().level == LEVEL + 1)
         await process.storage.idempotency.remember(keyed("a"), entries.Answer(status=200, body=b"{}"))
         assert (await process.storage.reads.order(order.id)) == order
 
@@ -239,7 +239,7 @@ async def test_a_process_of_an_earlier_release_changes_nothing_once_more_is_in_u
 ) -> None:
     order = await process.shop.order()
     facet.data.execute(f"UPDATE installation SET level = {LEVEL + 1}")
-    await until(lambda: process.tier.standing().level == LEVEL + 1)
+    await until(lambda: process.tier.status().level == LEVEL + 1)
     with pytest.raises(Upgrading):
         await process.shop.comment(order)
     assert (await process.storage.reads.order(order.id)) == order

@@ -32,16 +32,16 @@ def own_clock() -> None:
 
 def network_ends_server() -> None:
     """A lost connection is what the event loop happens to call it, and ends who did not expect that."""
-    from storage.redis.change_log import RedisTier
-    from storage.redis.connection import Link
+    from storage.redis.change_log import RedisChangeLog
+    from storage.redis.connection import RedisConnection
 
-    async def ended(self: Link, error: BaseException) -> BaseException:
+    async def ended(self: RedisConnection, error: BaseException) -> BaseException:
         await self.close()
         return RuntimeError(str(error))
 
-    keep = RedisTier._keep
+    keep = RedisChangeLog._keep
 
-    async def keep_or_fall(self: RedisTier) -> None:
+    async def keep_or_fall(self: RedisChangeLog) -> None:
         met = self._trouble.met
 
         def met_or_fallen(error: str, cause: BaseException | None = None) -> None:
@@ -52,8 +52,8 @@ def network_ends_server() -> None:
         self._trouble.met = met_or_fallen  # type: ignore[method-assign]
         await keep(self)
 
-    Link._ended = ended  # type: ignore[method-assign]
-    RedisTier._keep = keep_or_fall  # type: ignore[method-assign]
+    RedisConnection._ended = ended  # type: ignore[method-assign]
+    RedisChangeLog._keep = keep_or_fall  # type: ignore[method-assign]
 
 
 def lost_commit_is_another_facet() -> None:

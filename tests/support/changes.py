@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from storage.bounds import Bounds
-from storage.log.entries import Answer, AnyEntry, OrderChanged, Remembered, encode_entry
-from storage.log.log import Logged
-from storage.log.tail import Followed, Tail
-from storage.orders.order import Change, Order, Was
+from storage.log.entries import Answer, AnyEntry, IdempotencyRecord, OrderChanged, encode_entry
+from storage.log.log import LogRecord
+from storage.log.tail import AppliedEntry, Tail
+from storage.orders.order import Change, Order, Previous
 from storage.orders.rules import create
 from storage.orders.workflow import Kind, Status
 from tests.support.stacks import ADMIN, ManualClock
@@ -53,7 +53,7 @@ def changed(before: Order, *, seconds: float = 1.0, kind: Kind = Kind.EDIT, **ef
     order = msgspec.structs.replace(before, version=before.version + 1, **touched)
     return Change(
         order=order,
-        was=Was(**{name: getattr(before, name) for name in touched}),
+        was=Previous(**{name: getattr(before, name) for name in touched}),
         kind=kind,
         from_status=before.status,
         to_status=order.status,
@@ -62,8 +62,8 @@ def changed(before: Order, *, seconds: float = 1.0, kind: Kind = Kind.EDIT, **ef
     )
 
 
-def remembered(key: str, body_hash: str = "hash") -> Remembered:
-    return Remembered(scope=f"scope {key}", key=key, body_hash=body_hash, answer=Answer(status=200))
+def remembered(key: str, body_hash: str = "hash") -> IdempotencyRecord:
+    return IdempotencyRecord(scope=f"scope {key}", key=key, body_hash=body_hash, answer=Answer(status=200))
 
 
 def entry_of(change: Change, *, entry_id: str | None = None, key: str | None = None) -> OrderChanged:
@@ -77,12 +77,12 @@ def entry_of(change: Change, *, entry_id: str | None = None, key: str | None = N
     )
 
 
-def logged(entries: Iterable[AnyEntry], after: int = 0) -> list[Logged]:
+def logged(entries: Iterable[AnyEntry], after: int = 0) -> list[LogRecord]:
     """The entries as they stand in a log, behind this position."""
-    return [Logged(n, entry, len(encode_entry(entry))) for n, entry in enumerate(entries, after + 1)]
+    return [LogRecord(n, entry, len(encode_entry(entry))) for n, entry in enumerate(entries, after + 1)]
 
 
-def followed(changes: Iterable[Change], after: int = 0) -> list[Followed]:
+def followed(changes: Iterable[Change], after: int = 0) -> list[AppliedEntry]:
     """The changes as the followers of a log see them."""
     tail = Tail(Bounds(), ManualClock())
     return [tail.add(item) for item in logged(map(entry_of, changes), after)]

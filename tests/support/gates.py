@@ -10,7 +10,7 @@ from typing import Any, cast
 from storage.database.records import CountsSnapshot, ListSnapshot, Rejected
 from storage.errors import DatabaseUnavailable, LogUnavailable
 from storage.log.entries import AnyEntry
-from storage.log.log import Logged, Position
+from storage.log.log import LogRecord, Position
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.order import HistoryItem, Order
 from storage.services.stack import Storage
@@ -109,7 +109,7 @@ class GatedDatabase(SqliteDatabase):
         await self.reads.enter()
         return snapshot
 
-    async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
+    async def apply(self, batch: Sequence[LogRecord], old: Position, new: Position) -> list[Rejected]:
         await self.writes.enter()
         if self.away:
             raise DatabaseUnavailable("The database is away.")
@@ -126,7 +126,7 @@ class GatedLog(SqliteLog):
         self.fails_before = self.fails_after = 0
         self.appended: list[list[AnyEntry]] = []
 
-    async def append(self, entries: Sequence[AnyEntry]) -> list[Logged]:
+    async def append(self, entries: Sequence[AnyEntry]) -> list[LogRecord]:
         await self.appends.enter()
         if self.fails_before:
             self.fails_before -= 1

@@ -15,11 +15,11 @@ from storage.data_directory import DataDirectory
 from storage.database.contract import Database
 from storage.database.lease import DatabaseLease, Lease, SoleLease
 from storage.database.records import Rejected
-from storage.embedded.change_log import EmbeddedTier
+from storage.embedded.change_log import EmbeddedChangeLog
 from storage.errors import DatabaseUnavailable
-from storage.log.log import Logged, Position
+from storage.log.log import LogRecord, Position
 from storage.postgresql.database import PostgresDatabase
-from storage.redis.change_log import RedisTier
+from storage.redis.change_log import RedisChangeLog
 from storage.redis.endpoint import endpoint_of
 from storage.services.stack import Storage
 from storage.sqlite.log import SqliteLog
@@ -40,7 +40,7 @@ class GatedPostgres(PostgresDatabase):
         self.writes, self.answers = Gate(), Gate()
         self.lose_answers = 0
 
-    async def apply(self, batch: Sequence[Logged], old: Position, new: Position) -> list[Rejected]:
+    async def apply(self, batch: Sequence[LogRecord], old: Position, new: Position) -> list[Rejected]:
         await self.writes.enter()
         rejected = await super().apply(batch, old, new)
         await self.answers.enter()
@@ -125,8 +125,8 @@ class Process:
         self._close_log = close_log
 
     @property
-    def tier(self) -> RedisTier:
-        return cast(RedisTier, self.storage.shared)
+    def tier(self) -> RedisChangeLog:
+        return cast(RedisChangeLog, self.storage.change_log)
 
     @property
     def database(self) -> Database:
@@ -156,9 +156,9 @@ class Process:
         """As a SIGKILL: nothing is drained, given back or said to anybody."""
         self.crashed = True
         tasks = [*self.storage._tasks.values()]
-        shared: object = self.storage.shared
-        if isinstance(shared, RedisTier):
-            tasks += [each for each in (shared._keeper, shared._lives._attending) if each is not None]
+        change_log: object = self.storage.change_log
+        if isinstance(change_log, RedisChangeLog):
+            tasks += [each for each in (change_log._keeper, change_log._lives._attending) if each is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -197,7 +197,7 @@ class EmbeddedFacet:
         await log.open()
         storage = Storage(
             database,
-            lambda tail: EmbeddedTier(log, database, tail, bounds, clock),
+            lambda tail: EmbeddedChangeLog(log, database, tail, bounds, clock),
             analyser="1",
             bounds=bounds,
             clock=clock,
@@ -236,7 +236,7 @@ class RedisFacet:
             lease = DatabaseLease("write_behind", name, database, bounds, clock)
         storage = Storage(
             database,
-            lambda tail: RedisTier(endpoint, PREFIX, name, database, tail, bounds, clock),
+            lambda tail: RedisChangeLog(endpoint, PREFIX, name, database, tail, bounds, clock),
             analyser="1",
             bounds=bounds,
             clock=clock,

@@ -11,7 +11,7 @@ from storage.database.contract import Database
 from storage.database.lease import DatabaseLease
 from storage.postgresql.database import PostgresDatabase
 from storage.postgresql.migrate import migrate_postgresql
-from storage.redis.change_log import RedisTier
+from storage.redis.change_log import RedisChangeLog
 from storage.redis.endpoint import Endpoint, endpoint_of
 from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
@@ -43,7 +43,7 @@ def storage_on(
     lease = DatabaseLease("write_behind", process, database, bounds, clock)
     return Storage(
         database,
-        lambda tail: RedisTier(endpoint, PREFIX, process, database, tail, bounds, clock),
+        lambda tail: RedisChangeLog(endpoint, PREFIX, process, database, tail, bounds, clock),
         analyser="1",
         bounds=bounds,
         clock=clock,

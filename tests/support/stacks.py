@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.data_directory import DataDirectory
-from storage.embedded.change_log import EmbeddedTier
+from storage.embedded.change_log import EmbeddedChangeLog
 from storage.orders.actors import Actor, Role
-from storage.services.orders import Request
+from storage.services.orders import ChangeRequest
 from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
@@ -55,8 +55,8 @@ IVAN = actor(Role.OPERATOR, "ivan")
 OLGA = actor(Role.OPERATOR, "olga")
 
 
-def by(who: Actor) -> Request:
-    return Request(actor=who)
+def by(who: Actor) -> ChangeRequest:
+    return ChangeRequest(actor=who)
 
 
 storage_logs: "WeakKeyDictionary[Storage, SqliteLog]" = WeakKeyDictionary()
@@ -91,7 +91,7 @@ async def opened(
         await log.open()
         storage = Storage(
             database,
-            lambda tail: EmbeddedTier(log, database, tail, bounds, clock),
+            lambda tail: EmbeddedChangeLog(log, database, tail, bounds, clock),
             analyser="1",
             bounds=bounds,
             clock=clock,

@@ -19,7 +19,7 @@ from storage.errors import (
 from storage.orders.actors import Role
 from storage.orders.order import Order
 from storage.orders.workflow import Kind, Status
-from storage.services.orders import Outcome, Request
+from storage.services.orders import ChangeOutcome, ChangeRequest
 from storage.services.stack import Storage
 from tests.support.acts import Workshop, keyed
 from tests.support.changes import id_of
@@ -61,7 +61,7 @@ async def test_a_change_is_seen_by_whoever_reads_after_it(shop: Workshop) -> Non
 async def test_an_order_that_does_not_exist_is_not_changed(shop: Workshop) -> None:
     for order_id in (id_of(99), "no id at all"):
         with pytest.raises(NotFound):
-            await shop.storage.book.undo(order_id, by(SHOP))
+            await shop.storage.orders.undo(order_id, by(SHOP))
 
 
 # Conditions
@@ -80,7 +80,7 @@ async def test_of_many_with_the_same_if_match_one_succeeds(shop: Workshop) -> No
     order = await shop.order()
     attempts = [shop.comment(order, str(n), if_match=frozenset({1})) for n in range(20)]
     results = await asyncio.gather(*attempts, return_exceptions=True)
-    assert sum(isinstance(result, Outcome) for result in results) == 1
+    assert sum(isinstance(result, ChangeOutcome) for result in results) == 1
     assert sum(isinstance(result, PreconditionFailed) for result in results) == 19
 
 
@@ -201,8 +201,8 @@ async def test_a_reference_that_was_given_up_is_free_at_once(shop: Workshop) -> 
 async def test_of_two_operators_one_gets_the_order_and_the_database_knows_it(shop: Workshop) -> None:
     order = await shop.approved()
     results = await asyncio.gather(shop.take(order, IVAN), shop.take(order, OLGA), return_exceptions=True)
-    assert sorted(type(result).__name__ for result in results) == ["AlreadyTaken", "Outcome"]
-    (outcome,) = (result for result in results if isinstance(result, Outcome))
+    assert sorted(type(result).__name__ for result in results) == ["AlreadyTaken", "ChangeOutcome"]
+    (outcome,) = (result for result in results if isinstance(result, ChangeOutcome))
     assert outcome.in_database
     assert await shop.storage.database.load_order(order.id) == outcome.order
 
@@ -293,12 +293,12 @@ async def test_ones_own_last_step_is_undone_within_its_window(shop: Workshop, cl
     order = await shop.approved()
     await shop.take(order)
     clock.move(30)
-    undone = (await shop.storage.book.undo(order.id, by(IVAN))).order
+    undone = (await shop.storage.orders.undo(order.id, by(IVAN))).order
     assert (undone.status, undone.operator) == (Status.MANUFACTURING_APPROVED, None)
     items = (await shop.storage.reads.history(order.id)).items
     assert [item.kind for item in items[-2:]] == [Kind.TAKE, Kind.UNDO]
     with pytest.raises(NothingToUndo):
-        await shop.storage.book.undo(order.id, by(IVAN))
+        await shop.storage.orders.undo(order.id, by(IVAN))
 
 
 async def test_undo_ends_with_its_window(shop: Workshop, clock: ManualClock) -> None:
@@ -306,14 +306,14 @@ async def test_undo_ends_with_its_window(shop: Workshop, clock: ManualClock) -> 
     await shop.take(order)
     clock.move(30.1)
     with pytest.raises(NothingToUndo):
-        await shop.storage.book.undo(order.id, by(IVAN))
+        await shop.storage.orders.undo(order.id, by(IVAN))
 
 
 async def test_undo_of_a_release_waits_for_the_database_as_a_take_does(shop: Workshop) -> None:
     order = await shop.approved()
     await shop.take(order)
     await shop.step(order, Status.MANUFACTURING_APPROVED, IVAN)
-    undone = await shop.storage.book.undo(order.id, Request(actor=IVAN))
+    undone = await shop.storage.orders.undo(order.id, ChangeRequest(actor=IVAN))
     assert undone.in_database
     stored = await shop.storage.database.load_order(order.id)
     assert stored is not None

@@ -4,7 +4,7 @@ import pytest
 
 from storage.cache.local_orders import LocalOrders
 from storage.memory.lru import ABSENT, ENTRY_OVERHEAD_BYTES, MISS, Lru
-from storage.orders.encoded import Held, held_of
+from storage.orders.encoded import EncodedOrder, encoded_order
 from tests.support.changes import an_order, id_of
 from tests.support.stacks import ManualClock
 
@@ -14,8 +14,8 @@ def local(clock: ManualClock) -> LocalOrders:
     return LocalOrders(100, 2**20, 3, 10.0, clock)
 
 
-def held(version: int = 1, n: int = 1) -> Held:
-    return held_of(an_order(n, version=version), 0.0)
+def held(version: int = 1, n: int = 1) -> EncodedOrder:
+    return encoded_order(an_order(n, version=version), 0.0)
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -75,7 +75,7 @@ def test_a_load_does_not_replace_what_is_newer(local: LocalOrders) -> None:
     local.replace(held(2))
     assert local.fill(held(1), ticket).version == 2
     kept = local.get(id_of(1))
-    assert isinstance(kept, Held)
+    assert isinstance(kept, EncodedOrder)
     assert kept.version == 2
     assert local.refused_fills == 1
     assert local.fill(held(3), local.begin_fill()).version == 3
@@ -94,7 +94,7 @@ def test_a_change_that_comes_late_is_left_out(local: LocalOrders) -> None:
     local.replace(held(3))
     local.replace(held(2))
     kept = local.get(id_of(1))
-    assert isinstance(kept, Held)
+    assert isinstance(kept, EncodedOrder)
     assert kept.version == 3
 
 
@@ -105,9 +105,9 @@ def test_absence_is_known_for_a_while_and_ended_by_a_change(local: LocalOrders, 
     assert local.get(id_of(1)) is MISS
     local.fill_absent(id_of(2), local.begin_fill())
     local.replace(held(1, n=2))
-    assert isinstance(local.get(id_of(2)), Held)
+    assert isinstance(local.get(id_of(2)), EncodedOrder)
     local.fill_absent(id_of(2), local.begin_fill())
-    assert isinstance(local.get(id_of(2)), Held)
+    assert isinstance(local.get(id_of(2)), EncodedOrder)
     local.fill_absent(id_of(3), local.begin_fill())
     local.invalidate(id_of(3))
     assert local.get(id_of(3)) is MISS
@@ -117,6 +117,6 @@ def test_a_flood_of_wrong_ids_evicts_no_order(local: LocalOrders) -> None:
     local.replace(held(1))
     for n in range(10, 500):
         local.fill_absent(id_of(n), local.begin_fill())
-    assert isinstance(local.get(id_of(1)), Held)
+    assert isinstance(local.get(id_of(1)), EncodedOrder)
     assert local.get(id_of(499)) is ABSENT
     assert local.get(id_of(10)) is MISS

@@ -13,19 +13,19 @@ from pricing.facts import Facts
 from pricing.mesh.analysis import analyse
 from server.commands.price.rows import Row
 from server.commands.price.run import AHEAD, _in_order, _Meshes
-from server.commands.price.sources import MODEL_SUFFIXES, BadArgument, Source, expand
+from server.commands.price.sources import MODEL_SUFFIXES, BadArgument, ModelSource, expand
 from tests.support import meshes
 from tests.support.gates import DEADLINE_S
 
 RING = meshes.binary_stl(meshes.torus())
 
 
-def sources(folder: Path, *bodies: bytes) -> list[Source]:
+def sources(folder: Path, *bodies: bytes) -> list[ModelSource]:
     found = []
     for number, body in enumerate(bodies):
         path = folder / f"{number}.stl"
         path.write_bytes(body)
-        found.append(Source(path.name, path))
+        found.append(ModelSource(path.name, path))
     return found
 
 
@@ -75,12 +75,12 @@ async def test_a_file_that_is_gone_is_refused_and_the_others_go_on(tmp_path: Pat
 async def test_what_is_held_does_not_grow_with_the_number_of_files() -> None:
     begun = taken = held = 0
 
-    async def row_of(source: Source) -> Row:
+    async def row_of(source: ModelSource) -> Row:
         nonlocal begun
         begun += 1
         return Row(source.name)
 
-    many = [Source(str(number), Path()) for number in range(1_000)]
+    many = [ModelSource(str(number), Path()) for number in range(1_000)]
     async with contextlib.aclosing(_in_order(many, row_of)) as rows:
         async for row in rows:
             assert row.file == str(taken)
@@ -92,7 +92,7 @@ async def test_what_is_held_does_not_grow_with_the_number_of_files() -> None:
 async def test_files_under_way_are_given_up_when_nobody_wants_their_rows() -> None:
     given_up = 0
 
-    async def row_of(source: Source) -> Row:
+    async def row_of(source: ModelSource) -> Row:
         nonlocal given_up
         try:
             if source.name != "0":
@@ -102,7 +102,7 @@ async def test_files_under_way_are_given_up_when_nobody_wants_their_rows() -> No
             raise
         return Row(source.name)
 
-    many = [Source(str(number), Path()) for number in range(10)]
+    many = [ModelSource(str(number), Path()) for number in range(10)]
     async with asyncio.timeout(DEADLINE_S), contextlib.aclosing(_in_order(many, row_of)) as rows:
         async for row in rows:
             assert row.file == "0"

@@ -14,7 +14,7 @@ from pricing.price.price_list import MetalFix, PriceList, read_metal_fix, read_p
 from storage.database.records import StoredVersion
 from storage.errors import Conflict
 from storage.log.entries import MetalFixed, PriceListPublished
-from storage.services.price_versions import Published
+from storage.services.price_versions import PriceVersions
 from storage.services.stack import Storage
 from tests.support.price_lists_drawn import FIX, LIST, facts
 from tests.support.stacks import ManualClock, opened
@@ -38,12 +38,14 @@ class Desk:
 
     def __init__(self, storage: Storage, clock: ManualClock) -> None:
         self.clock = clock
-        self.lists: Published[PriceList] = Published(
-            PriceListPublished, read_price_list, storage.shared, clock
+        self.lists: PriceVersions[PriceList] = PriceVersions(
+            PriceListPublished, read_price_list, storage.change_log, clock
         )
-        self.fixes: Published[MetalFix] = Published(MetalFixed, read_metal_fix, storage.shared, clock)
-        storage.shared.follow(self.lists.apply)
-        storage.shared.follow(self.fixes.apply)
+        self.fixes: PriceVersions[MetalFix] = PriceVersions(
+            MetalFixed, read_metal_fix, storage.change_log, clock
+        )
+        storage.change_log.follow(self.lists.apply)
+        storage.change_log.follow(self.fixes.apply)
 
     async def publish(self, record: PriceList | MetalFix) -> None:
         body = msgspec.json.encode(record)

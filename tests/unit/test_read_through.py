@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from storage.bounds import Bounds, smaller
-from storage.cache.read_through import ReadThrough, Source
+from storage.cache.read_through import CacheStatus, ReadThrough
 from storage.errors import Behind, NotFound
 from storage.log.log import Position
 from storage.memory.lru import ABSENT, MISS
@@ -62,8 +62,8 @@ async def test_a_thousand_callers_share_one_load(shop: Workshop, reads: ReadThro
     found = await asyncio.gather(*callers)
     assert gated_database(shop.storage).order_loads == 1
     assert {item.held.body for item in found} == {found[0].held.body}
-    assert found[0].source == Source.MISS
-    assert (await reads.get(order.id)).source == Source.LOCAL
+    assert found[0].source == CacheStatus.MISS
+    assert (await reads.get(order.id)).source == CacheStatus.LOCAL
 
 
 async def test_a_caller_that_goes_away_does_not_take_the_load_from_the_others(
@@ -92,7 +92,7 @@ async def test_a_list_is_loaded_once_for_all_callers(
     assert len({item.page.body for item in await asyncio.gather(*callers)}) == 1
     assert len({item.body for item in await asyncio.gather(*counters)}) == 1
     assert reads.views.loads == 2
-    assert (await reads.page(ListQuery(), 10, clock.now())).source == Source.LOCAL
+    assert (await reads.page(ListQuery(), 10, clock.now())).source == CacheStatus.LOCAL
 
 
 # What does not exist
@@ -124,7 +124,7 @@ async def test_a_creation_ends_the_knowledge_that_an_order_does_not_exist(
     with pytest.raises(NotFound):
         await reads.get(id_of(1))
     assert reads.peek(id_of(1)) is ABSENT
-    await storage.shared.append(entry_of(created(an_order(1))))
+    await storage.change_log.append(entry_of(created(an_order(1))))
     assert (await reads.get(id_of(1))).held.version == 1
 
 
@@ -134,7 +134,7 @@ async def test_a_creation_during_the_load_is_found_by_it(
     async with gate.closed():
         reading = asyncio.create_task(reads.get(id_of(1)))
         await gate.reached()
-        await storage.shared.append(entry_of(created(an_order(1))))
+        await storage.change_log.append(entry_of(created(an_order(1))))
         await storage.write_behind.wait_for(storage.tail.head, 10.0)
     assert (await reading).held.version == 1
     assert (await reads.get(id_of(1))).held.version == 1
@@ -151,7 +151,7 @@ async def test_a_load_never_puts_back_what_a_change_has_overtaken(
     async with gate.closed():
         reading = asyncio.create_task(reads.get(order.id))
         await gate.reached()
-        await shop.storage.shared.append(entry_of(changed(order, note="newer")))
+        await shop.storage.change_log.append(entry_of(changed(order, note="newer")))
         await shop.persisted()
         reads.local.lru.clear()
     assert (await reading).held.version == 2
@@ -166,7 +166,7 @@ async def test_pending_changes_are_consulted_before_the_database(shop: Workshop,
         loads = database.order_loads
         reads.local.lru.clear()
         found = await reads.get(order.id)
-        assert (found.held.version, found.source) == (2, Source.PENDING)
+        assert (found.held.version, found.source) == (2, CacheStatus.PENDING)
         reads.local.invalidate(order.id)
         assert await reads.refresh(order.id)
         assert (await reads.get(order.id)).held.version == 2
@@ -186,7 +186,7 @@ async def test_a_history_read_during_a_flush_has_every_version_once(
         reading = asyncio.create_task(reads.history(order.id))
         await gate.reached()
     await shop.persisted()
-    await shop.storage.shared.append(entry_of(changed((await reads.order(order.id)), note="late")))
+    await shop.storage.change_log.append(entry_of(changed((await reads.order(order.id)), note="late")))
     await shop.persisted()
     gate.open()
     assert [item.version for item in (await reading)[0]] == [1, 2, 3, 4]
@@ -201,8 +201,8 @@ async def test_a_list_read_during_changes_shows_them(
         reading = asyncio.create_task(reads.page(ListQuery(), 10, clock.now()))
         counting = asyncio.create_task(reads.counts(ALL))
         await gate.reached(2)
-        await shop.storage.shared.append(entry_of(changed(order, status=Status.SUBMITTED)))
-        await shop.storage.shared.append(entry_of(created(an_order(1, number=9))))
+        await shop.storage.change_log.append(entry_of(changed(order, status=Status.SUBMITTED)))
+        await shop.storage.change_log.append(entry_of(created(an_order(1, number=9))))
         await shop.persisted()
     shown = msgspec.json.decode((await reading).page.body)["items"]
     assert {(item["id"], item["status"]) for item in shown} == {
@@ -226,7 +226,7 @@ async def test_a_list_that_the_kept_changes_no_longer_reach_is_loaded_again(
             await shop.comment(order, str(n))
             await shop.persisted()
         found = await storage.reads.page(ListQuery(), 10, clock.now())
-        assert found.source == Source.MISS
+        assert found.source == CacheStatus.MISS
         assert msgspec.json.decode(found.page.body)["items"][0]["version"] == 9
 
 
@@ -400,5 +400,5 @@ async def test_a_list_that_became_short_is_loaded_again_before_somebody_waits(
         await shop.persisted()
         assert storage.reads.views.loads == 1
         found = await storage.reads.page(query, 10, clock.now())
-        assert found.source == Source.LOCAL
+        assert found.source == CacheStatus.LOCAL
         await until(lambda: storage.reads.views.loads == 2)

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from server.http.fair_share import Rounds
+from server.http.fair_share import FairShare
 
 
 async def test_so_many_bytes_are_taken_in_each_round_first_come_first_served() -> None:
-    rounds, taken, looked = Rounds(round_bytes=2), [], 0
+    rounds, taken, looked = FairShare(round_bytes=2), [], 0
 
     async def upload(name: int) -> None:
         for _ in range(3):
@@ -25,7 +25,7 @@ async def test_so_many_bytes_are_taken_in_each_round_first_come_first_served() -
 
 
 async def test_who_gives_up_waiting_takes_nothing_from_others() -> None:
-    rounds = Rounds(round_bytes=1)
+    rounds = FairShare(round_bytes=1)
     tasks = [asyncio.create_task(rounds.turn(1)) for _ in range(4)]
     await asyncio.sleep(0)
     first, *others = [task for task in tasks if not task.done()]
@@ -38,14 +38,14 @@ async def test_who_gives_up_waiting_takes_nothing_from_others() -> None:
 
 
 async def test_one_alone_never_waits_long() -> None:
-    rounds = Rounds(round_bytes=10)
+    rounds = FairShare(round_bytes=10)
     async with asyncio.timeout(5):
         for _ in range(1_000):
             await rounds.turn(7)
 
 
 async def test_what_one_takes_beyond_a_round_is_made_up_for() -> None:
-    rounds, taken = Rounds(round_bytes=2), []
+    rounds, taken = FairShare(round_bytes=2), []
 
     async def read(name: str, byte_count: int) -> None:
         await rounds.turn(byte_count)

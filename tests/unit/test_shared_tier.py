@@ -11,7 +11,7 @@ from storage.bounds import smaller
 from storage.errors import BacklogFull, DuplicateReference, LogUnavailable, NotFound, OrderParked, Superseded
 from storage.orders.filters import ListQuery
 from storage.orders.order import Order
-from storage.services.orders import Outcome
+from storage.services.orders import ChangeOutcome
 from storage.services.stack import Storage
 from tests.support.acts import Workshop, keyed
 from tests.support.changes import an_order, changed, created, entry_of, id_of
@@ -54,7 +54,7 @@ async def test_concurrent_changes_share_an_fsync(shop: Workshop, log: GatedLog) 
         await turns()
     await asyncio.gather(first, *others)
     assert [len(group) for group in log.appended] == [1, 100]
-    assert (shop.storage.shared.groups, shop.storage.shared.appended) == (2, 101)
+    assert (shop.storage.change_log.groups, shop.storage.change_log.appended) == (2, 101)
 
 
 async def test_a_group_is_no_longer_than_its_bound(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ async def test_a_change_is_not_seen_before_it_is_durable(
     page = (await reads.page(ListQuery(), 10, clock.now())).page
     async with log.appends.closed():
         changing = asyncio.create_task(shop.edit(order, note="new", reference="r"))
-        creating = asyncio.create_task(shop.storage.shared.append(entry_of(created(an_order(1)))))
+        creating = asyncio.create_task(shop.storage.change_log.append(entry_of(created(an_order(1)))))
         await log.appends.reached()
         await turns()
         assert (await reads.order(order.id)).note is None
@@ -95,35 +95,35 @@ async def test_a_change_is_not_seen_before_it_is_durable(
 
 async def test_a_change_that_does_not_follow_the_newest_version_is_superseded(storage: Storage) -> None:
     first = created(an_order(1))
-    await storage.shared.append(entry_of(first))
+    await storage.change_log.append(entry_of(first))
     async with gated_database(storage).writes.closed():
-        await storage.shared.append(entry_of(changed(first.order, note="a")))
+        await storage.change_log.append(entry_of(changed(first.order, note="a")))
         with pytest.raises(Superseded):
-            await storage.shared.append(entry_of(changed(first.order, note="b"), entry_id=id_of(7)))
+            await storage.change_log.append(entry_of(changed(first.order, note="b"), entry_id=id_of(7)))
 
 
 async def test_of_two_changes_of_one_version_under_way_the_second_is_superseded(
     storage: Storage, log: GatedLog
 ) -> None:
     first = created(an_order(1))
-    await storage.shared.append(entry_of(first))
+    await storage.change_log.append(entry_of(first))
     async with log.appends.closed():
-        winner = asyncio.create_task(storage.shared.append(entry_of(changed(first.order, note="a"))))
+        winner = asyncio.create_task(storage.change_log.append(entry_of(changed(first.order, note="a"))))
         await log.appends.reached()
         with pytest.raises(Superseded):
-            await storage.shared.append(entry_of(changed(first.order, note="b"), entry_id=id_of(7)))
+            await storage.change_log.append(entry_of(changed(first.order, note="b"), entry_id=id_of(7)))
     await winner
 
 
 async def test_what_another_change_has_taken_since_the_order_book_looked_is_refused(storage: Storage) -> None:
     """A key, or a reference: the log would fail the whole group, the database would refuse the order."""
     async with gated_database(storage).writes.closed():
-        await storage.shared.append(entry_of(created(an_order(1, reference="r")), key="a"))
+        await storage.change_log.append(entry_of(created(an_order(1, reference="r")), key="a"))
         with pytest.raises(LogUnavailable):
-            await storage.shared.append(entry_of(created(an_order(2)), key="a"))
+            await storage.change_log.append(entry_of(created(an_order(2)), key="a"))
         with pytest.raises(DuplicateReference):
-            await storage.shared.append(entry_of(created(an_order(2, reference="r"))))
-        await storage.shared.append(entry_of(created(an_order(3))))
+            await storage.change_log.append(entry_of(created(an_order(2, reference="r"))))
+        await storage.change_log.append(entry_of(created(an_order(3))))
 
 
 # The log fails
@@ -208,7 +208,7 @@ async def test_a_retry_while_the_first_try_hangs_in_the_log_does_not_double_it(
         ]
         await turns()
     results = await asyncio.gather(*retries, return_exceptions=True)
-    assert not any(isinstance(result, Outcome) and not result.repeated for result in results)
+    assert not any(isinstance(result, ChangeOutcome) and not result.repeated for result in results)
     await until(lambda: shop.storage.tail.head == 1)
     assert (await shop.create(key=keyed("a"), reference="r")).repeated
     with pytest.raises(DuplicateReference):

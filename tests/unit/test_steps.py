@@ -22,7 +22,7 @@ from storage.errors import (
 )
 from storage.orders.actors import Actor, Role
 from storage.orders.order import Change, Money, Order, OrderPrice, PriceSource, history_item
-from storage.orders.rules import Wish, advance, assigns_operator, comment, create, edit, undo
+from storage.orders.rules import StatusRequest, advance, assigns_operator, comment, create, edit, undo
 from storage.orders.workflow import Kind, Status
 from tests.support.changes import START, an_order, id_of
 from tests.support.stacks import ADMIN, IVAN, MES, OLGA, SELLER, SHOP, actor
@@ -82,14 +82,14 @@ def order_at(status: Status, **fields: Any) -> Order:
     return an_order(**({"status": status, "operator": operator} | fields))
 
 
-def wish_for(status: Status, actor: Actor, comment: str | None = "because") -> Wish:
+def wish_for(status: Status, actor: Actor, comment: str | None = "because") -> StatusRequest:
     """A wish that has all the details its step may need."""
     names = actor.role in (Role.MES, Role.ADMIN) and status is Status.MANUFACTURING_STARTED
-    return Wish(status=status, comment=comment, operator="ivan" if names else None)
+    return StatusRequest(status=status, comment=comment, operator="ivan" if names else None)
 
 
 def step(order: Order, status: Status, actor: Actor, **details: Any) -> Change:
-    change = advance(order, Wish(status=status, **details), actor, NOW)
+    change = advance(order, StatusRequest(status=status, **details), actor, NOW)
     assert change is not None
     return change
 
@@ -177,7 +177,7 @@ def test_a_partner_opens_orders_for_itself_only() -> None:
 def test_an_order_of_somebody_else_does_not_exist_for_a_tenant(who: Actor) -> None:
     order = an_order(customer="boris")
     acts: list[Callable[[], object]] = [
-        lambda: advance(order, Wish(status=Status.FILE_UPLOADED), who, NOW),
+        lambda: advance(order, StatusRequest(status=Status.FILE_UPLOADED), who, NOW),
         lambda: edit(order, {"note": "mine"}, who, NOW),
         lambda: comment(order, "hello", who, NOW),
         lambda: undo(order, [], who, NOW, 30),
@@ -222,8 +222,11 @@ def test_the_second_who_takes_an_order_learns_who_was_first_and_since_when(statu
 
 def test_repeating_ones_own_take_changes_nothing() -> None:
     started = order_at(Status.MANUFACTURING_STARTED)
-    assert advance(started, Wish(status=Status.MANUFACTURING_STARTED), IVAN, NOW) is None
-    assert advance(started, Wish(status=Status.MANUFACTURING_STARTED, operator="ivan"), MES, NOW) is None
+    assert advance(started, StatusRequest(status=Status.MANUFACTURING_STARTED), IVAN, NOW) is None
+    assert (
+        advance(started, StatusRequest(status=Status.MANUFACTURING_STARTED, operator="ivan"), MES, NOW)
+        is None
+    )
 
 
 def test_a_release_leaves_the_order_to_nobody() -> None:
@@ -364,7 +367,10 @@ def test_whoever_sees_an_order_may_comment_at_any_time(status: Status) -> None:
 def taken(seconds_ago: float = 10.0) -> Change:
     approved = order_at(Status.MANUFACTURING_APPROVED)
     change = advance(
-        approved, Wish(status=Status.MANUFACTURING_STARTED), IVAN, NOW - timedelta(seconds=seconds_ago)
+        approved,
+        StatusRequest(status=Status.MANUFACTURING_STARTED),
+        IVAN,
+        NOW - timedelta(seconds=seconds_ago),
     )
     assert change is not None
     return change
@@ -427,7 +433,7 @@ def test_what_is_no_step_is_not_undone(kind: Kind) -> None:
 # Every change, however it came about
 
 WISHES = st.builds(
-    Wish,
+    StatusRequest,
     status=st.sampled_from(Status),
     comment=st.sampled_from([None, "because"]),
     operator=st.sampled_from([None, "ivan", "olga"]),
@@ -450,7 +456,7 @@ MOVES = st.lists(st.tuples(ACTS, st.sampled_from(Role), st.integers(-5, 20)), ma
 
 
 def act_on(order: Order, past: list[Change], act: Any, who: Actor, moment: Any) -> Change | None:
-    if isinstance(act, Wish):
+    if isinstance(act, StatusRequest):
         return advance(order, act, who, moment)
     if isinstance(act, dict):
         return edit(order, act, who, moment)

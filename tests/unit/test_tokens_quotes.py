@@ -11,7 +11,7 @@ from storage.database.records import StoredQuote, StoredVersion
 from storage.errors import Conflict, Invalid, NotFound
 from storage.log.entries import PriceListPublished
 from storage.orders.actors import Role
-from storage.services.price_versions import Published
+from storage.services.price_versions import PriceVersions
 from storage.services.stack import Storage
 from tests.support.changes import START
 from tests.support.gates import GatedDatabase, execute, gated_database
@@ -115,10 +115,10 @@ async def test_a_quote_is_found_pending_and_in_the_database(tmp_path: Path) -> N
 async def test_a_published_version_never_changes_and_the_one_that_begins_last_is_current(
     storage: Storage,
 ) -> None:
-    lists: Published[str] = Published(
-        PriceListPublished, lambda body: body.decode(), storage.shared, storage.clock
+    lists: PriceVersions[str] = PriceVersions(
+        PriceListPublished, lambda body: body.decode(), storage.change_log, storage.clock
     )
-    storage.shared.follow(lists.apply)
+    storage.change_log.follow(lists.apply)
     days = [START + timedelta(days=n) for n in range(4)]
     await lists.publish(StoredVersion("spring", days[0], None, b"spring"))
     await lists.publish(StoredVersion("sale", days[1], days[2], b"sale"))
@@ -127,8 +127,8 @@ async def test_a_published_version_never_changes_and_the_one_that_begins_last_is
     assert [lists.current(day) for day in (days[0], days[1], days[2])] == ["spring", "sale", "spring"]
     assert lists.current(days[0] - timedelta(seconds=1)) is None
     await storage.write_behind.wait_for(storage.tail.head, 10.0)
-    again: Published[str] = Published(
-        PriceListPublished, lambda body: body.decode(), storage.shared, storage.clock
+    again: PriceVersions[str] = PriceVersions(
+        PriceListPublished, lambda body: body.decode(), storage.change_log, storage.clock
     )
     again.load(await storage.database.load_price_lists())
     assert again.all() == lists.all()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage.bounds import smaller
-from storage.embedded.change_log import EmbeddedTier
+from storage.embedded.change_log import EmbeddedChangeLog
 from storage.errors import Conflict, OutcomeUnknown, Unavailable
 from storage.log.log import Position
 from storage.orders.filters import ListQuery, OrderFilter
@@ -154,7 +154,7 @@ async def test_a_fork_is_counted_and_set_aside(tmp_path: Path) -> None:
         order = await shop.order()
         await shop.persisted()
         execute(database_of(tmp_path), f"UPDATE order_history SET entry_id = '{order.id}'")
-        await storage.shared.append(entry_of(created(order)))
+        await storage.change_log.append(entry_of(created(order)))
         await shop.persisted()
         assert storage.write_behind.forks == 1
         ((letter, _),) = await storage.database.load_dead_letters()
@@ -203,7 +203,7 @@ async def test_what_a_stop_could_not_bring_is_replayed_exactly_once(tmp_path: Pa
         assert not await storage.drain(0.05)
     for replayed in (2, 0):
         async with opened(tmp_path) as storage:
-            assert storage.shared.replayed == replayed
+            assert storage.change_log.replayed == replayed
             assert await storage.reads.order(order.id) == order
             assert await storage.reads.order(other.id) == other
             await Workshop(storage).persisted()
@@ -279,13 +279,13 @@ async def test_a_lost_log_begins_a_new_epoch_and_nothing_of_the_database_is_lost
     for path in tmp_path.glob("log.db*"):
         path.unlink()
     async with opened(tmp_path) as storage:
-        assert storage.shared.epoch == 2
+        assert storage.change_log.epoch == 2
         assert await storage.database.position() == Position(2, 0)
         taken = await Workshop(storage).take(order)
         assert (taken.order.version, taken.in_database) == (order.version + 1, True)
         assert taken.position == Position(2, 1)
     async with opened(tmp_path) as storage:
-        assert storage.shared.epoch == 2
+        assert storage.change_log.epoch == 2
         assert await storage.reads.order(order.id) == taken.order
 
 
@@ -299,7 +299,7 @@ async def test_a_database_replaced_by_an_older_copy_gets_what_the_log_holds(tmp_
         other = await Workshop(storage).order()
     copy_database(copy, data)
     async with opened(data) as storage:
-        assert storage.shared.replayed == 2
+        assert storage.change_log.replayed == 2
         await Workshop(storage).persisted()
         assert await held(storage, order) == (order, [1, 2])
         assert await held(storage, other) == (other, [1])
@@ -337,7 +337,7 @@ async def test_what_an_unknown_log_holds_is_united_into_the_database(tmp_path: P
     copy_database(copy, data)
     execute(database_of(data), "UPDATE log_positions SET epoch = 4, position = 77")
     async with opened(data) as storage:
-        assert storage.shared.epoch == 5
+        assert storage.change_log.epoch == 5
         assert await held(storage, order) == (order, [1, 2])
         assert await held(storage, other) == (other, [1])
         assert (await Workshop(storage).comment(order)).position == Position(5, 1)
@@ -351,7 +351,7 @@ async def test_a_crash_within_a_rebase_is_made_good_by_the_next(tmp_path: Path) 
         order = (await Workshop(storage).take(order, IVAN)).order
     execute(database_of(tmp_path), "UPDATE log_positions SET epoch = 2, position = 0")
     async with opened(tmp_path) as storage:
-        assert storage.shared.epoch == 3
+        assert storage.change_log.epoch == 3
         assert await held(storage, order) == (order, list(range(1, order.version + 1)))
         assert await storage.database.load_dead_letters() == []
 
@@ -367,7 +367,7 @@ async def test_a_writer_that_lost_its_position_ends_and_says_so(tmp_path: Path) 
     await log.open()
     storage = Storage(
         database,
-        lambda tail: EmbeddedTier(log, database, tail, bounds, clock),
+        lambda tail: EmbeddedChangeLog(log, database, tail, bounds, clock),
         analyser="1",
         bounds=bounds,
         clock=clock,

@@ -105,7 +105,7 @@ routes = Routes("cache")
 )
 async def get_cache(call: Call) -> web.StreamResponse:
     storage, bounds = call.storage, call.storage.bounds
-    epoch, tail = storage.shared.epoch, storage.tail
+    epoch, tail = storage.change_log.epoch, storage.tail
     report = CacheReport(
         local=_tier(storage.reads.local.lru),
         lists=_tier(storage.reads.views.lru),
@@ -253,19 +253,19 @@ def _tier(lru: Any) -> Tier:
 
 
 def _shared(storage: Storage) -> SharedReport:
-    shared, standing = storage.shared, storage.shared.standing()
+    change_log, status = storage.change_log, storage.change_log.status()
     return SharedReport(
-        state="away" if shared.last_error else "up",
-        server=standing.server,
-        durability=standing.durability,
-        error=shared.last_error,
-        age_s=standing.age_s,
-        joins=standing.joins,
-        rebases=standing.rebases,
-        replayed=shared.replayed,
+        state="away" if change_log.last_error else "up",
+        server=status.server,
+        durability=status.durability,
+        error=change_log.last_error,
+        age_s=status.age_s,
+        joins=status.joins,
+        rebases=status.rebases,
+        replayed=change_log.replayed,
         hits=storage.reads.shared_hits,
-        fills=standing.fills,
-        fills_refused=standing.fills_refused,
+        fills=status.fills,
+        fills_refused=status.fills_refused,
     )
 
 

@@ -11,7 +11,7 @@ from server.http.request import Call, json_response
 from server.http.routes import Routes, authenticate, is_local
 from server.observability.metrics import METRICS
 from server.observability.readiness import READINESS
-from server.observability.worker_metrics import SIBLINGS
+from server.observability.worker_metrics import WORKER_METRICS
 from storage.orders.actors import Role
 
 
@@ -64,7 +64,7 @@ async def metrics(call: Call) -> web.StreamResponse:
         raise HttpError(403, "forbidden", "The metrics are for tokens of role admin here.")
     body = call.request.app[METRICS].render()
     if call.request.app[SETTINGS].workers > 1 and not is_local(call.request):
-        body = await call.request.app[SIBLINGS].everybody(body)
+        body = await call.request.app[WORKER_METRICS].everybody(body)
     return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 

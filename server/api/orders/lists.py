@@ -10,7 +10,7 @@ from msgspec import Meta
 from server.api.orders.orders import Moment, Name, Reference, in_range, read_answer, read_headers
 from server.http.request import Call, json_response
 from server.http.routes import EVERYBODY, Routes
-from storage.cache.read_through import Source
+from storage.cache.read_through import CacheStatus
 from storage.errors import Behind, Invalid
 from storage.memory.lru import Lru, Sentinel
 from storage.orders.actors import TENANT_ROLES, Actor, Role
@@ -129,7 +129,7 @@ async def get_statuses(call: Call) -> web.StreamResponse:
     seen = {order_id: held for order_id, held in found.held.items() if call.actor.sees(held.customer)}
     shown = b",".join(seen[order_id].status_body for order_id in ids if order_id in seen)
     missing = [order_id for order_id in ids if order_id not in seen]
-    if missing and found.source == Source.STALE:
+    if missing and found.source == CacheStatus.STALE:
         raise Behind("This process is cut off from the others: there may be such orders.")
     body = b'{"items":[%b],"missing":%b,"next":null}' % (shown, msgspec.json.encode(missing))
     return json_response(body, headers=read_headers(call, found.source))

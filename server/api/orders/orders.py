@@ -23,7 +23,7 @@ from storage.cache.read_through import Found
 from storage.errors import Behind, Conflict, Invalid, NotFound
 from storage.log.log import Position
 from storage.orders.actors import OPENING_ROLES, TENANT_ROLES, Actor, Role
-from storage.orders.encoded import Held
+from storage.orders.encoded import EncodedOrder
 from storage.orders.filters import LIMIT_MAX
 from storage.orders.order import (
     COMMENT_CHARS,
@@ -37,9 +37,9 @@ from storage.orders.order import (
     Order,
     OrderStatus,
 )
-from storage.orders.rules import Wish, advance, comment, edit, require_visible
+from storage.orders.rules import StatusRequest, advance, comment, edit, require_visible
 from storage.orders.workflow import Status
-from storage.services.orders import Draft, Outcome
+from storage.services.orders import ChangeOutcome, Draft
 
 logger = logging.getLogger("facet.http")
 
@@ -126,7 +126,7 @@ class Remark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     comment: Comment
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=LIMIT_MAX)] = LIMIT_MAX
     cursor: Annotated[str, Meta(max_length=400)] | None = None
 
@@ -174,12 +174,12 @@ async def get_status(call: Call) -> web.StreamResponse:
     "GET",
     "/v1/orders/{id}/history",
     "Every change of an order",
-    query=Limits,
+    query=HistoryQuery,
     answers={200: History},
     errors=_READ_ERRORS,
 )
 async def get_history(call: Call) -> web.StreamResponse:
-    limits = call.query(Limits)
+    limits = call.query(HistoryQuery)
     await _visible(call)
     after = _history_cursor(limits.cursor)
     found = await call.storage.reads.history(call.order_id)
@@ -202,7 +202,7 @@ async def create_order(call: Call) -> web.StreamResponse:
     new = await call.body(NewOrder)
     draft = _draft(new, call.actor)
     prices = call.request.app[ORDER_PRICES]
-    outcome = await call.storage.book.create(
+    outcome = await call.storage.orders.create(
         lambda: prices.complete_draft(draft, call.actor), call.change(success=201)
     )
     return _changed(call, outcome)
@@ -233,7 +233,7 @@ async def edit_order(call: Call) -> web.StreamResponse:
 
     reference = fields.get("reference")
     given = reference if isinstance(reference, str) else None
-    return _changed(call, await call.storage.book.edit(call.order_id, given, decide, call.change()))
+    return _changed(call, await call.storage.orders.edit(call.order_id, given, decide, call.change()))
 
 
 @routes(
@@ -297,7 +297,7 @@ async def release_order(call: Call) -> web.StreamResponse:
 )
 async def undo_step(call: Call) -> web.StreamResponse:
     await call.body(Nothing, optional=True)
-    return _changed(call, await call.storage.book.undo(call.order_id, call.change()))
+    return _changed(call, await call.storage.orders.undo(call.order_id, call.change()))
 
 
 @routes(
@@ -315,7 +315,7 @@ async def add_comment(call: Call) -> web.StreamResponse:
     async def decide(order: Order) -> Change:
         return comment(order, remark.comment, call.actor, call.storage.clock.now())
 
-    return _changed(call, await call.storage.book.change(call.order_id, decide, call.change(success=201)))
+    return _changed(call, await call.storage.orders.change(call.order_id, decide, call.change(success=201)))
 
 
 @routes(
@@ -419,12 +419,14 @@ async def _advance(call: Call, change: StatusChange, only_from: Status | None = 
         ):
             person = None if given is None else (given.net, given.reason)
             price = await prices.price_of_order(order, call.actor, person)
-        wish = Wish(status=change.status, comment=change.comment, operator=change.operator, price=price)
+        wish = StatusRequest(
+            status=change.status, comment=change.comment, operator=change.operator, price=price
+        )
         repeats = change.comment is not None and change.status is order.status
         said = await _said(call, order) if repeats else ()
         return advance(order, wish, call.actor, call.storage.clock.now(), said)
 
-    return _changed(call, await call.storage.book.change(call.order_id, decide, call.change()))
+    return _changed(call, await call.storage.orders.change(call.order_id, decide, call.change()))
 
 
 async def _said(call: Call, order: Order) -> list[str]:
@@ -437,11 +439,11 @@ async def _said(call: Call, order: Order) -> list[str]:
     ]
 
 
-async def _find(call: Call, tag: Callable[[Held], int]) -> tuple[Found, Mapping[str, str]]:
+async def _find(call: Call, tag: Callable[[EncodedOrder], int]) -> tuple[Found, Mapping[str, str]]:
     """The order of the path, when the caller may see it. With `Prefer: wait`, a caller that has it already
     is answered at its next change, with the headers that say so. Raises NotFound, Behind."""
     found = await _visible(call)
-    if echoed_version(call.request) > tag(found.held) and not await call.storage.shared.reach_head():
+    if echoed_version(call.request) > tag(found.held) and not await call.storage.change_log.reach_head():
         raise Behind("This process has not reached the version that the request names.")
     if echoed_version(call.request) > tag(found.held):
         found = await _visible(call)
@@ -452,14 +454,14 @@ async def _find(call: Call, tag: Callable[[Held], int]) -> tuple[Found, Mapping[
     return await _visible(call), {"Preference-Applied": f"wait={wait_s}"}
 
 
-async def _changed_within(call: Call, wait_s: int, known: int, tag: Callable[[Held], int]) -> None:
+async def _changed_within(call: Call, wait_s: int, known: int, tag: Callable[[EncodedOrder], int]) -> None:
     """Returns when the order no longer is as it was known, or after the time. Whoever then asks is told the
     newest, or that nobody can say: the log may have begun a new life meanwhile, or be out of reach."""
     reads, loop = call.storage.reads, asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s
     while (left_s := deadline_s - loop.time()) > 0:
         held = reads.peek(call.order_id)  # without a pause before the wait: no change comes in between
-        if isinstance(held, Held) and tag(held) != known:
+        if isinstance(held, EncodedOrder) and tag(held) != known:
             return
         if not await reads.wait_for_change(call.order_id, left_s):
             return
@@ -497,7 +499,7 @@ def read_answer(
     return json_response(body, headers=headers)
 
 
-def _changed(call: Call, outcome: Outcome) -> web.Response:
+def _changed(call: Call, outcome: ChangeOutcome) -> web.Response:
     headers = {
         "ETag": f'"{outcome.order.version}"',
         "Facet-Position": str(outcome.position),

@@ -64,12 +64,12 @@ class _Row(msgspec.Struct, frozen=True, array_like=True):
     problem: msgspec.Raw
 
 
-class _Kept(msgspec.Struct, frozen=True):
+class _KeptBatch(msgspec.Struct, frozen=True):
     explain: bool
     rows: list[_Row]
 
 
-_decode = msgspec.json.Decoder(_Kept).decode
+_decode = msgspec.json.Decoder(_KeptBatch).decode
 
 
 routes = Routes("prices")
@@ -129,7 +129,7 @@ async def _priced(call: Call, items: list[BatchItem], explain: bool, progress: P
             await asyncio.sleep(0)  # one price at a time: whoever else waits comes in between
     rows = [task.result()[0] for task in tasks]
     as_of = max(task.result()[1] for task in tasks)  # so that every quote is found by who echoes it
-    kept = msgspec.json.encode(_Kept(explain, rows))
+    kept = msgspec.json.encode(_KeptBatch(explain, rows))
     response = json_response(await rendered(call, kept), headers={"Facet-Position": str(as_of)})
     return Reply(response, Answer(status=200, body=kept), final=all(row.status < 500 for row in rows))
 

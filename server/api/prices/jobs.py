@@ -6,7 +6,7 @@ from server.api.prices.batches import SHAPE, rendered
 from server.http.request import Call, json_response
 from server.http.routes import Routes
 from server.jobs.respond import POLL_S, shown
-from server.jobs.running import JOBS, Job, JobState, Record
+from server.jobs.running import JOBS, Job, JobRecord, JobState
 from storage.orders.actors import PRICING_ROLES
 
 routes = Routes("prices")
@@ -28,7 +28,7 @@ async def get_job(call: Call) -> web.StreamResponse:
     return json_response(job, headers={"Cache-Control": "no-store", **headers})
 
 
-async def _result(call: Call, record: Record) -> bytes | None:
+async def _result(call: Call, record: JobRecord) -> bytes | None:
     outcome = record.outcome
     if outcome is None or record.state is not JobState.DONE:
         return None

@@ -32,7 +32,7 @@ from storage.log.entries import Answer, AnyEntry
 from storage.log.log import Position
 from storage.models.shared import Model
 from storage.orders.actors import PRICING_ROLES
-from storage.services.price_versions import Published
+from storage.services.price_versions import PriceVersions
 
 QUANTITY_MAX = 1_000_000
 STONES_TEXT_MAX = 2_600
@@ -259,7 +259,7 @@ async def list_materials(call: Call) -> web.StreamResponse:
     )
 
 
-@routes("GET", "/v1/price-lists", "Published price lists", roles=ADMIN, answers={200: PriceLists})
+@routes("GET", "/v1/price-lists", "PriceVersions price lists", roles=ADMIN, answers={200: PriceLists})
 async def list_price_lists(call: Call) -> web.StreamResponse:
     versions = call.request.app[QUOTING].price_lists.all()
     return json_response(
@@ -324,7 +324,7 @@ async def get_current_metal_fix(call: Call) -> web.StreamResponse:
     return json_response(call.request.app[QUOTING].current()[1])
 
 
-async def _publish(call: Call, known: Published[Any], stored: StoredVersion) -> web.StreamResponse:
+async def _publish(call: Call, known: PriceVersions[Any], stored: StoredVersion) -> web.StreamResponse:
     keyed = call.keyed(call.raw)
     remembered = None if keyed is None else keyed.remembered(Answer(status=201, body=stored.body))
 

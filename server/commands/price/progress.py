@@ -13,7 +13,7 @@ _REDRAW_S = 0.05
 _WIPE = "\r\x1b[K"
 
 
-class Progress:
+class ProgressBar:
     """Counts files; silent where nobody looks."""
 
     def __init__(self, total: int, stream: TextIO) -> None:

@@ -29,7 +29,7 @@ class Row(NamedTuple):
     refusal: Refused | None = None
 
 
-class Writer(Protocol):
+class RowWriter(Protocol):
     """Takes the rows one by one, and is closed once after the last."""
 
     def row(self, row: Row) -> None: ...

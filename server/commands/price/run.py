@@ -34,14 +34,14 @@ from pricing.price.price_list import (
 )
 from pricing.price.stones import parse_stones
 from pricing.price.supplied_facts import GIVEN_BYTES_MAX, given_facts
-from server.commands.price.progress import Progress
-from server.commands.price.rows import CsvWriter, JsonWriter, Row, TableWriter, Writer
+from server.commands.price.progress import ProgressBar
+from server.commands.price.rows import CsvWriter, JsonWriter, Row, RowWriter, TableWriter
 from server.commands.price.sources import (
     FACTS_SUFFIXES,
     MODEL_SUFFIXES,
     BadArgument,
     Content,
-    Source,
+    ModelSource,
     content_of,
     document,
     expand,
@@ -58,7 +58,7 @@ CONTENTS_KNOWN = 10_000
 """Files whose facts are kept, so that one that comes again is not read again: some 1 KB each."""
 
 _Known = tuple[ModelView, Facts]
-_Answer = Callable[[Source], Awaitable[_Known]]
+_Answer = Callable[[ModelSource], Awaitable[_Known]]
 """The model and the facts of a file; raises Refused."""
 
 
@@ -120,13 +120,13 @@ def _question(arguments: argparse.Namespace) -> _Question:
     )
 
 
-async def _price(sources: Sequence[Source], question: _Question, arguments: argparse.Namespace) -> int:
-    progress = Progress(len(sources), sys.stderr)
+async def _price(sources: Sequence[ModelSource], question: _Question, arguments: argparse.Namespace) -> int:
+    progress = ProgressBar(len(sources), sys.stderr)
     writer = _writer(arguments)
     refused = 0
     async with _answerer(sources, arguments) as answer:
 
-        async def row_of(source: Source) -> Row:
+        async def row_of(source: ModelSource) -> Row:
             try:
                 row = question.row(source.name, await answer(source))
             except Refused as refusal:
@@ -146,14 +146,14 @@ async def _price(sources: Sequence[Source], question: _Question, arguments: argp
     return _REFUSED if refused else 0
 
 
-def _writer(arguments: argparse.Namespace) -> Writer:
+def _writer(arguments: argparse.Namespace) -> RowWriter:
     if arguments.json:
         return JsonWriter(sys.stdout)
     return CsvWriter(sys.stdout) if arguments.csv else TableWriter(sys.stdout)
 
 
 async def _in_order(
-    sources: Sequence[Source], row_of: Callable[[Source], Awaitable[Row]]
+    sources: Sequence[ModelSource], row_of: Callable[[ModelSource], Awaitable[Row]]
 ) -> AsyncGenerator[Row, None]:
     """The rows in the order of the files, at most AHEAD of them begun and not yet taken."""
     begun: deque[asyncio.Future[Row]] = deque()
@@ -171,7 +171,7 @@ async def _in_order(
 
 
 @contextlib.asynccontextmanager
-async def _answerer(sources: Sequence[Source], arguments: argparse.Namespace) -> AsyncIterator[_Answer]:
+async def _answerer(sources: Sequence[ModelSource], arguments: argparse.Namespace) -> AsyncIterator[_Answer]:
     """How files are read: given facts as they are, one mesh here, several by workers."""
     if arguments.facts:
         yield _given
@@ -195,7 +195,7 @@ def _processors() -> int:
         return os.cpu_count() or 1
 
 
-async def _given(source: Source) -> _Known:
+async def _given(source: ModelSource) -> _Known:
     with _openable(source):
         data = await asyncio.to_thread(_head_of, source.path)
     return given_facts(data)
@@ -222,7 +222,7 @@ class _Meshes:
         self._units = units
         self._known: OrderedDict[str, asyncio.Future[Facts]] = OrderedDict()
 
-    async def answer(self, source: Source) -> _Known:
+    async def answer(self, source: ModelSource) -> _Known:
         with _openable(source):
             content = await asyncio.to_thread(content_of, source.path)
             facts = await self._facts(source.path, content)
@@ -246,7 +246,7 @@ class _Meshes:
 
 
 @contextlib.contextmanager
-def _openable(source: Source) -> Iterator[None]:
+def _openable(source: ModelSource) -> Iterator[None]:
     """A file of a directory that cannot be read is refused; the others go on."""
     try:
         yield

