@@ -1,8 +1,8 @@
 """GETs of orders from Redis at 32 concurrent callers: the shared tier against `redis.asyncio.Redis`.
 
 `get` is the bytes: `storage.redis.batched_reads.BatchedReads.get` against `Redis.get` with its default
-connection pool, both with hiredis. `load` is the order: `RedisChangeLog.load` against the same `get` and the same
-decoding.
+connection pool, both with hiredis. `load` is the order: `RedisChangeLog.load` against the same `get` and the
+same decoding.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ from tests.support.stacks import ManualClock, opened
 from tests.support.workshop import Workshop
 
 pytest_plugins = ["tests.support.engines"]
+pytest.register_assert_rewrite("tests.contracts")
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from storage.orders.filters import ListQuery
 from storage.postgresql.connection import connect, is_refusal, session, unavailable
 from storage.postgresql.database import PostgresDatabase
 from storage.postgresql.migrate import migrate_postgresql
+from tests.contracts.database import apply, life
 from tests.support.changes import entry_of, id_of, logged
 from tests.support.engines import execute, query
 from tests.support.gates import DEADLINE_S, until
 from tests.support.proxies import proxied
-from tests.unit.test_database import apply, life
 
 READ_S, WRITE_S = 0.4, 1.5
 PATIENCE_S = 1.5

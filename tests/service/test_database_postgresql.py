@@ -15,9 +15,9 @@ from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.workflow import Kind, Status
 from storage.postgresql.database import PostgresDatabase
 from storage.postgresql.migrate import migrate_postgresql
+from tests.contracts.database import DatabaseContract, Opened, apply, life
 from tests.support.changes import an_order, changed, created, entry_of, id_of
 from tests.support.engines import execute, query
-from tests.unit.test_database import DatabaseContract, Opened, apply, life
 
 READ_DEADLINE_S = 5.0
 SEEDED = ("log_positions", "sequences", "installation")

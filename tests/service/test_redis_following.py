@@ -12,7 +12,7 @@ from storage.errors import Claimed
 from storage.log.log import Position
 from storage.memory.lru import MISS
 from storage.orders.encoded import EncodedOrder
-from tests.contracts.shared_tier_contract import listed
+from tests.contracts.change_log import listed
 from tests.support.changes import an_order, created, entry_of
 from tests.support.gates import until
 from tests.support.proxies import proxied

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from server.demo.private_servers.servers import ValkeyServer
-from tests.contracts.shared_tier_contract import ManyProcessesContract, SharedTierContract
+from tests.contracts.change_log import ChangeLogContract, ManyProcessesContract
 from tests.support.certificates import self_signed
 from tests.support.proxies import proxied
 from tests.support.shared_processes import Facet, PostgresData, RedisFacet, SqliteData
@@ -19,7 +19,7 @@ def flush(url: str) -> None:
         client.flushdb()
 
 
-class TestRedisTierOverSqlite(SharedTierContract):
+class TestRedisTierOverSqlite(ChangeLogContract):
     @pytest.fixture
     def facet(self, tmp_path: Path, fresh_redis: str) -> Facet:
         return RedisFacet(SqliteData(tmp_path / "facet.db"), fresh_redis, lambda: flush(fresh_redis))
@@ -31,7 +31,7 @@ class TestRedisTierOverPostgresql(ManyProcessesContract):
         return RedisFacet(PostgresData(migrated_database), fresh_redis, lambda: flush(fresh_redis))
 
 
-class TestRedisTierOnUnixSocket(SharedTierContract):
+class TestRedisTierOnUnixSocket(ChangeLogContract):
     @pytest.fixture
     def facet(self, tmp_path: Path, redis_server: ValkeyServer) -> Facet:
         redis_server.start()
@@ -40,7 +40,7 @@ class TestRedisTierOnUnixSocket(SharedTierContract):
         return RedisFacet(data, redis_server.unix_url, lambda: flush(redis_server.url))
 
 
-class TestRedisTierOverTls(SharedTierContract):
+class TestRedisTierOverTls(ChangeLogContract):
     """The TLS ends before Redis: not every build of it has any."""
 
     @pytest.fixture

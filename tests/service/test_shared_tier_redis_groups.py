@@ -3,7 +3,7 @@
 import pytest
 
 from server.demo.private_servers.servers import ValkeyCluster, ValkeySentinel, ask
-from tests.contracts.shared_tier_contract import ManyProcessesContract
+from tests.contracts.change_log import ManyProcessesContract
 from tests.support.shared_processes import Facet, PostgresData, RedisFacet
 
 

@@ -28,10 +28,10 @@ from storage.postgresql.migrate import migrate_postgresql
 from storage.postgresql.transfer import TABLES, copy_from_postgresql, copy_into_postgresql
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.migrate import migrate_sqlite
+from tests.contracts.database import FULL, GAP, apply, life
 from tests.support.changes import START, an_order, created, entry_of, id_of
 from tests.support.engines import execute, query
 from tests.support.gates import execute as execute_sqlite
-from tests.unit.test_database import FULL, GAP, apply, life
 
 MODEL = StoredModel(
     sha256="a" * 64,

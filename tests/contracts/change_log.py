@@ -1,4 +1,4 @@
-"""What every shared tier keeps to. A new one subclasses `SharedTierContract` and says how a process on it is
+"""What every shared tier keeps to. A new one subclasses `ChangeLogContract` and says how a process on it is
 opened; one for many processes subclasses `ManyProcessesContract`."""
 
 import asyncio
@@ -44,7 +44,7 @@ async def listed(storage: Storage) -> list[Order]:
     return [decode_order(body) for body in await storage.reads.views.bodies(ListQuery(), 100)]
 
 
-class SharedTierContract:
+class ChangeLogContract:
     @pytest.fixture
     def facet(self) -> Facet:
         raise NotImplementedError
@@ -390,7 +390,7 @@ class SharedTierContract:
             assert process.storage.reads.fresh
 
 
-class ManyProcessesContract(SharedTierContract):
+class ManyProcessesContract(ChangeLogContract):
     """Of a tier that several processes share, over a database that lets many in."""
 
     async def test_a_change_is_seen_on_the_other_process(self, facet: Facet) -> None:
