@@ -46,7 +46,8 @@ def stages() -> list[Stage]:
 
 
 def _pytest(folder: str) -> list[str]:
-    return [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", f"tests/{folder}"]
+    workers = str((os.cpu_count() or 1) + 1)  # one more than cores: many tests wait for other processes
+    return [sys.executable, "-m", "pytest", "-n", workers, "--dist", "worksteal", f"tests/{folder}"]
 
 
 def run_stage(stage: Stage) -> Outcome:

@@ -25,9 +25,9 @@ async def storage(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Storage]:
         yield storage
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One server process for the tests of a module."""
+    """One server process for all tests of a worker."""
     with served(tmp_path_factory.mktemp("service") / "data") as service:
         yield service
 
