@@ -30,7 +30,7 @@ from pricing import pool
 from pricing.sample_ring import ring_stl
 from server.app import build
 from server.config import load
-from server.process.serve import Runner, runner_of
+from server.process.listening import Runner, runner_of
 from storage.data_directory import DataDirectory
 
 PACKAGES = ("server", "pricing", "storage")

@@ -18,7 +18,7 @@ from server.api.operations.cache import warm
 from server.api.orders import lists, orders
 from server.api.prices import batches as price_batches
 from server.api.prices import jobs as job_routes
-from server.api.prices import models, prices
+from server.api.prices import models, prices, versions
 from server.config import Settings
 from server.engines import engines_of
 from server.garbage_collector import keep_collected, keep_trimmed, tune_gc
@@ -64,6 +64,7 @@ def all_routes() -> list[Route]:
         *lists.routes,
         *orders.routes,
         *prices.routes,
+        *versions.routes,
         *price_batches.routes,
         *job_routes.routes,
         *models.routes,

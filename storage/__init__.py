@@ -1,5 +1,6 @@
-"""Orders' nouns and rules, the cache tiers, the log, write-behind and the database.
+"""Orders and what is kept of them: the log, the caches in front of the database, the database. Imports
+neither `server` nor `pricing`.
 
-Imports neither `server` nor `pricing`. Where to start: `orders.py` (the contract), `book.py` (changes),
-`read_through.py` (reads), `write_behind.py` (the way to the database).
+Reading order: `errors`, `clock`, `bounds`, `ids`, `tasks`, `trouble`, `data_directory`, `memory`, `shared`,
+`orders`, `log`, `database`, `cache`, `models`, `sqlite`, `embedded`, `redis`, `postgresql`, `services`.
 """

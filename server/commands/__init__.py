@@ -1,0 +1,4 @@
+"""The command line.
+
+Reading order: `cli`, `shared`, `token`, `export`, `move`, `doctor`, `price`.
+"""

@@ -5,29 +5,29 @@ What is imported here needs nothing installed: help is given before there is any
 
 import argparse
 import asyncio
-import csv
-import json
 import os
 import runpy
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from server import VERSION
+from server.commands.export import add_export, export
 from server.commands.price import arguments as price_arguments
+from server.commands.shared import Command, add_data, through_control
+from server.commands.token import add_token, token
 
 if TYPE_CHECKING:
     from server.config import Settings
 
 DEMO_DIR = "./demo-data"
+
 WORKER = "worker"
-ROLES = ("customer", "partner", "shop", "seller", "mes", "operator", "admin")
+
 OWNER_ONLY = 0o077
 """What is taken from the mode of every file that a command makes, whatever the shell's own mask."""
-Command = Callable[["Settings", argparse.Namespace], int]
-
 
 PIPE_BROKEN = 128 + signal.SIGPIPE
 """As a shell calls the end of a program whose output nobody reads."""
@@ -113,11 +113,7 @@ def _passed_on(arguments: list[str]) -> int:
 def _serving(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", help="address to listen on (127.0.0.1)")
     command.add_argument("--port", help="port to listen on (8080); 0 takes a free one")
-    _data(command)
-
-
-def _data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data-dir", help="data directory (./data)")
+    add_data(command)
 
 
 def _serve(settings: "Settings", parsed: argparse.Namespace) -> int:
@@ -177,38 +173,6 @@ def _price(settings: "Settings", parsed: argparse.Namespace) -> int:
     return price_files.run(parsed)
 
 
-def _add_token(command: argparse.ArgumentParser) -> None:
-    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
-    create = actions.add_parser("create", help="issue a token; its secret is printed once")
-    create.add_argument("--role", required=True, choices=ROLES)
-    create.add_argument("--name", required=True)
-    create.add_argument("--customer", help="whose orders a customer's or partner's token sees")
-    listing = actions.add_parser("list", help="valid tokens")
-    revoke = actions.add_parser("revoke", help="make a token invalid")
-    revoke.add_argument("id")
-    for action in (create, listing, revoke):
-        _data(action)
-
-
-def _token(settings: "Settings", parsed: argparse.Namespace) -> int:
-    return _through_control(settings, lambda control: _token_action(control, parsed))
-
-
-async def _token_action(control: Any, parsed: argparse.Namespace) -> None:
-    if parsed.action == "create":
-        body = {"role": parsed.role, "name": parsed.name} | (
-            {"customer": parsed.customer} if parsed.customer else {}
-        )
-        issued = await control.send("POST", "/v1/tokens", body)
-        print(f"id     {issued['id']}\ntoken  {issued['token']}")
-    elif parsed.action == "revoke":
-        await control.send("DELETE", f"/v1/tokens/{parsed.id}")
-        print(f"revoked {parsed.id}")
-    else:
-        for token in (await control.send("GET", "/v1/tokens"))["items"]:
-            print(f"{token['id']}  {token['role']:8}  {token['name']}  {token['customer'] or ''}".rstrip())
-
-
 def _migrate(settings: "Settings", parsed: argparse.Namespace) -> int:
     from server.open_servers import refuse_open_servers
     from server.process.serve import prepared_directory
@@ -230,7 +194,7 @@ def _warm(settings: "Settings", parsed: argparse.Namespace) -> int:
         warmed = await control.send("POST", "/v1/cache/warm")
         print(", ".join(f"{count} {name}" for name, count in warmed.items()))
 
-    return _through_control(settings, act, running_only=True)
+    return through_control(settings, act, running_only=True)
 
 
 def _doctor(settings: "Settings", parsed: argparse.Namespace) -> int:
@@ -244,7 +208,7 @@ def _doctor(settings: "Settings", parsed: argparse.Namespace) -> int:
 
 def _add_file(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path)
-    _data(command)
+    add_data(command)
 
 
 def _backup(settings: "Settings", parsed: argparse.Namespace) -> int:
@@ -258,7 +222,7 @@ def _backup(settings: "Settings", parsed: argparse.Namespace) -> int:
         manifest = await control.send("POST", "/v1/backups", {"path": str(target)})
         print(f"{parsed.file}: {manifest['orders']} orders at position {manifest['position']}")
 
-    return _through_control(settings, act)
+    return through_control(settings, act)
 
 
 def _restore(settings: "Settings", parsed: argparse.Namespace) -> int:
@@ -278,7 +242,7 @@ def _restore(settings: "Settings", parsed: argparse.Namespace) -> int:
 def _add_move(command: argparse.ArgumentParser) -> None:
     command.add_argument("--to", required=True, help="postgresql://... of an empty database")
     command.add_argument("--redis", default="", help="the Redis that will keep the log, looked at first")
-    _data(command)
+    add_data(command)
 
 
 def _move(settings: "Settings", parsed: argparse.Namespace) -> int:
@@ -290,72 +254,18 @@ def _move(settings: "Settings", parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _add_export(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--csv", action="store_true", help="CSV instead of a JSON object a line")
-    command.add_argument("--history", action="store_true", help="with each order's history (JSON only)")
-    _data(command)
-
-
-def _export(settings: "Settings", parsed: argparse.Namespace) -> int:
-    from server.config import ConfigError
-
-    if parsed.csv and parsed.history:
-        raise ConfigError("--history goes with JSON: leave out --csv")
-    return _through_control(settings, lambda control: _export_all(control, parsed))
-
-
-async def _export_all(control: Any, parsed: argparse.Namespace) -> None:
-    table = None
-    async for order in _all_orders(control):
-        if parsed.history:
-            order["history"] = (await control.send("GET", f"/v1/orders/{order['id']}/history"))["items"]
-        if not parsed.csv:
-            print(json.dumps(order, ensure_ascii=False))
-            continue
-        order["price"] = order["price"] and order["price"]["gross"]["amount"]
-        if table is None:
-            table = csv.DictWriter(sys.stdout, list(order))
-            table.writeheader()
-        table.writerow(order)
-
-
-async def _all_orders(control: Any) -> AsyncIterator[dict[str, Any]]:
-    """Oldest first; orders that change meanwhile are neither repeated nor left out."""
-    cursor = ""
-    while True:
-        page = await control.send("GET", f"/v1/orders?sort=created_at&limit=200{cursor}")
-        for order in page["items"]:
-            yield order
-        if page["next"] is None:
-            return
-        cursor = f"&cursor={page['next']}"
-
-
-def _through_control(settings: "Settings", act: Callable[[Any], Any], *, running_only: bool = False) -> int:
-    from server.observability.logs import configure
-    from server.process.control import control
-
-    async def run() -> None:
-        async with control(settings, running_only=running_only) as connected:
-            await act(connected)
-
-    configure(settings)
-    asyncio.run(run())
-    return 0
-
-
 _COMMANDS: tuple[tuple[str, str, Command, Callable[[argparse.ArgumentParser], None]], ...] = (
     ("demo", "a believable workshop, alive in a minute", _demo, _add_demo),
     ("serve", "migrate, replay, warm, serve", _serve, _serving),
-    ("reload", "replace the workers of the running server one by one (FACET_WORKERS)", _reload, _data),
+    ("reload", "replace the workers of the running server one by one (FACET_WORKERS)", _reload, add_data),
     ("tour", "every promise of the system, shown on the running demo", _tour, _add_tour),
     ("price", "price model files without a server", _price, price_arguments.add_arguments),
-    ("token", "issue, list and revoke access tokens", _token, _add_token),
-    ("migrate", "bring the database to this release's schema", _migrate, _data),
-    ("warm", "make the running server load again what it is asked for first", _warm, _data),
-    ("doctor", "look for what could keep the service from working", _doctor, _data),
+    ("token", "issue, list and revoke access tokens", token, add_token),
+    ("migrate", "bring the database to this release's schema", _migrate, add_data),
+    ("warm", "make the running server load again what it is asked for first", _warm, add_data),
+    ("doctor", "look for what could keep the service from working", _doctor, add_data),
     ("backup", "write a backup while the service goes on", _backup, _add_file),
     ("restore", "restore a backup into an empty data directory or PostgreSQL", _restore, _add_file),
     ("move", "take the data of a stopped server to PostgreSQL", _move, _add_move),
-    ("export", "all orders as lines of JSON, or CSV", _export, _add_export),
+    ("export", "all orders as lines of JSON, or CSV", export, add_export),
 )

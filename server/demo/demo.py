@@ -27,6 +27,7 @@ from server.prices.order_prices import price_of_quote
 from server.prices.quotes import decode_quote
 from server.prices.quoting import QUOTING, Quoting
 from server.process import serve, workers
+from server.process.listening import runner_of
 from server.uploads.receiving import Upload
 from storage.clock import SystemClock
 from storage.data_directory import DataDirectory
@@ -157,7 +158,7 @@ async def _fill(settings: Settings, directory: DataDirectory, mark: Path) -> Non
         raise error
 
     app = build(settings, directory, failed, clock)
-    runner = serve.runner_of(app, settings)
+    runner = runner_of(app, settings)
     await runner.setup()
     try:
         workshop = Workshop(app[STORAGE], app[MODEL_UPLOADS], app[QUOTING], clock)

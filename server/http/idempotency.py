@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from server.http.request import Call, json_response
+from server.http.request import Call
+from server.http.responses import json_response
 from storage.log.entries import Answer, AnyEntry
 from storage.log.log import Position
 from storage.services.idempotency import IdempotencyKey

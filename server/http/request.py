@@ -6,10 +6,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 from aiohttp import HttpVersion11, web
 from multidict import MultiDict
 
@@ -18,7 +16,7 @@ from server.http.headers import Preferences, announces_digest, echoed_position, 
 from server.http.json_body import convert, parse_json
 from server.http.keys import STORAGE
 from server.http.problems import HttpError
-from server.http.ready_response import ReadyResponse
+from server.http.query import Record, convert_query
 from storage.errors import Invalid
 from storage.log.log import Position
 from storage.orders.actors import Actor
@@ -26,22 +24,26 @@ from storage.services.idempotency import IdempotencyKey
 from storage.services.orders import ChangeRequest
 from storage.services.stack import Storage
 
-Record = TypeVar("Record", bound=msgspec.Struct)
-
 JSON_BYTES_MAX = 64 << 10
 """A JSON body; an order with the longest texts has a quarter of it."""
+
 LIST_BYTES_MAX = 256 << 10
 """A JSON body that is a list of 200, or a price list."""
 
 CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
 """Of JSON. What is said to be in another one is not read as if it were in this."""
+
 SMALL_BYTES = 4 << 10
 """A larger JSON body takes its turn."""
+
 NO_FIELDS: Mapping[str, str] = {}
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
+
 _PROCESS = os.urandom(4).hex()
+
 _count = itertools.count(1)
 
 
@@ -200,53 +202,3 @@ class Call:
         if len(raw) > SMALL_BYTES:
             await bodies.json_rounds.turn(len(raw))
         return raw
-
-
-def convert_query(given: Mapping[str, str], record: type[Record]) -> Record:
-    """Texts to a record; what is empty counts as absent, but for its name."""
-    known = record.__struct_encode_fields__
-    texts = {name: value for name, value in given.items() if value or name not in known}
-    try:
-        converted = msgspec.convert(texts, record, strict=False)
-    except msgspec.ValidationError:
-        raise Invalid(*_query_errors(given, record)) from None
-    misread = [
-        (f"/{name}", "not a value")
-        for name, text in texts.items()
-        if _misread(text, getattr(converted, name))
-    ]
-    if misread:
-        raise Invalid(*misread)
-    return converted
-
-
-def _misread(text: str, value: object) -> bool:
-    """msgspec reads "null" as no value where a number may be absent, 1e3 as a whole number, and any number as
-    seconds since 1970."""
-    if isinstance(value, datetime):
-        return ":" not in text
-    return value is None or (type(value) is int and not text.removeprefix("-").isdigit())
-
-
-def _query_errors(given: Mapping[str, str], record: type[Record]) -> list[tuple[str, str]]:
-    errors: list[tuple[str, str]] = []
-    fields = {field.encode_name: field for field in msgspec.structs.fields(record)}
-    errors += [(f"/{name}", "unknown parameter") for name in given if name not in fields]
-    for name, field in fields.items():
-        if given.get(name):
-            try:
-                msgspec.convert(given[name], field.type, strict=False)
-            except msgspec.ValidationError as error:
-                errors.append((f"/{name}", str(error)))
-        elif field.required:
-            errors.append((f"/{name}", "required"))
-    return errors
-
-
-def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A record or ready bytes."""
-    return ReadyResponse(
-        body=body if isinstance(body, bytes) else msgspec.json.encode(body),
-        status=status,
-        headers={"Content-Type": "application/json", "Cache-Control": "private, no-cache", **(headers or {})},
-    )

@@ -1,0 +1,4 @@
+"""Requests that are answered later.
+
+Reading order: `running`, `respond`.
+"""

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from server.http.idempotency import Reply
 from server.http.problems import HttpError, problem_response
-from server.http.request import Call, json_response
+from server.http.request import Call
+from server.http.responses import json_response
 from server.jobs.running import JOBS, Job, JobProgress, JobRecord, JobState, Outcome, Progress
 from storage.services.idempotency import IdempotencyKey
 

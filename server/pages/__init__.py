@@ -1,0 +1,4 @@
+"""What a person sees in a browser.
+
+Reading order: `pages`, `rendering`, `api_docs`, `templates`.
+"""

@@ -15,12 +15,13 @@ from pricing.pool import PoolBusy
 from pricing.price.options import check_options
 from pricing.units import DECLARABLE_UNITS
 from server.api.orders.lists import Filters, Listing, list_query, order_filter
-from server.api.orders.orders import Nothing, QuoteId
 from server.api.prices.prices import Choices
 from server.http.body import BODIES, RawBody, read_whole
+from server.http.fields import Nothing, QuoteId
 from server.http.keys import SETTINGS
 from server.http.problems import HttpError, problem_response
-from server.http.request import Call, convert_query
+from server.http.query import convert_query
+from server.http.request import Call
 from server.http.routes import LOCAL_ADMIN, Route, is_local
 from server.links import LINKS
 from server.pages.rendering import TEXTS, language_of, render

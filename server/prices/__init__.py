@@ -1,0 +1,4 @@
+"""Where pricing meets storage: facts of uploads, quotes, prices of orders, previews.
+
+Reading order: `model_uploads`, `quoting`, `order_prices`, `quotes`, `answer_cache`, `previews`.
+"""

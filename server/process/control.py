@@ -58,7 +58,8 @@ async def control(settings: Settings, *, running_only: bool = False) -> AsyncIte
 @contextlib.asynccontextmanager
 async def _started(settings: Settings) -> AsyncIterator[Control]:
     from server.app import build  # a running server needs none of this
-    from server.process.serve import listen_locally, prepared_directory, runner_of
+    from server.process.listening import listen_locally, runner_of
+    from server.process.serve import prepared_directory
 
     settings = msgspec.structs.replace(settings, model_workers=0)  # no command reads a model
     with prepared_directory(settings) as directory:

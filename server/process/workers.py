@@ -24,7 +24,7 @@ import uvloop
 from aiohttp import web
 
 from server.config import ConfigError, Settings
-from server.process import serve
+from server.process import listening, serve
 from storage.data_directory import DataDirectory
 
 logger = logging.getLogger("facet.workers")
@@ -44,7 +44,7 @@ def run(settings: Settings, started: Callable[[str], None] | None = None) -> int
     """Serve with `settings.workers` processes until a signal comes. `started` is told the address once all
     serve. Raises ConfigError."""
     with (
-        contextlib.closing(serve.bound_socket(settings.host, settings.port)) as listener,
+        contextlib.closing(listening.bound_socket(settings.host, settings.port)) as listener,
         serve.directory_of_parent(settings),
     ):
         return asyncio.run(Parent(settings, listener).run(started))
@@ -112,7 +112,7 @@ def run_worker(settings: Settings, listener_descriptor: int, link_descriptor: in
 async def _work(
     settings: Settings, directory: DataDirectory, listener: socket.socket, link: socket.socket
 ) -> int:
-    stopping, loop = serve.Stopping(), asyncio.get_running_loop()
+    stopping, loop = listening.Stopping(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.asked.set)
     loop.add_signal_handler(signal.SIGINT, stopping.hurry)
 
@@ -234,7 +234,7 @@ class Parent:
             return 2 if first.ended.result() == 2 else 1
         self._places[0] = first
         await asyncio.gather(*(self._fill(index, None) for index in range(1, len(self._places))))
-        url = serve.url_of(self._listener)
+        url = listening.url_of(self._listener)
         logger.info("serving on %s with %d workers", url, len(self._alive))
         if started is not None:
             started(url)
@@ -319,7 +319,7 @@ class Parent:
     async def _end(self, workers: list[Worker]) -> list[int]:
         """They finish what is under way; who does not in time is killed: the log has what it held. Returns
         their exit codes."""
-        deadline_s = self._settings.drain_s + self._settings.grace_s + 3 * serve.SHUTDOWN_S
+        deadline_s = self._settings.drain_s + self._settings.grace_s + 3 * listening.SHUTDOWN_S
         timer = asyncio.get_running_loop().call_later(deadline_s, self._kill, workers)
         for worker in workers:
             worker.signal(signal.SIGTERM)

@@ -2,4 +2,7 @@
 
 Readers share a few connections; batches of the log go through one connection of their own, so that a write
 that hangs holds up no read. Every wait for the server has a deadline.
+
+Reading order: `database`, `connection`, `writer`, `apply`, `rows`, `framing`, `migrate`, `transfer`,
+`examine`.
 """

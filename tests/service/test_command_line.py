@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from server.commands.cli import _COMMANDS, ROLES
+from server.commands.cli import _COMMANDS
+from server.commands.token import ROLES
 from storage.data_directory import DataDirectory
 from storage.orders.actors import Role
 from tests.support.commands import facet, serving

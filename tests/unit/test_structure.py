@@ -3,14 +3,16 @@ and that the documents name everything there is."""
 
 import ast
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from server.app import all_routes
 from server.config import SETTINGS
-from server.observability.metrics import COUNTERS, GAUGES, LABELLED
+from server.observability.storage_metrics import COUNTERS, GAUGES, LABELLED
 from tests.support.processes import Clients
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +71,134 @@ def test_imports_go_one_way(file: Path) -> None:
             assert top in MAY_IMPORT[folder], f"{folder} must not import {name}"
         assert top not in ("tests", "benchmarks", "pickle"), name
         assert BELONGS_TO.get(top, folder) == folder, f"only {BELONGS_TO.get(top)} imports {top}"
+
+
+LEVELS = {
+    "pricing": (
+        ("errors", "units", "facts", "jit", "sample_ring"),
+        ("price", "readers"),
+        ("mesh",),
+        ("pool",),
+    ),
+    "storage": (
+        ("errors", "clock", "bounds", "ids", "tasks", "trouble", "data_directory"),
+        ("memory", "shared", "orders"),
+        ("log",),
+        ("database",),
+        ("cache", "models", "embedded", "redis", "sqlite"),
+        ("postgresql",),
+        ("services",),
+    ),
+    "server": (
+        ("config", "links", "open_servers", "backups", "garbage_collector"),
+        ("http", "engines"),
+        ("uploads",),
+        ("jobs",),
+        ("prices", "observability"),
+        ("api",),
+        ("pages",),
+        ("app",),
+        ("process",),
+        ("demo",),
+        ("commands",),
+        ("__main__",),
+    ),
+}
+"""From the ground up. A place imports lower levels only; neighbours of one level do not know each other, but
+for the ground, whose files may."""
+NEVER = (
+    ("pricing/price", "pricing/readers"),
+    ("pricing/mesh", "pricing/price"),
+    ("storage/services", "storage/sqlite"),
+    ("storage/services", "storage/postgresql"),
+    ("storage/services", "storage/redis"),
+    ("storage/services", "storage/embedded"),
+)
+"""Further arrows that must not be."""
+ENTRIES_MAX = 20
+"""At the top of a package."""
+FILES_MAX = 16
+"""In a folder."""
+
+
+def place_of(module: str) -> tuple[str, str]:
+    """Package, and the file or folder at its top."""
+    package, _, rest = module.partition(".")
+    return package, rest.partition(".")[0]
+
+
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    for file in SOURCES
+    if "versions" not in file.parts
+}
+
+
+def modules_imported_by(file: Path) -> set[str]:
+    """Modules of ours, also those imported as names of their package."""
+    found = set()
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in MODULES else node.module)
+    return {module for module in found if module in MODULES}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_the_levels(module: str) -> None:
+    package, place = place_of(module)
+    levels = {name: level for level, names in enumerate(LEVELS[package]) for name in names}
+    for imported in modules_imported_by(MODULES[module]):
+        other, target = place_of(imported)
+        if other != package or not target or target == place:
+            continue
+        ground = levels[place] == levels[target] == 0
+        assert levels[target] < levels[place] or ground, f"{module} must not import {imported}"
+        assert (f"{package}/{place}", f"{other}/{target}") not in NEVER, f"{module} -> {imported}"
+
+
+def folder_of(module: str) -> str:
+    """A file at the top of a package counts by itself."""
+    return module if module.count(".") < 2 else module.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("name", [str, folder_of], ids=["files", "folders"])
+def test_there_is_no_circle(name: Callable[[str], str]) -> None:
+    arrows: dict[str, set[str]] = {}
+    for module, file in MODULES.items():
+        targets = {name(imported) for imported in modules_imported_by(file)}
+        arrows.setdefault(name(module), set()).update(targets - {name(module)})
+    TopologicalSorter(arrows).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_a_folder_can_be_taken_in_at_a_glance(package: str) -> None:
+    for folder in {file.parent for file in SOURCES if file.is_relative_to(ROOT / package)}:
+        entries = [each for each in folder.iterdir() if each.name != "__pycache__"]
+        assert len(entries) <= ENTRIES_MAX, folder
+        assert sum(each.is_file() for each in entries) <= (
+            ENTRIES_MAX if folder.parent == ROOT else FILES_MAX
+        )
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted({file.parent for file in SOURCES} - {ROOT / "storage/database/migrations/versions"}),
+    ids=name_of,
+)
+def test_a_folder_says_in_which_order_to_read_it(folder: Path) -> None:
+    entries = {each.stem for each in folder.iterdir() if each.suffix in ("", ".py")}
+    words = ast.get_docstring(tree_of(folder / "__init__.py")) or ""
+    named = re.findall(r"`(\w+)`", words.partition("Reading order: ")[2])
+    assert sorted(named) == sorted(entries - {"__init__", "__pycache__"})
+
+
+def test_no_two_classes_have_one_name() -> None:
+    names = Counter(
+        node.name for file in SOURCES for node in tree_of(file).body if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_only_the_configuration_reads_the_environment() -> None:

@@ -1,0 +1,4 @@
+"""Who may call.
+
+Reading order: `tokens`.
+"""

@@ -5,8 +5,9 @@ from datetime import datetime
 import msgspec
 from aiohttp import web
 
-from server.api.orders.orders import Name
-from server.http.request import Call, json_response
+from server.http.fields import Name
+from server.http.request import Call
+from server.http.responses import json_response
 from server.http.routes import ADMIN, EVERYBODY, Routes
 from server.links import LINKS
 from storage.log.entries import Answer, AnyEntry, TokenIssued

@@ -1,0 +1,4 @@
+"""What operators and monitoring call.
+
+Reading order: `health`, `cache`, `backups`.
+"""

@@ -9,7 +9,8 @@ from aiohttp import web
 from server.backups import back_up
 from server.http.keys import DIRECTORY
 from server.http.problems import HttpError
-from server.http.request import Call, json_response
+from server.http.request import Call
+from server.http.responses import json_response
 from server.http.routes import ADMIN, Routes, is_local
 from storage.errors import shortage_of
 

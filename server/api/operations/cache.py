@@ -5,11 +5,12 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from server.api.orders.orders import Nothing
+from server.http.fields import Nothing
 from server.http.problems import HttpError
-from server.http.request import Call, json_response
+from server.http.request import Call
+from server.http.responses import json_response
 from server.http.routes import ADMIN, Routes
-from server.observability.metrics import database_loads, oldest_first
+from server.observability.storage_metrics import database_loads, oldest_first
 from storage.bounds import Bounds
 from storage.cache.read_through import Inspected
 from storage.database.records import DeadLetter

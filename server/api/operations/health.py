@@ -7,7 +7,8 @@ from aiohttp import web
 
 from server.http.keys import SETTINGS
 from server.http.problems import HttpError
-from server.http.request import Call, json_response
+from server.http.request import Call
+from server.http.responses import json_response
 from server.http.routes import Routes, authenticate, is_local
 from server.observability.metrics import METRICS
 from server.observability.readiness import READINESS

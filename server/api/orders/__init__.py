@@ -1,0 +1,4 @@
+"""Orders, and lists of them.
+
+Reading order: `orders`, `lists`.
+"""

@@ -7,8 +7,9 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from server.api.orders.orders import Moment, Name, Reference, in_range, read_answer, read_headers
-from server.http.request import Call, json_response
+from server.http.fields import Moment, Name, Reference, in_range
+from server.http.request import Call
+from server.http.responses import json_response, read_answer, read_headers
 from server.http.routes import EVERYBODY, Routes
 from storage.cache.read_through import CacheStatus
 from storage.errors import Behind, Invalid

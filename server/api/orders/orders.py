@@ -4,61 +4,53 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
+from server.http.fields import (
+    Code,
+    Comment,
+    Moment,
+    Name,
+    Note,
+    Nothing,
+    Quantity,
+    QuoteId,
+    Reference,
+    Sha256,
+    canonical,
+    in_range,
+)
 from server.http.headers import echoed_version, if_none_match
 from server.http.keys import SETTINGS
 from server.http.problems import HttpError
-from server.http.ready_response import ReadyResponse
-from server.http.request import Call, json_response
+from server.http.request import Call
+from server.http.responses import json_response, read_answer, read_headers
 from server.http.routes import EVERYBODY, Routes
 from server.links import LINKS
 from server.prices.order_prices import ORDER_PRICES
 from storage.cache.read_through import Found
 from storage.errors import Behind, Conflict, Invalid, NotFound
-from storage.log.log import Position
 from storage.orders.actors import OPENING_ROLES, TENANT_ROLES, Actor, Role
 from storage.orders.encoded import EncodedOrder
 from storage.orders.filters import LIMIT_MAX
-from storage.orders.order import (
-    COMMENT_CHARS,
-    NAME_CHARS,
-    NOTE_CHARS,
-    QUANTITY_MAX,
-    REFERENCE_CHARS,
-    Change,
-    HistoryItem,
-    Money,
-    Order,
-    OrderStatus,
-)
+from storage.orders.order import Change, HistoryItem, Money, Order, OrderStatus
 from storage.orders.rules import StatusRequest, advance, comment, edit, require_visible
 from storage.orders.workflow import Status
 from storage.services.orders import ChangeOutcome, Draft
 
 logger = logging.getLogger("facet.http")
 
-Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS, pattern=r"\S")]
-Reference = Annotated[str, Meta(min_length=1, max_length=REFERENCE_CHARS, pattern=r"\S")]
-Note = Annotated[str, Meta(max_length=NOTE_CHARS)]
-Comment = Annotated[str, Meta(min_length=1, max_length=COMMENT_CHARS, pattern=r"\S")]
-Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", max_length=64)]
-Code = Annotated[str, Meta(min_length=1, max_length=40)]
-QuoteId = Annotated[str, Meta(min_length=1, max_length=64)]
-Moment = Annotated[datetime, Meta(tz=True)]
-
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
-EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
-NOTHING_APPLIED: Mapping[str, str] = {}
 TAKERS = frozenset({Role.OPERATOR, Role.MES, Role.ADMIN})
+
 RELEASERS = frozenset({Role.OPERATOR, Role.MES, Role.SELLER, Role.ADMIN})
+
 STEPPERS = EVERYBODY - {Role.CUSTOMER}
 
 
@@ -118,10 +110,6 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     comment: Comment | None = None
 
 
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An empty body."""
-
-
 class Remark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     comment: Comment
 
@@ -144,6 +132,7 @@ class Link(msgspec.Struct, frozen=True):
 
 
 _READ_ERRORS = (404, 503)
+
 _CHANGE_ERRORS = (404, 409, 412, 503)
 
 routes = Routes("orders")
@@ -349,26 +338,6 @@ def _public_origin(call: Call) -> str:
     return f"{call.request.scheme}://{call.request.host}"
 
 
-def canonical(name: str, value: object) -> object:
-    """A field as it is kept: hashes and ids in lower case, moments in UTC. Raises Invalid."""
-    if name in ("model", "quote") and isinstance(value, str):
-        return value.lower()
-    return in_range(name, value)
-
-
-def in_range(name: str, value: object) -> object:
-    """A moment as UTC. Raises Invalid for one that no order can have."""
-    if not isinstance(value, datetime):
-        return value
-    try:
-        moment = value.astimezone(UTC)
-    except OverflowError:
-        moment = datetime.min.replace(tzinfo=UTC)
-    if not EARLIEST <= moment < LATEST:
-        raise Invalid((f"/{name}", f"must lie from {EARLIEST.year} to {LATEST.year - 1}"))
-    return moment
-
-
 def _history_cursor(text: str | None) -> int:
     if text is None:
         return 0
@@ -474,29 +443,6 @@ async def _visible(call: Call) -> Found:
     if not call.actor.sees(found.held.customer):
         raise NotFound("There is no such order.")
     return found
-
-
-def read_headers(call: Call, source: str, as_of: Position | None = None) -> dict[str, str]:
-    """`as_of` None: what is answered is complete to where this process stands now."""
-    tail = call.storage.tail
-    return {"Cache-Status": source, "Facet-Position": str(as_of) if as_of else f"{tail.epoch}-{tail.head}"}
-
-
-def read_answer(
-    call: Call,
-    body: bytes,
-    etag: str,
-    source: str,
-    applied: Mapping[str, str] = NOTHING_APPLIED,
-    as_of: Position | None = None,
-) -> web.Response:
-    headers = read_headers(call, source, as_of)
-    headers["ETag"] = etag
-    if applied:
-        headers.update(applied)
-    if if_none_match(call.request, etag):
-        return ReadyResponse(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
-    return json_response(body, headers=headers)
 
 
 def _changed(call: Call, outcome: ChangeOutcome) -> web.Response:

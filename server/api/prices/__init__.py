@@ -1,0 +1,4 @@
+"""Prices, models, price lists, batches and jobs.
+
+Reading order: `prices`, `models`, `versions`, `batches`, `jobs`.
+"""

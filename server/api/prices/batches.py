@@ -8,11 +8,12 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
-from server.api.orders.orders import Sha256
 from server.api.prices.prices import Choices, Explain
+from server.http.fields import Sha256
 from server.http.idempotency import Reply, once
 from server.http.problems import Problem
-from server.http.request import LIST_BYTES_MAX, Call, json_response
+from server.http.request import LIST_BYTES_MAX, Call
+from server.http.responses import json_response
 from server.http.routes import Routes
 from server.jobs.respond import refusal, respond_later
 from server.jobs.running import Job, Progress

@@ -3,7 +3,8 @@
 from aiohttp import web
 
 from server.api.prices.batches import SHAPE, rendered
-from server.http.request import Call, json_response
+from server.http.request import Call
+from server.http.responses import json_response
 from server.http.routes import Routes
 from server.jobs.respond import POLL_S, shown
 from server.jobs.running import JOBS, Job, JobRecord, JobState

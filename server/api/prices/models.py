@@ -8,14 +8,15 @@ from aiohttp import web
 from pricing.facts import PREVIEW_MEDIA_TYPE
 from pricing.price.model_view import ModelView
 from pricing.units import check_declared_unit
-from server.api.orders.orders import Code, read_answer
 from server.api.prices.prices import Priced, PriceQuery, cache_status, quote_tag
+from server.http.fields import Code
 from server.http.file_response import send_file
 from server.http.headers import if_none_match
 from server.http.idempotency import Reply, once
 from server.http.problems import HttpError
 from server.http.ready_response import ReadyResponse
-from server.http.request import Call, json_response
+from server.http.request import Call
+from server.http.responses import json_response, read_answer
 from server.http.routes import Routes
 from server.prices.model_uploads import MODEL_UPLOADS, facts_of
 from server.prices.previews import PREVIEWS

@@ -2,8 +2,7 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -11,30 +10,28 @@ from msgspec import Meta
 
 from pricing.price.model_view import ModelView
 from pricing.price.options import Options, check_options
-from pricing.price.price_list import MetalFix, PriceList, metal_fix_of, price_list_of
 from pricing.price.stones import parse_stones
 from pricing.readers.formats import check_content_type
 from pricing.units import DECLARABLE_UNITS
-from server.api.orders.orders import Code, read_answer
+from server.http.fields import Code
 from server.http.headers import announced_sha256
-from server.http.idempotency import Reply, answer_of, as_kept, once
+from server.http.idempotency import Reply, as_kept, once
 from server.http.problems import HttpError
-from server.http.request import LIST_BYTES_MAX, Call, json_response
-from server.http.routes import ADMIN, EVERYBODY, Routes
+from server.http.request import Call
+from server.http.responses import json_response, read_answer
+from server.http.routes import EVERYBODY, Routes
 from server.jobs.respond import respond_later
 from server.jobs.running import Job, Progress
 from server.prices.model_uploads import MODEL_UPLOADS, facts_of
 from server.prices.quotes import QuoteView
 from server.prices.quoting import QUOTING
 from server.uploads.model_body import is_form, received
-from storage.database.records import StoredVersion
-from storage.log.entries import Answer, AnyEntry
-from storage.log.log import Position
+from storage.log.entries import Answer
 from storage.models.shared import Model
 from storage.orders.actors import PRICING_ROLES
-from storage.services.price_versions import PriceVersions
 
 QUANTITY_MAX = 1_000_000
+
 STONES_TEXT_MAX = 2_600
 """Characters: 50 kinds, with the longest codes and counts."""
 
@@ -107,17 +104,6 @@ class Materials(msgspec.Struct, frozen=True, kw_only=True):
     finishes: list[SurfaceView]
     platings: list[SurfaceView]
     stones: list[StoneView]
-
-
-class PublishedVersion(msgspec.Struct, frozen=True):
-    version: str
-    valid_from: datetime
-    valid_to: datetime | None
-
-
-class PriceLists(msgspec.Struct, frozen=True):
-    items: list[PublishedVersion]
-    next: str | None = None
 
 
 _UPLOAD_ERRORS = (408, 409, 413, 415, 503)
@@ -257,88 +243,6 @@ async def list_materials(call: Call) -> web.StreamResponse:
             ],
         )
     )
-
-
-@routes("GET", "/v1/price-lists", "PriceVersions price lists", roles=ADMIN, answers={200: PriceLists})
-async def list_price_lists(call: Call) -> web.StreamResponse:
-    versions = call.request.app[QUOTING].price_lists.all()
-    return json_response(
-        PriceLists([PublishedVersion(item.version, item.starts_at, item.ends_at) for item in versions])
-    )
-
-
-@routes(
-    "GET",
-    "/v1/price-lists/current",
-    "The price list that is valid now",
-    roles=ADMIN,
-    answers={200: PriceList},
-    errors=(503,),
-)
-async def get_current_price_list(call: Call) -> web.StreamResponse:
-    return json_response(call.request.app[QUOTING].current()[0])
-
-
-@routes(
-    "POST",
-    "/v1/price-lists",
-    "Publish a price list; it never changes afterwards",
-    roles=ADMIN,
-    body=PriceList,
-    body_bytes_max=LIST_BYTES_MAX,
-    answers={201: PriceList},
-    errors=(409, 503),
-    changes=True,
-)
-async def publish_price_list(call: Call) -> web.StreamResponse:
-    record = price_list_of(await call.document())
-    stored = StoredVersion(record.version, record.valid_from, record.valid_to, msgspec.json.encode(record))
-    return await _publish(call, call.request.app[QUOTING].price_lists, stored)
-
-
-@routes(
-    "POST",
-    "/v1/metal-fixes",
-    "Publish a metal fix",
-    roles=ADMIN,
-    body=MetalFix,
-    answers={201: MetalFix},
-    errors=(409, 503),
-    changes=True,
-)
-async def publish_metal_fix(call: Call) -> web.StreamResponse:
-    record = metal_fix_of(await call.document())
-    stored = StoredVersion(record.version, record.fixed_at, None, msgspec.json.encode(record))
-    return await _publish(call, call.request.app[QUOTING].metal_fixes, stored)
-
-
-@routes(
-    "GET",
-    "/v1/metal-fixes/current",
-    "The metal fix that is valid now",
-    roles=ADMIN,
-    answers={200: MetalFix},
-    errors=(503,),
-)
-async def get_current_metal_fix(call: Call) -> web.StreamResponse:
-    return json_response(call.request.app[QUOTING].current()[1])
-
-
-async def _publish(call: Call, known: PriceVersions[Any], stored: StoredVersion) -> web.StreamResponse:
-    keyed = call.keyed(call.raw)
-    remembered = None if keyed is None else keyed.remembered(Answer(status=201, body=stored.body))
-
-    async def publish() -> web.Response:
-        return _published(await known.publish(stored, remembered), stored.body)
-
-    async def again(position: Position, entry: AnyEntry) -> web.Response:
-        return _published(position, answer_of(entry).body or b"")
-
-    return await call.storage.idempotency.once(keyed, publish, again)
-
-
-def _published(position: Position, body: bytes) -> web.Response:
-    return json_response(body, 201, {"Facet-Position": str(position), "Durability": "log"})
 
 
 def quote_tag(quote_id: str, explain: bool) -> str:

@@ -1,0 +1,4 @@
+"""`facet price`: files priced without a server.
+
+Reading order: `run`, `arguments`, `sources`, `rows`, `progress`.
+"""

@@ -1,0 +1,4 @@
+"""Alembic's environment and the numbered migrations.
+
+Reading order: `env`, `versions`.
+"""

@@ -1,0 +1,47 @@
+"""Answers: a record or ready bytes as JSON, and the headers that say how new they are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from server.http.headers import if_none_match
+from server.http.ready_response import ReadyResponse
+from server.http.request import Call
+from storage.log.log import Position
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A record or ready bytes."""
+    return ReadyResponse(
+        body=body if isinstance(body, bytes) else msgspec.json.encode(body),
+        status=status,
+        headers={"Content-Type": "application/json", "Cache-Control": "private, no-cache", **(headers or {})},
+    )
+
+
+NOTHING_APPLIED: Mapping[str, str] = {}
+
+
+def read_headers(call: Call, source: str, as_of: Position | None = None) -> dict[str, str]:
+    """`as_of` None: what is answered is complete to where this process stands now."""
+    tail = call.storage.tail
+    return {"Cache-Status": source, "Facet-Position": str(as_of) if as_of else f"{tail.epoch}-{tail.head}"}
+
+
+def read_answer(
+    call: Call,
+    body: bytes,
+    etag: str,
+    source: str,
+    applied: Mapping[str, str] = NOTHING_APPLIED,
+    as_of: Position | None = None,
+) -> web.Response:
+    headers = read_headers(call, source, as_of)
+    headers["ETag"] = etag
+    if applied:
+        headers.update(applied)
+    if if_none_match(call.request, etag):
+        return ReadyResponse(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
+    return json_response(body, headers=headers)
