@@ -29,8 +29,9 @@ from storage.orders.actors import Actor, Role
 from storage.orders.order import Change, Order, encode_order
 from storage.orders.rules import StatusRequest, advance
 from storage.orders.workflow import Status
-from storage.postgresql.rows import ROWS, SELECT_ORDER, array_type
+from storage.postgresql.rows import ROWS, array_type
 
+_SELECT_ORDER = f"SELECT {ORDER_NAMES} FROM orders WHERE id = $1"
 ADMIN = Actor(token_id="bench", name="admin", role=Role.ADMIN)
 _UPDATE = (
     "UPDATE orders SET version = $3, status = $4, status_since = $5, status_version = $6, updated_at = $7"
@@ -63,7 +64,7 @@ class PoolChanges:
 
     async def change(self, order_id: str, status: Status) -> Order:
         async with self._pool.acquire() as connection, connection.transaction():
-            order = _order(await connection.fetchrow(SELECT_ORDER, order_id))
+            order = _order(await connection.fetchrow(_SELECT_ORDER, order_id))
             change = advance(order, StatusRequest(status=status), ADMIN, datetime.now(UTC))
             if change is None:
                 return order
@@ -74,7 +75,7 @@ class PoolChanges:
 
     async def change_lean(self, order_id: str, status: Status) -> Order:
         async with self._lean.acquire() as connection:
-            order = _order(await connection.fetchrow(SELECT_ORDER, order_id))
+            order = _order(await connection.fetchrow(_SELECT_ORDER, order_id))
             change = advance(order, StatusRequest(status=status), ADMIN, datetime.now(UTC))
             if change is None:
                 return order

@@ -9,27 +9,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
 
 from storage.database.batches import expected_versions
-from storage.database.queries import counts_statement, list_statement
+from storage.database.reads import Reads, Words
 from storage.database.records import (
-    CountsSnapshot,
-    DeadLetter,
-    Epoch,
-    ListSnapshot,
     Member,
     Rejected,
     StoredModel,
-    StoredQuote,
-    StoredToken,
-    StoredVersion,
 )
-from storage.database.rows import HISTORY_COLUMNS, MODEL_COLUMNS, answer_of
 from storage.database.schema import ORDER_NUMBERS, ORDERS_POSITION
 from storage.errors import Conflict, Fenced
-from storage.log.entries import AnyEntry
 from storage.log.log import LogRecord, Position
-from storage.orders.filters import ListQuery, OrderFilter
-from storage.orders.order import HistoryItem, Order
-from storage.orders.workflow import Status
 from storage.postgresql.apply import (
     COPIED_ROWS_MIN,
     any_parked,
@@ -43,7 +31,6 @@ from storage.postgresql.apply import (
 from storage.postgresql.connection import Connection, PostgresReaders, StatementRefused
 from storage.postgresql.rows import (
     ROWS,
-    SELECT_ORDER,
     STORE_MODELS,
     STORE_TENANTS,
     columns_of,
@@ -58,14 +45,14 @@ WRITE_DEADLINE_S = 5.0
 _DIALECT = dialects.dialect()  # type: ignore[no-untyped-call]
 _CHANGE_NOTHING = "UPDATE log_positions SET position = position WHERE FALSE"
 """Refused by a server that only reads: a standby, or one that was told so."""
-_EPOCH = "SELECT epoch, position, lineage FROM log_positions WHERE name = $1"
-_MODEL_LISTED = (
-    f"SELECT {MODEL_COLUMNS}, ARRAY(SELECT tenant FROM model_tenants AS t"
-    " WHERE t.sha256 = models.sha256) FROM models"
-)
-_MOST_POPULAR = (  # as `storage.memory.popularity.rank`
-    "ORDER BY ln(greatest(requests_score, 1e-300)) / ln(2::float8)"
-    " + extract(epoch FROM requested_at)::float8 / $1::float8 DESC"
+_WORDS = Words(
+    inserted="ctid",
+    tenants="coalesce(array_agg(tenant), '{}')",
+    most_popular=(  # as `storage.memory.popularity.rank`
+        "ln(greatest(requests_score, 1e-300)) / ln(2::float8)"
+        " + extract(epoch FROM requested_at)::float8 / $1::float8"
+    ),
+    read_tenants=frozenset,
 )
 # After a rebase onto an older copy there can be orders beyond what the copy has leased.
 _LEASE_NUMBERS = (
@@ -102,7 +89,7 @@ _PRUNE_ANSWERS = (
 )
 
 
-class PostgresDatabase:
+class PostgresDatabase(Reads):
     """`keeps_answers`: whether answers to keyed requests are kept here, for a log that does not.
     `copied_rows_min`: from how many changes on a batch comes by COPY."""
 
@@ -116,6 +103,7 @@ class PostgresDatabase:
         keeps_answers: bool,
         copied_rows_min: int = COPIED_ROWS_MIN,
     ) -> None:
+        super().__init__(ROWS, _WORDS)
         self._copied_rows_min = copied_rows_min
         self._url = url
         self._keeps_answers = keeps_answers
@@ -131,14 +119,6 @@ class PostgresDatabase:
         await self._writer.close()
         await self._readers.close()
 
-    async def position(self) -> Position:
-        return (await self.epoch()).position
-
-    async def epoch(self) -> Epoch:
-        rows = await self._readers.fetch(_EPOCH, ORDERS_POSITION)
-        epoch, n, lineage = rows[0]
-        return Epoch(Position(epoch, n), lineage)
-
     async def probe(self) -> None:
         await self.epoch()
         await self._readers.fetch(_CHANGE_NOTHING)
@@ -148,84 +128,10 @@ class PostgresDatabase:
         moment: datetime = rows[0][0]
         return moment
 
-    async def installation(self) -> str:
-        rows = await self._readers.fetch("SELECT id FROM installation")
-        return str(rows[0][0])
-
     async def secret(self, name: str, proposed: bytes) -> bytes:
         while not (rows := await self._readers.fetch("SELECT value FROM secrets WHERE name = $1", name)):
             await self._readers.fetch(_KEEP_SECRET, name, proposed)
         return bytes(rows[0][0])
-
-    async def load_order(self, order_id: str) -> Order | None:
-        rows = await self._readers.find(SELECT_ORDER, order_id)
-        return ROWS.order_of(rows[0]) if rows else None
-
-    async def load_history(self, order_id: str) -> list[HistoryItem]:
-        rows = await self._readers.find(
-            f"SELECT {HISTORY_COLUMNS} FROM order_history WHERE order_id = $1 ORDER BY version", order_id
-        )
-        return [ROWS.history_of(row) for row in rows]
-
-    async def load_list(self, query: ListQuery, limit: int) -> ListSnapshot:
-        rows = await self._select(list_statement(query, limit))
-        if not rows:
-            return ListSnapshot(await self.position(), [])
-        orders = [ROWS.order_of(row[2:]) for row in map(tuple, rows) if row[2] is not None]
-        return ListSnapshot(Position(rows[0][0], rows[0][1]), orders)
-
-    async def load_counts(self, order_filter: OrderFilter) -> CountsSnapshot:
-        rows = await self._select(counts_statement(order_filter))
-        if not rows:
-            return CountsSnapshot(await self.position(), {})
-        counts = {Status(row[2]): row[3] for row in rows if row[2] is not None}
-        return CountsSnapshot(Position(rows[0][0], rows[0][1]), counts)
-
-    async def find_reference(self, created_by: str, reference: str) -> str | None:
-        rows = await self._readers.find(
-            "SELECT id FROM orders WHERE created_by = $1 AND reference = $2", created_by, reference
-        )
-        return rows[0][0] if rows else None
-
-    async def load_quote(self, quote_id: str) -> StoredQuote | None:
-        rows = await self._readers.find(
-            "SELECT id, tenant, valid_until, body FROM prices WHERE id = $1", quote_id
-        )
-        return ROWS.quote_of(rows[0]) if rows else None
-
-    async def load_model(self, sha256: str) -> StoredModel | None:
-        rows = await self._readers.find(f"{_MODEL_LISTED} WHERE sha256 = $1", sha256)
-        return _model_of(rows[0]) if rows else None
-
-    async def load_popular_models(self, limit: int, half_life_s: float) -> list[StoredModel]:
-        rows = await self._readers.fetch(f"{_MODEL_LISTED} {_MOST_POPULAR} LIMIT $2", half_life_s, limit)
-        return [_model_of(row) for row in rows]
-
-    async def load_price_lists(self) -> list[StoredVersion]:
-        rows = await self._readers.fetch(
-            "SELECT version, valid_from, valid_to, body FROM price_lists ORDER BY published_at, ctid"
-        )
-        return [ROWS.version_of(row) for row in rows]
-
-    async def load_metal_fixes(self) -> list[StoredVersion]:
-        rows = await self._readers.fetch(
-            "SELECT version, fixed_at, NULL, body FROM metal_fixes ORDER BY published_at, ctid"
-        )
-        return [ROWS.version_of(row) for row in rows]
-
-    async def load_tokens(self) -> list[StoredToken]:
-        rows = await self._readers.fetch(
-            "SELECT id, secret_hash, role, name, customer, created_at FROM tokens"
-            " WHERE revoked_at IS NULL ORDER BY created_at, id"
-        )
-        return [ROWS.token_of(row) for row in rows]
-
-    async def load_dead_letters(self) -> list[tuple[DeadLetter, LogRecord]]:
-        rows = await self._readers.fetch(
-            "SELECT id, epoch, position, order_id, error, payload, at FROM dead_letters"
-            " ORDER BY epoch, position"
-        )
-        return [ROWS.dead_letter_of(row) for row in rows]
 
     async def apply(self, batch: Sequence[LogRecord], old: Position, new: Position) -> list[Rejected]:
         async def together(connection: Connection) -> list[Rejected]:
@@ -258,21 +164,6 @@ class PostgresDatabase:
             return rejected
 
         return await self._writer.run(job)
-
-    async def rejected(self, old: Position, new: Position) -> dict[int, str]:
-        rows = await self._readers.fetch(
-            "SELECT position, error FROM dead_letters WHERE epoch = $1 AND position > $2 AND position <= $3",
-            old.epoch,
-            old.n,
-            new.n,
-        )
-        return {row[0]: row[1] for row in rows}
-
-    async def find_answer(self, scope: str) -> tuple[Position, AnyEntry] | None:
-        rows = await self._readers.find(
-            "SELECT epoch, position, payload FROM answers WHERE scope = $1", scope
-        )
-        return answer_of(*rows[0]) if rows else None
 
     async def load_answered(self, within_s: float, after: str, limit: int) -> list[str]:
         rows = await self._readers.fetch(
@@ -371,14 +262,15 @@ class PostgresDatabase:
         if self._keeps_answers:
             await store_answers(connection, batch, old.epoch, replaced=True)
 
+    async def _fetch(self, sql: str, *parameters: Any) -> list[Any]:
+        return await self._readers.fetch(sql, *parameters)
+
+    async def _find(self, sql: str, *parameters: Any) -> list[Any]:
+        return await self._readers.find(sql, *parameters)
+
     async def _select(self, statement: sa.Select[Any]) -> list[Any]:
-        """Nothing at all when a value is looked for that no column can hold."""
         compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
         parameters = compiled.params
         return await self._readers.find(
             str(compiled), *(parameters[name] for name in compiled.positiontup or ())
         )
-
-
-def _model_of(row: Any) -> StoredModel:
-    return ROWS.model_of(row, frozenset(row[-1]))

@@ -64,7 +64,6 @@ def columns_of(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return list(zip(*rows, strict=True))
 
 
-SELECT_ORDER = f"SELECT {ORDER_NAMES} FROM orders WHERE id = $1"
 HISTORY_LIST = HISTORY_NAMES.split(", ")
 _STORED_NAMES = f"{ORDER_NAMES}, search"
 ORDER_LIST = _STORED_NAMES.split(", ")

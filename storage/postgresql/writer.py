@@ -1,14 +1,13 @@
 """The connection that batches of the log go through, and the one task that owns it.
 
-A cancelled caller must not leave a transaction open. So nobody but this task touches the connection: others
-hand it a job and wait for the job's outcome. After any failure that is not the server's plain refusal the
+After any failure that is not the server's plain refusal the
 connection is dropped and the next job opens another: what it left is rolled back by the server.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from storage.database.job_queue import JobQueue
 from storage.errors import StorageError
 from storage.postgresql.connection import (
     Connection,
@@ -24,53 +23,28 @@ from storage.postgresql.connection import (
 Result = TypeVar("Result")
 Job = Callable[[Connection], Awaitable[Result]]
 
-QUEUE_JOBS = 64
 
-
-class PostgresWriter:
+class PostgresWriter(JobQueue[Connection]):
     """Runs jobs one after the other, each in a transaction of its own. `deadline_s` is for each statement."""
 
     def __init__(self, url: str, deadline_s: float) -> None:
+        super().__init__()
         self._url = url
         self._deadline_s = deadline_s
-        self._jobs: asyncio.Queue[tuple[Job[Any], asyncio.Future[Any]] | None] = asyncio.Queue(QUEUE_JOBS)
         self._connection: Connection | None = None
-        self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="postgresql writer")
-
-    async def run(self, job: Job[Result]) -> Result:
-        """The job's result once it is committed. Raises Refused, or DatabaseUnavailable: then the job has
-        most likely left nothing, but a COMMIT whose answer was lost may have happened."""
-        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        await self._jobs.put((job, done))
-        return await done
+        self._start("postgresql writer")
 
     async def close(self) -> None:
-        if self._task is not None:
-            await self._jobs.put(None)
-            await self._task
+        await super().close()
         if self._connection is not None:
             await closed(self._connection)
 
-    async def _run(self) -> None:
-        while (item := await self._jobs.get()) is not None:
-            job, done = item
-            try:
-                result = await self._transaction(job)
-            except (StorageError, StatementRefused) as error:
-                _settle(done, error=error)
-            except BaseException as error:
-                _settle(done, error=error)
-                if not isinstance(error, Exception):
-                    raise
-            else:
-                _settle(done, result=result)
-
     async def _transaction(self, job: Job[Result]) -> Result:
-        """BEGIN and COMMIT by hand: the driver's own block would wait without a deadline for a server that
-        has stopped."""
+        """Raises StatementRefused, or DatabaseUnavailable: then the job has most likely left nothing, but a
+        COMMIT whose answer was lost may have happened. BEGIN and COMMIT by hand: the driver's own block would
+        wait without a deadline for a server that has stopped."""
         try:
             connection = await self._connected()
             await connection.execute("BEGIN")
@@ -113,12 +87,3 @@ class PostgresWriter:
         connection, self._connection = self._connection, None
         if connection is not None:
             terminate(connection)
-
-
-def _settle(done: "asyncio.Future[Any]", *, result: Any = None, error: BaseException | None = None) -> None:
-    if done.done():
-        return
-    if error is not None:
-        done.set_exception(error)
-    else:
-        done.set_result(result)

@@ -1,9 +1,10 @@
 """The database in a SQLite file. Implements `storage.database.contract.Database`."""
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite as dialects
 
 from storage.clock import to_text
-from storage.database.queries import counts_statement, list_statement
+from storage.database.reads import Reads, Words
 from storage.database.records import (
-    CountsSnapshot,
-    DeadLetter,
-    Epoch,
-    ListSnapshot,
     Member,
     Rejected,
     StoredModel,
-    StoredQuote,
-    StoredToken,
-    StoredVersion,
 )
-from storage.database.rows import HISTORY_COLUMNS, MODEL_COLUMNS, answer_of
 from storage.database.schema import ORDER_NUMBERS, ORDERS_POSITION
 from storage.errors import Conflict, Fenced
-from storage.log.entries import AnyEntry
 from storage.log.log import LogRecord, Position
-from storage.orders.filters import ListQuery, OrderFilter
-from storage.orders.order import HistoryItem, Order
-from storage.orders.workflow import Status
 from storage.sqlite import leases
 from storage.sqlite.apply import (
     REFUSED,
@@ -43,15 +32,18 @@ from storage.sqlite.apply import (
     store_answers,
 )
 from storage.sqlite.connection import SqliteReaders
-from storage.sqlite.models import MOST_POPULAR, store_models
-from storage.sqlite.rows import KEEP_ANSWER, REPLACE_ANSWER, ROWS, SELECT_ORDER
+from storage.sqlite.models import RANK, store_models
+from storage.sqlite.rows import KEEP_ANSWER, REPLACE_ANSWER, ROWS
 from storage.sqlite.writer import SqliteWriter
 
 _DIALECT = dialects.dialect(paramstyle="named")
-_MODEL_LISTED = (
-    f"SELECT {MODEL_COLUMNS}, (SELECT json_group_array(tenant) FROM model_tenants AS t"
-    " WHERE t.sha256 = models.sha256) FROM models"
+_WORDS = Words(
+    inserted="rowid",
+    tenants="json_group_array(tenant)",
+    most_popular=RANK,
+    read_tenants=lambda text: frozenset(json.loads(text)),
 )
+_PLACEHOLDER = re.compile(r"\$\d+")
 
 # After a rebase onto an older copy there can be orders beyond what the copy has leased.
 _LEASE_NUMBERS = (
@@ -60,7 +52,7 @@ _LEASE_NUMBERS = (
 )
 
 
-class SqliteDatabase:
+class SqliteDatabase(Reads):
     def __init__(
         self,
         path: Path,
@@ -71,6 +63,7 @@ class SqliteDatabase:
         keeps_answers: bool = False,
     ) -> None:
         """`keeps_answers`: whether answers to keyed requests are kept here, for a log that does not."""
+        super().__init__(ROWS, _WORDS)
         self._keeps_answers = keeps_answers
         self._writer = SqliteWriter(path, busy_timeout_s)
         self._readers = SqliteReaders(path, reader_connections, read_deadline_s)
@@ -84,96 +77,16 @@ class SqliteDatabase:
         await self._readers.close()
         await self._writer.close()
 
-    async def position(self) -> Position:
-        return (await self.epoch()).position
-
-    async def epoch(self) -> Epoch:
-        rows = await self._readers.fetch(
-            "SELECT epoch, position, lineage FROM log_positions WHERE name = ?", (ORDERS_POSITION,)
-        )
-        epoch, n, lineage = rows[0]
-        return Epoch(Position(epoch, n), lineage)
-
     async def probe(self) -> None:
         await self.epoch()
 
     async def now(self) -> datetime | None:
         return None
 
-    async def installation(self) -> str:
-        rows = await self._readers.fetch("SELECT id FROM installation")
-        return str(rows[0][0])
-
     async def secret(self, name: str, proposed: bytes) -> bytes:
-        while not (rows := await self._readers.fetch("SELECT value FROM secrets WHERE name = ?", (name,))):
+        while not (rows := await self._fetch("SELECT value FROM secrets WHERE name = $1", name)):
             await self._writer.run(partial(leases.keep_secret, name=name, proposed=proposed))
         return bytes(rows[0][0])
-
-    async def load_order(self, order_id: str) -> Order | None:
-        rows = await self._readers.fetch(SELECT_ORDER, (order_id,))
-        return ROWS.order_of(rows[0]) if rows else None
-
-    async def load_history(self, order_id: str) -> list[HistoryItem]:
-        rows = await self._readers.fetch(
-            f"SELECT {HISTORY_COLUMNS} FROM order_history WHERE order_id = ? ORDER BY version", (order_id,)
-        )
-        return [ROWS.history_of(row) for row in rows]
-
-    async def load_list(self, query: ListQuery, limit: int) -> ListSnapshot:
-        rows = await self._select(list_statement(query, limit))
-        orders = [ROWS.order_of(row[2:]) for row in rows if row[2] is not None]
-        return ListSnapshot(Position(*rows[0][:2]), orders)
-
-    async def load_counts(self, order_filter: OrderFilter) -> CountsSnapshot:
-        rows = await self._select(counts_statement(order_filter))
-        counts = {Status(row[2]): row[3] for row in rows if row[2] is not None}
-        return CountsSnapshot(Position(*rows[0][:2]), counts)
-
-    async def find_reference(self, created_by: str, reference: str) -> str | None:
-        rows = await self._readers.fetch(
-            "SELECT id FROM orders WHERE created_by = ? AND reference = ?", (created_by, reference)
-        )
-        return rows[0][0] if rows else None
-
-    async def load_quote(self, quote_id: str) -> StoredQuote | None:
-        rows = await self._readers.fetch(
-            "SELECT id, tenant, valid_until, body FROM prices WHERE id = ?", (quote_id,)
-        )
-        return ROWS.quote_of(rows[0]) if rows else None
-
-    async def load_model(self, sha256: str) -> StoredModel | None:
-        rows = await self._readers.fetch(f"{_MODEL_LISTED} WHERE sha256 = ?", (sha256,))
-        return _model_of(rows[0]) if rows else None
-
-    async def load_popular_models(self, limit: int, half_life_s: float) -> list[StoredModel]:
-        rows = await self._readers.fetch(f"{_MODEL_LISTED} {MOST_POPULAR} LIMIT ?", (half_life_s, limit))
-        return [_model_of(row) for row in rows]
-
-    async def load_price_lists(self) -> list[StoredVersion]:
-        rows = await self._readers.fetch(
-            "SELECT version, valid_from, valid_to, body FROM price_lists ORDER BY published_at, rowid"
-        )
-        return [ROWS.version_of(row) for row in rows]
-
-    async def load_metal_fixes(self) -> list[StoredVersion]:
-        rows = await self._readers.fetch(
-            "SELECT version, fixed_at, NULL, body FROM metal_fixes ORDER BY published_at, rowid"
-        )
-        return [ROWS.version_of(row) for row in rows]
-
-    async def load_tokens(self) -> list[StoredToken]:
-        rows = await self._readers.fetch(
-            "SELECT id, secret_hash, role, name, customer, created_at FROM tokens"
-            " WHERE revoked_at IS NULL ORDER BY created_at, id"
-        )
-        return [ROWS.token_of(row) for row in rows]
-
-    async def load_dead_letters(self) -> list[tuple[DeadLetter, LogRecord]]:
-        rows = await self._readers.fetch(
-            "SELECT id, epoch, position, order_id, error, payload, at FROM dead_letters"
-            " ORDER BY epoch, position"
-        )
-        return [ROWS.dead_letter_of(row) for row in rows]
 
     async def apply(self, batch: Sequence[LogRecord], old: Position, new: Position) -> list[Rejected]:
         async def together(connection: aiosqlite.Connection) -> list[Rejected]:
@@ -205,24 +118,13 @@ class SqliteDatabase:
 
         return await self._writer.run(job)
 
-    async def rejected(self, old: Position, new: Position) -> dict[int, str]:
-        rows = await self._readers.fetch(
-            "SELECT position, error FROM dead_letters WHERE epoch = ? AND position > ? AND position <= ?",
-            (old.epoch, old.n, new.n),
-        )
-        return dict(rows)
-
-    async def find_answer(self, scope: str) -> tuple[Position, AnyEntry] | None:
-        rows = await self._readers.fetch(
-            "SELECT epoch, position, payload FROM answers WHERE scope = ?", (scope,)
-        )
-        return answer_of(*rows[0]) if rows else None
-
     async def load_answered(self, within_s: float, after: str, limit: int) -> list[str]:
         since = to_text(datetime.now(UTC) - timedelta(seconds=within_s))
-        rows = await self._readers.fetch(
-            "SELECT scope FROM answers WHERE at >= ? AND scope > ? ORDER BY scope LIMIT ?",
-            (since, after, limit),
+        rows = await self._fetch(
+            "SELECT scope FROM answers WHERE at >= $1 AND scope > $2 ORDER BY scope LIMIT $3",
+            since,
+            after,
+            limit,
         )
         return [row[0] for row in rows]
 
@@ -298,6 +200,9 @@ class SqliteDatabase:
         if self._keeps_answers:
             await store_answers(connection, REPLACE_ANSWER, batch, epoch)
 
+    async def _fetch(self, sql: str, *parameters: Any) -> list[Any]:
+        return await self._readers.fetch(_translate(sql), parameters)
+
     async def _select(self, statement: sa.Select[Any]) -> list[Any]:
         compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
         parameters = {
@@ -307,5 +212,7 @@ class SqliteDatabase:
         return await self._readers.fetch(str(compiled), parameters)
 
 
-def _model_of(row: Any) -> StoredModel:
-    return ROWS.model_of(row, frozenset(json.loads(row[-1])))
+@cache
+def _translate(sql: str) -> str:
+    """A statement with SQLite's own placeholders. There is a fixed number of statements."""
+    return _PLACEHOLDER.sub("?", sql)

@@ -13,7 +13,7 @@ from storage.database.records import StoredModel
 from storage.memory.popularity import added, rank
 from storage.sqlite.rows import INSERT_MODEL_TENANT, ROWS, UPSERT_MODEL
 
-MOST_POPULAR = "ORDER BY facet_rank(requests_score, requested_at, ?) DESC"
+RANK = "facet_rank(requests_score, requested_at, $1)"
 """Works on connections that `add_functions` was called with."""
 _SCORES = (
     "SELECT sha256, requests_score, requested_at FROM models WHERE sha256 IN (SELECT value FROM json_each(?))"

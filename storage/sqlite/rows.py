@@ -15,7 +15,6 @@ from storage.log.entries import Entry, MetalFixed, PriceListPublished, QuoteIssu
 
 ROWS = Rows(to_text, from_text)
 
-SELECT_ORDER = f"SELECT {ORDER_NAMES} FROM orders WHERE id = ?"
 ROWS_TOGETHER = 16
 """Rows that one statement carries where there are so many: the driver gives up the interpreter lock for every
 execution and has to win it back from a busy event loop. One fixed number, so that the statement is prepared
