@@ -8,7 +8,7 @@ from typing import Any
 
 from server.demo.private_servers.servers import ServerUnavailable
 
-NAMES = ("pricing", "orders", "reads", "stall", "uploads", "attack", "writes", "coherence", "trips")
+NAMES = ("pricing", "orders", "reads", "stall", "uploads", "attack", "writes", "coherence")
 
 
 def show(result: dict[str, Any]) -> None:

@@ -1,12 +1,12 @@
-"""Three requests, and every file of ours that each of them passes, in the order in which it is entered first.
+"""Three requests, and every file of ours that each passes: `python -m tests.support.trips [NAME]`.
 
-    upload    a model that nobody has priced before: POST /v1/prices
-    change    a status change to the log and the database: PUT /v1/orders/{id}/status, durability=database
+    upload    a model that was never priced: POST /v1/prices
+    change    a status change, to the log and to the database: PUT /v1/orders/{id}/status
     list      the newest orders: GET /v1/orders
 
-Of a service in this process, over SQLite, by Python's own profiler: what runs in the tasks that serve the
-request, the log's and the database's among them, and in the worker that reads the model. What only creates
-records is not counted as passed: a file is, once one of its functions runs.
+Files are listed in the order in which they are entered first. Seen by Python's own profiler on a service in
+this process, over SQLite: what runs in the tasks that serve the request, those of the log and the database
+among them, and in the worker that reads the model.
 """
 
 import asyncio
@@ -25,7 +25,6 @@ from weakref import WeakKeyDictionary
 import aiohttp
 from aiohttp import web
 
-from benchmarks.harness import ADMIN_TOKEN, ROOT, machine
 from pricing import pool
 from pricing.sample_ring import ring_stl
 from server.app import build
@@ -33,6 +32,8 @@ from server.config import load
 from server.process.listening import Runner, runner_of
 from storage.data_directory import DataDirectory
 
+ROOT = Path(__file__).parents[2]
+ADMIN_TOKEN = "an-admin-token-for-the-trips"
 PACKAGES = ("server", "pricing", "storage")
 CARRIERS = frozenset({"log", "write-behind", "sqlite writer"})
 """Tasks that carry a request's change on: to the log, and to the database."""
@@ -227,15 +228,20 @@ async def _travel(directory: Path) -> dict[str, Trip]:
     return {"upload": upload, "change": change, "list": listing}
 
 
-def run() -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="facet-bench-") as directory:
-        trips = asyncio.run(_travel(Path(directory)))
-    figures: dict[str, Any] = {}
-    for name, trip in trips.items():
-        figures[f"{name}_files"] = len(trip.passed)
-        figures[f"{name}_crossings"] = len(trip.crossings)
-        figures[f"{name}_consulted"] = len(trip.consulted)
-    for name, trip in trips.items():
-        figures |= {f"{name} {place:2}": file for place, file in enumerate(trip.passed, 1)}
-        figures |= {f"{name} crosses {place}": call for place, call in enumerate(trip.crossings, 1)}
-    return {"name": "trips", "rounds": 1, "figures": figures, "machine": machine()}
+def travel() -> dict[str, Trip]:
+    with tempfile.TemporaryDirectory(prefix="facet-trips-") as directory:
+        return asyncio.run(_travel(Path(directory)))
+
+
+def main(arguments: list[str]) -> int:
+    for name, trip in travel().items():
+        if arguments and name not in arguments:
+            continue
+        print(f"{name}: {len(trip.passed)} files, {len(trip.crossings)} calls into another package")
+        print("\n".join(f"{place:4}. {file}" for place, file in enumerate(trip.passed, 1)))
+        print("\n".join(f"      {call}" for call in trip.crossings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
