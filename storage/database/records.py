@@ -94,3 +94,8 @@ class Rejected(NamedTuple):
 
     logged: LogRecord
     error: str
+
+
+def parked(letters: list[tuple[DeadLetter, LogRecord]]) -> list[tuple[str, LogRecord]]:
+    """What a dead letter parks, with the order and why it was refused."""
+    return [(f"{letter.order_id}: {letter.error}", logged) for letter, logged in letters if letter.order_id]

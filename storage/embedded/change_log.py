@@ -9,21 +9,20 @@ from datetime import timedelta
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database.contract import Database
+from storage.database.records import parked
 from storage.errors import (
     AlreadyAnswered,
     DuplicateReference,
     Incompatible,
     LogUnavailable,
-    OrderParked,
-    Superseded,
     Unavailable,
-    Upgrading,
 )
-from storage.log.change_log import Follower, Freshness, InShared, LogStatus, Reload
+from storage.log.change_log import Freshness, InShared, LogStatus
 from storage.log.entries import LEVEL, AnyEntry, OrderChanged, require_level
 from storage.log.log import Log, Position
+from storage.log.replica import Replica
 from storage.log.tail import AppliedEntry, Tail
-from storage.memory.lru import MISS, Lru, Sentinel
+from storage.memory.lru import MISS, Sentinel
 from storage.orders.order import Order
 from storage.shared.cache import NoSharedCache, SharedCache
 from storage.shared.locks import Locks, NoLocks
@@ -31,14 +30,12 @@ from storage.trouble import Trouble
 
 logger = logging.getLogger("facet.log")
 
-REMEMBERED_ENTRIES = 5_000
-"""Recently answered keyed requests held in memory; older ones are found in the log."""
 REPLAY_BATCH = 1_000
 TRIM_INTERVAL_S = 1.0
 DURABILITY = "survives SIGKILL and power loss (WAL, synchronous=FULL)"
 
 
-class EmbeddedChangeLog:
+class EmbeddedChangeLog(Replica):
     """Group commit: changes that arrive while the log writes share the next fsync.
 
     A change becomes visible to readers only when it is durable, in the order of the log.
@@ -48,20 +45,17 @@ class EmbeddedChangeLog:
     tells_time = False
 
     def __init__(self, log: Log, database: Database, tail: Tail, bounds: Bounds, clock: Clock) -> None:
+        super().__init__(tail)
         self._log = log
         self._database = database
-        self._tail = tail
         self._bounds = bounds
         self._clock = clock
         self._trimmed_at_s = clock.monotonic_s()
-        self._followers: list[Follower] = []
-        self._reloads: list[Reload] = []
         self.freshness = Freshness()
         self.shared_cache: SharedCache = NoSharedCache()
         self.locks: Locks = NoLocks()
         self._queue: deque[tuple[AnyEntry, asyncio.Future[int]]] = deque()
         self._under_way: dict[str, int] = {}
-        self._remembered: Lru[str, tuple[Position, AnyEntry]] = Lru(REMEMBERED_ENTRIES, 32 * 2**20)
         self._of_earlier_lives: set[str] = set()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -82,12 +76,6 @@ class EmbeddedChangeLog:
     def status(self) -> LogStatus:
         return LogStatus(durability=DURABILITY)
 
-    def follow(self, follower: Follower) -> None:
-        self._followers.append(follower)
-
-    def on_start_over(self, reload: Reload) -> None:
-        self._reloads.append(reload)
-
     def on_flushed_elsewhere(self, told: Callable[[Position, dict[int, str]], None]) -> None:
         pass  # there is nobody else
 
@@ -97,13 +85,8 @@ class EmbeddedChangeLog:
         if await self._database.raise_level(0.0, LEVEL) > LEVEL:
             raise Incompatible("A later release has written to this data: start that one.")
         flushed = await agree_on_epoch(self._log, self._database)
-        self._tail.start(flushed)
-        for put_in_place in [await reload() for reload in self._reloads]:
-            put_in_place()
-        for letter, logged in await self._database.load_dead_letters():
-            if letter.order_id is not None:
-                logger.error("order %s is parked: %s", letter.order_id, letter.error)
-                self._tail.park(logged)
+        reloaded, letters = await self._reload(), await self._database.load_dead_letters()
+        self._start_from(flushed, reloaded, parked(letters))
         await self._list_earlier_answers()
         await self._replay(flushed.n)
 
@@ -116,7 +99,10 @@ class EmbeddedChangeLog:
         self._tail.require_room()
         self._require_new_key(entry)
         if isinstance(entry, OrderChanged):
-            self._require_successor(entry)
+            order = entry.change.order
+            self._require_successor(entry, self._under_way.get(order.id))
+            self._require_free_reference(order)
+            self._under_way[order.id] = order.version
         accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._queue.append((entry, accepted))
         self._wake.set()
@@ -207,24 +193,11 @@ class EmbeddedChangeLog:
     async def _replay(self, after: int) -> None:
         while batch := await self._log.read(after, REPLAY_BATCH):
             for logged in batch:
-                self.publish(self._tail.add(logged))
+                self._take_in(logged)
             after = batch[-1].n
             self.replayed += len(batch)
         if self.replayed:
             logger.info("replayed %d entries that the database lacked", self.replayed)
-
-    def _require_successor(self, entry: OrderChanged) -> None:
-        order = entry.change.order
-        pending = self._tail.pending(order.id)
-        if pending is not None and pending.later:
-            raise Upgrading("A later release has changed this order: it can change it again.")
-        if pending is not None and pending.parked:
-            raise OrderParked(retry_after_s=30)
-        known = self._under_way.get(order.id) or (pending.order.version if pending is not None else None)
-        if known is not None and order.version != known + 1:
-            raise Superseded
-        self._require_free_reference(order)
-        self._under_way[order.id] = order.version
 
     def _require_new_key(self, entry: AnyEntry) -> None:
         """The log takes a key once: the second would fail its whole group."""
@@ -259,19 +232,9 @@ class EmbeddedChangeLog:
         self.groups += 1
         self.appended += len(logged)
         for item, (_, accepted) in zip(logged, group, strict=True):
-            self.publish(self._tail.add(item))
+            self._take_in(item)
             if not accepted.done():
                 accepted.set_result(item.n)
-
-    def publish(self, followed: AppliedEntry) -> None:
-        """Show a durable entry to everybody who follows."""
-        remembered = followed.logged.entry.remembered
-        if remembered is not None:
-            position = Position(self._log.epoch, followed.n)
-            kept = (position, followed.logged.entry)
-            self._remembered.put(remembered.scope, kept, followed.logged.byte_count)
-        for follower in self._followers:
-            follower(followed)
 
     async def _recover(
         self, group: list[tuple[AnyEntry, "asyncio.Future[int]"]], error: LogUnavailable
@@ -280,7 +243,7 @@ class EmbeddedChangeLog:
         landed: dict[str, int] = {}
         try:
             for item in await self._log.recover():
-                self.publish(self._tail.add(item))
+                self._take_in(item)
                 landed[item.entry.id] = item.n
         except LogUnavailable:
             logger.exception("the log cannot be read back")

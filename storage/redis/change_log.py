@@ -16,22 +16,21 @@ import msgspec
 from storage.bounds import Bounds
 from storage.clock import Clock, from_micros
 from storage.database.contract import Database
+from storage.database.records import parked
 from storage.errors import (
     Behind,
     DatabaseUnavailable,
     Incompatible,
     LogUnavailable,
-    OrderParked,
     StorageError,
     Superseded,
     Unavailable,
-    Upgrading,
 )
-from storage.log.change_log import Follower, InShared, LogStatus, Reload
+from storage.log.change_log import InShared, LogStatus
 from storage.log.entries import AnyEntry, OrderChanged, require_level
 from storage.log.log import LogRecord, Position, logged_of, require_known
+from storage.log.replica import Replica
 from storage.log.tail import AppliedEntry, Tail
-from storage.memory.lru import Lru
 from storage.orders.order import Order, decode_order
 from storage.redis.append_queue import AppendQueue
 from storage.redis.batched_reads import BatchedReads
@@ -49,14 +48,12 @@ from storage.trouble import Trouble
 
 logger = logging.getLogger("facet.redis")
 
-REMEMBERED_ENTRIES = 5_000
-REMEMBERED_BYTES = 32 * 2**20
 LINKS = 3
 JOINED_S = 0.5
 """Links that held this long are opened again at once when one is lost, others after a pause."""
 
 
-class RedisChangeLog:
+class RedisChangeLog(Replica):
     alone = False
     tells_time = True
 
@@ -70,10 +67,10 @@ class RedisChangeLog:
         bounds: Bounds,
         clock: Clock,
     ) -> None:
+        super().__init__(tail)
         self._endpoint = endpoint
         self._prefix = prefix
         self._database = database
-        self._tail = tail
         self._bounds = bounds
         self._clock = clock
         self._keys = Keys(prefix, 0)
@@ -83,10 +80,7 @@ class RedisChangeLog:
         self._errands = Outbox(bounds)
         self._following = LogFollower(tail, bounds, clock, self._appends.own, self._follow, self._notice)
         self.freshness = self._following.freshness
-        self._followers: list[Follower] = []
-        self._reloads: list[Reload] = []
         self._on_notice: Callable[[Position, dict[int, str]], None] = lambda upto, rejected: None
-        self._remembered: Lru[str, tuple[Position, AnyEntry]] = Lru(REMEMBERED_ENTRIES, REMEMBERED_BYTES)
         self.shared_cache = RedisSharedCache(prefix, bounds.shared_deadline_s)
         self.locks = RedisLocks(prefix, self._reader, lambda: self.joined)
         self._keeper: asyncio.Task[None] | None = None
@@ -131,12 +125,6 @@ class RedisChangeLog:
             fills_refused=self._errands.fills_refused,
             age_s=round(self._clock.monotonic_s() - seen_s, 3) if self.freshness.until_s else None,
         )
-
-    def follow(self, follower: Follower) -> None:
-        self._followers.append(follower)
-
-    def on_start_over(self, reload: Reload) -> None:
-        self._reloads.append(reload)
 
     def on_flushed_elsewhere(self, told: Callable[[Position, dict[int, str]], None]) -> None:
         self._on_notice = told
@@ -275,15 +263,6 @@ class RedisChangeLog:
         self._give_up_waiting()
         await self._lives.close()
 
-    def _require_successor(self, entry: OrderChanged) -> None:
-        pending = self._tail.pending(entry.change.order.id)
-        if pending is not None and pending.later:
-            raise Upgrading("A later release has changed this order: it can change it again.")
-        if pending is not None and pending.parked:
-            raise OrderParked(retry_after_s=30)
-        if pending is not None and pending.order.version + 1 != entry.change.order.version:
-            raise Superseded
-
     async def _keep(self) -> None:
         """Open the links, join, serve until one of them fails; again. Ends only when cancelled, or at the
         start when this Redis can never be used: later a server goes on without, and looks again."""
@@ -358,7 +337,7 @@ class RedisChangeLog:
     async def _start_over(self, link: RedisConnection | None, floor: int = 0) -> None:
         """On from what the database has read. Everything is read first, then put in place at once."""
         stands = await self._database.position()
-        puts_in_place = [await reload() for reload in self._reloads]
+        reloaded = await self._reload()
         letters = await self._database.load_dead_letters()
         entries: list[LogRecord] = []
         after = max(floor, stands.n - self._bounds.journal_entries)
@@ -369,13 +348,7 @@ class RedisChangeLog:
             raise LogUnavailable("The log was trimmed while it was read.")
         self._appends.forget_orphans()
         self._remembered.clear()
-        self._tail.start(stands)
-        for put_in_place in puts_in_place:
-            put_in_place()
-        for letter, logged in letters:
-            if letter.order_id is not None:
-                logger.error("order %s is parked: %s", letter.order_id, letter.error)
-                self._tail.park(logged)
+        self._start_from(stands, reloaded, parked(letters))
         self._tail.recall([logged for logged in entries if logged.n <= stands.n])
         missing = [logged for logged in entries if logged.n > stands.n]
         for logged in missing:
@@ -450,13 +423,7 @@ class RedisChangeLog:
 
     def _follow(self, logged: LogRecord) -> None:
         """Take in the next entry of the log."""
-        followed = self._tail.add(logged)
-        remembered = logged.entry.remembered
-        if remembered is not None:
-            position = Position(self._tail.epoch, logged.n)
-            self._remembered.put(remembered.scope, (position, logged.entry), logged.byte_count)
-        for follower in self._followers:
-            follower(followed)
+        self._take_in(logged)
         self._appends.visible(logged.n)
         self._following.reached(logged.n)
 
