@@ -16,7 +16,8 @@ import asyncpg
 from benchmarks.engines import Engines
 from benchmarks.orders import ADMIN, THERE_AND_BACK
 from storage.database.batches import changes_of
-from storage.database.rows import HISTORY_NAMES, ORDER_NAMES, UPDATED_NAMES
+from storage.database.order_rows import ORDER_NAMES, UPDATED_NAMES
+from storage.database.rows import HISTORY_NAMES
 from storage.database.schema import ORDERS_POSITION
 from storage.ids import new_id
 from storage.log.entries import OrderChanged

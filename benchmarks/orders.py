@@ -35,10 +35,11 @@ from storage.clock import SystemClock
 from storage.data_directory import DataDirectory
 from storage.embedded.change_log import EmbeddedChangeLog
 from storage.orders.actors import Actor, Role
+from storage.orders.new_order import NewOrder
 from storage.orders.order import Change, Order
 from storage.orders.rules import StatusRequest, advance
 from storage.orders.workflow import Status
-from storage.services.orders import ChangeRequest, Draft
+from storage.services.orders import ChangeRequest
 from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.log import SqliteLog
@@ -181,8 +182,8 @@ async def _compare_layers(storage: Storage, each: Changes, rounds: int) -> dict[
 
 
 async def _new_order(storage: Storage) -> str:
-    async def draft() -> Draft:
-        return Draft(customer="Anna", model="0" * 64)
+    async def draft() -> NewOrder:
+        return NewOrder(customer="Anna", model="0" * 64)
 
     return (await storage.orders.create(draft, ChangeRequest(actor=ADMIN))).order.id
 

@@ -20,7 +20,8 @@ from aiohttp import web
 from benchmarks.commit_each import listen
 from benchmarks.harness import CALLERS
 from benchmarks.load import pin
-from storage.database.rows import HISTORY_NAMES, ORDER_NAMES
+from storage.database.order_rows import ORDER_NAMES
+from storage.database.rows import HISTORY_NAMES
 from storage.database.schema import order_history
 from storage.ids import new_id
 from storage.log.entries import OrderChanged

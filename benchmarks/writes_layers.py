@@ -19,11 +19,12 @@ from benchmarks.harness import CALLERS
 from benchmarks.orders import ADMIN, THERE_AND_BACK
 from benchmarks.pool_each import PoolChanges, copy_orders
 from storage.memory.keyed_locks import KeyedLocks
+from storage.orders.new_order import NewOrder
 from storage.orders.order import Change, Order
 from storage.orders.rules import StatusRequest, advance
 from storage.orders.workflow import Status
 from storage.postgresql.migrate import migrate_postgresql
-from storage.services.orders import ChangeRequest, Draft
+from storage.services.orders import ChangeRequest
 from storage.services.stack import Storage
 
 ORDERS = 400
@@ -94,8 +95,8 @@ def changing(storage: Storage) -> Make:
 
 
 async def new_orders(storage: Storage, count: int) -> list[str]:
-    async def draft() -> Draft:
-        return Draft(customer="Anna", model="0" * 64)
+    async def draft() -> NewOrder:
+        return NewOrder(customer="Anna", model="0" * 64)
 
     outcomes = await asyncio.gather(
         *(storage.orders.create(draft, ChangeRequest(actor=ADMIN)) for _ in range(count))

@@ -32,10 +32,11 @@ from server.uploads.receiving import Upload
 from storage.clock import SystemClock
 from storage.data_directory import DataDirectory
 from storage.orders.actors import Actor, Role
+from storage.orders.new_order import NewOrder
 from storage.orders.order import Change, Order, OrderPrice, PriceSource
 from storage.orders.rules import StatusRequest, advance, comment
 from storage.orders.workflow import Status
-from storage.services.orders import ChangeRequest, Draft
+from storage.services.orders import ChangeRequest
 from storage.services.stack import Storage
 
 MARK = "demo.json"
@@ -208,7 +209,7 @@ class Workshop:
             self._clock.moment = self._today - timedelta(weeks=WEEKS) * (1 - share) + timedelta(seconds=1)
             draft = self._draft(models)
             outcome = await self._storage.orders.create(
-                functools.partial(_ready, draft), ChangeRequest(actor=self._opener(draft.customer))
+                functools.partial(_ready, draft), ChangeRequest(actor=self._opener(str(draft.customer)))
             )
             self._orders.append(outcome.order)
         self._clock.moment = None
@@ -229,11 +230,11 @@ class Workshop:
         model, _ = await self._uploads.receive(upload, None, self._actors["mes"])
         return model.sha256
 
-    def _draft(self, models: list[str]) -> Draft:
+    def _draft(self, models: list[str]) -> NewOrder:
         chance = self._random
         customer = PARTNER if chance.random() < 0.15 else chance.choice(CUSTOMERS)
         now = self._clock.now()
-        return Draft(
+        return NewOrder(
             customer=customer,
             model=chance.choice(models) if chance.random() < 0.75 else None,
             units="mm",
@@ -311,7 +312,7 @@ _STEP_ACTORS = {
 }
 
 
-async def _ready(draft: Draft) -> Draft:
+async def _ready(draft: NewOrder) -> NewOrder:
     return draft
 
 

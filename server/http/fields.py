@@ -1,31 +1,10 @@
-"""Fields of bodies and queries that several resources have, with their bounds."""
+"""Fields of bodies as they are kept."""
 
 from datetime import UTC, datetime
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from storage.errors import Invalid
-from storage.orders.order import COMMENT_CHARS, NAME_CHARS, NOTE_CHARS, QUANTITY_MAX, REFERENCE_CHARS
-
-Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS, pattern=r"\S")]
-
-Reference = Annotated[str, Meta(min_length=1, max_length=REFERENCE_CHARS, pattern=r"\S")]
-
-Note = Annotated[str, Meta(max_length=NOTE_CHARS)]
-
-Comment = Annotated[str, Meta(min_length=1, max_length=COMMENT_CHARS, pattern=r"\S")]
-
-Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
-
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", max_length=64)]
-
-Code = Annotated[str, Meta(min_length=1, max_length=40)]
-
-QuoteId = Annotated[str, Meta(min_length=1, max_length=64)]
-
-Moment = Annotated[datetime, Meta(tz=True)]
 
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 

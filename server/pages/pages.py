@@ -17,7 +17,7 @@ from pricing.units import DECLARABLE_UNITS
 from server.api.orders.lists import Filters, Listing, list_query, order_filter
 from server.api.prices.prices import Choices
 from server.http.body import BODIES, RawBody, read_whole
-from server.http.fields import Nothing, QuoteId
+from server.http.fields import Nothing
 from server.http.keys import SETTINGS
 from server.http.problems import HttpError, problem_response
 from server.http.query import convert_query
@@ -31,6 +31,7 @@ from server.prices.quoting import QUOTING, view_of
 from server.uploads.model_body import is_form, received_form, unknown_field
 from storage.errors import Invalid, NotFound
 from storage.orders.actors import PRICING_ROLES, Actor
+from storage.orders.fields import QuoteId
 from storage.orders.order import decode_order
 
 COOKIE = "facet_token"

@@ -16,8 +16,8 @@ from server.prices.quoting import Quoting
 from storage.clock import Clock
 from storage.errors import Invalid, NotFound, NotPriceable
 from storage.orders.actors import Actor, Role
+from storage.orders.new_order import NewOrder
 from storage.orders.order import Money, Order, OrderPrice, PriceSource
-from storage.services.orders import Draft
 from storage.services.stack import Storage
 
 CENT = Decimal("0.01")
@@ -30,7 +30,7 @@ class OrderPrices:
         self._quoting = quoting
         self._clock = clock
 
-    async def complete_draft(self, draft: Draft, actor: Actor) -> Draft:
+    async def complete_draft(self, draft: NewOrder, actor: Actor) -> NewOrder:
         """A new order's choices, checked, and taken from its quote where it names one. Raises Invalid."""
         self._check_choices(msgspec.structs.asdict(draft))
         if draft.quote is None:

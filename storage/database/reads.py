@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from storage.database.order_rows import ORDER_NAMES
 from storage.database.queries import counts_statement, list_statement
 from storage.database.records import (
     CountsSnapshot,
@@ -21,7 +22,7 @@ from storage.database.records import (
     StoredToken,
     StoredVersion,
 )
-from storage.database.rows import HISTORY_COLUMNS, MODEL_COLUMNS, ORDER_NAMES, Rows, answer_of
+from storage.database.rows import HISTORY_COLUMNS, MODEL_COLUMNS, Rows, answer_of
 from storage.database.schema import ORDERS_POSITION
 from storage.log.entries import AnyEntry
 from storage.log.log import LogRecord, Position

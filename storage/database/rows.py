@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
+from storage.database.order_rows import order_rows
 from storage.database.records import DeadLetter, StoredModel, StoredQuote, StoredToken, StoredVersion
-from storage.database.schema import ORDER_COLUMNS
 from storage.log.entries import (
     AnyEntry,
     Entry,
@@ -20,19 +20,10 @@ from storage.log.entries import (
 )
 from storage.log.log import LogRecord, Position, logged_of, payload_of, require_known
 from storage.orders.actors import Role
-from storage.orders.filters import search_text
-from storage.orders.order import HistoryItem, Order, OrderPrice, Previous
+from storage.orders.order import HistoryItem, Previous
 from storage.orders.unknown_fields import from_json
 from storage.orders.workflow import Kind, Status
 
-ORDER_NAMES = ", ".join(ORDER_COLUMNS)
-STEP_NAMES = (
-    *("id", "version", "status", "status_since", "status_version"),
-    *("operator", "quote", "price", "updated_at", "search"),
-)
-"""What anything but an edit can change of an order."""
-UPDATED_NAMES = [name for name in (*ORDER_COLUMNS, "search") if name not in ("id", "number", "created_by")]
-"""What a newer state of an order replaces."""
 HISTORY_NAMES = (
     "order_id, version, epoch, position, entry_id, kind, from_status, to_status, actor, at, comment, was,"
     " idempotency_key"
@@ -46,7 +37,6 @@ KEEP_NEWER_FACTS = ", ".join(
 """Of two releases side by side neither overwrites what a later analyser has found."""
 MODEL_COLUMNS = "sha256, analyser, bytes, facts, first_seen_at, requests_score, requested_at"
 
-Record = TypeVar("Record", bound=msgspec.Struct)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -56,79 +46,7 @@ class Rows:
     def __init__(self, stored: Callable[[datetime], Any], loaded: Callable[[Any], datetime]) -> None:
         self._stored = stored
         self._loaded = loaded
-
-    def order_row(self, order: Order) -> tuple[Any, ...]:
-        """In the order of ORDER_COLUMNS, then `search`."""
-        stored = self._stored
-        return (
-            order.id,
-            order.number,
-            order.version,
-            order.status.value,
-            stored(order.status_since),
-            order.status_version,
-            order.customer,
-            order.operator,
-            order.model,
-            order.units,
-            order.material,
-            order.finish,
-            order.plating,
-            order.quantity,
-            order.quote,
-            None if order.price is None else _encode(order.price).decode(),
-            order.note,
-            order.reference,
-            None if order.due_at is None else stored(order.due_at),
-            stored(order.created_at),
-            order.created_by,
-            stored(order.updated_at),
-            search_text(order),
-        )
-
-    def step_row(self, order: Order) -> tuple[Any, ...]:
-        """In the order of STEP_NAMES: what a step can have changed."""
-        stored = self._stored
-        return (
-            order.id,
-            order.version,
-            order.status.value,
-            stored(order.status_since),
-            order.status_version,
-            order.operator,
-            order.quote,
-            None if order.price is None else _encode(order.price).decode(),
-            stored(order.updated_at),
-            search_text(order),
-        )
-
-    def order_of(self, row: Any) -> Order:
-        """From a row of ORDER_COLUMNS."""
-        loaded = self._loaded
-        return Order(
-            id=row[0],
-            number=row[1],
-            version=row[2],
-            status=Status(row[3]),
-            status_since=loaded(row[4]),
-            status_version=row[5],
-            customer=row[6],
-            operator=row[7],
-            model=row[8],
-            units=row[9],
-            material=row[10],
-            finish=row[11],
-            plating=row[12],
-            quantity=row[13],
-            quote=row[14],
-            price=None if row[15] is None else _decoded(row[15], OrderPrice),
-            note=row[16],
-            reference=row[17],
-            due_at=None if row[18] is None else loaded(row[18]),
-            created_at=loaded(row[19]),
-            created_by=row[20],
-            updated_at=loaded(row[21]),
-        )
+        self.order_row, self.step_row, self.order_of = order_rows(stored, loaded)
 
     def history_row(self, logged: LogRecord, epoch: int) -> tuple[Any, ...]:
         """Of an entry that is an OrderChanged, in the order of HISTORY_NAMES."""
@@ -161,7 +79,7 @@ class Rows:
             actor=row[4],
             at=self._loaded(row[5]),
             comment=row[6],
-            was=_decoded(row[7], Previous),
+            was=_previous_of(row[7]),
         )
 
     def other_row(self, entry: object) -> tuple[type[Entry], tuple[Any, ...]] | None:
@@ -248,18 +166,15 @@ def answer_of(epoch: int, n: int, payload: bytes) -> tuple[Position, AnyEntry]:
     return Position(epoch, n), require_known(logged_of(n, payload)).entry
 
 
-_decoders: dict[type[msgspec.Struct], Callable[[str], Any]] = {
-    kind: msgspec.json.Decoder(kind).decode for kind in (OrderPrice, Previous)
-}
+_decode_previous = msgspec.json.Decoder(Previous).decode
 
 
-def _decoded(text: str, kind: type[Record]) -> Record:
-    """A part of a row that is kept as JSON, as far as this release knows it."""
+def _previous_of(text: str) -> Previous:
+    """As far as this release knows it."""
     try:
-        found: Record = _decoders[kind](text)
-        return found
+        return _decode_previous(text)
     except msgspec.ValidationError:
-        return from_json(text, kind)
+        return from_json(text, Previous)
 
 
 def _kind_of(text: str) -> Kind | str:

@@ -1,4 +1,5 @@
 """The contract of orders: records, statuses, roles and rules.
 
-Reading order: `order`, `workflow`, `actors`, `rules`, `filters`, `encoded`, `unknown_fields`.
+Reading order: `order`, `fields`, `workflow`, `actors`, `rules`, `new_order`, `filters`, `encoded`,
+`unknown_fields`.
 """

@@ -11,11 +11,12 @@ know: a later release has written them, and what is read without must not be wri
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from storage.orders.fields import Code, Given, Moment, Name, Note, Quantity, QuoteId, Reference, Sha256
 from storage.orders.workflow import Kind, Status
 
 
@@ -46,7 +47,11 @@ class OrderPrice(Stored, frozen=True, kw_only=True):
 
 
 class Order(Stored, frozen=True, kw_only=True):
-    """One order at one version. `status_version` is the version of its last status change."""
+    """One order at one version. `status_version` is the version of its last status change.
+
+    All that has the fields of an order is made from these: what a change replaced, the bodies that open and
+    edit an order, and its row.
+    """
 
     id: str
     number: int
@@ -54,19 +59,19 @@ class Order(Stored, frozen=True, kw_only=True):
     status: Status
     status_since: datetime
     status_version: int
-    customer: str
+    customer: Annotated[str, Given(Name, edited=False)]
     operator: str | None = None
-    model: str | None = None
-    units: str | None = None
-    material: str | None = None
-    finish: str | None = None
-    plating: str | None = None
-    quantity: int = 1
-    quote: str | None = None
+    model: Annotated[str | None, Given(Sha256, cleared=False)] = None
+    units: Annotated[str | None, Given(Code)] = None
+    material: Annotated[str | None, Given(Code)] = None
+    finish: Annotated[str | None, Given(Code)] = None
+    plating: Annotated[str | None, Given(Code)] = None
+    quantity: Annotated[int, Given(Quantity, cleared=False)] = 1
+    quote: Annotated[str | None, Given(QuoteId)] = None
     price: OrderPrice | None = None
-    note: str | None = None
-    reference: str | None = None
-    due_at: datetime | None = None
+    note: Annotated[str | None, Given(Note)] = None
+    reference: Annotated[str | None, Given(Reference)] = None
+    due_at: Annotated[datetime | None, Given(Moment)] = None
     created_at: datetime
     created_by: str
     updated_at: datetime
@@ -82,31 +87,39 @@ class OrderStatus(msgspec.Struct, gc=False, frozen=True):
     version: int
 
 
-class Previous(Stored, frozen=True, kw_only=True, omit_defaults=True):
-    """The values that a change replaced: only the fields it touched are set."""
+FIXED = frozenset({"id", "number", "version", "customer", "created_at", "created_by"})
+"""What no change replaces."""
 
-    status: Status | UnsetType = UNSET
-    status_since: datetime | UnsetType = UNSET
-    status_version: int | UnsetType = UNSET
-    operator: str | None | UnsetType = UNSET
-    model: str | None | UnsetType = UNSET
-    units: str | None | UnsetType = UNSET
-    material: str | None | UnsetType = UNSET
-    finish: str | None | UnsetType = UNSET
-    plating: str | None | UnsetType = UNSET
-    quantity: int | UnsetType = UNSET
-    quote: str | None | UnsetType = UNSET
-    price: OrderPrice | None | UnsetType = UNSET
-    note: str | None | UnsetType = UNSET
-    reference: str | None | UnsetType = UNSET
-    due_at: datetime | None | UnsetType = UNSET
-    updated_at: datetime | UnsetType = UNSET
+if TYPE_CHECKING:
 
-    def set_fields(self) -> dict[str, Any]:
-        return {name: value for name in _WAS_FIELDS if (value := getattr(self, name)) is not UNSET}
+    class Previous(Stored, frozen=True):
+        """The values that a change replaced: only the fields it touched are set, others are UNSET."""
+
+        def __init__(self, **values: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    Previous = msgspec.defstruct(
+        "Previous",
+        [
+            (field.name, field.type | UnsetType, UNSET)
+            for field in msgspec.structs.fields(Order)
+            if field.name not in FIXED
+        ],
+        bases=(Stored,),
+        module=__name__,
+        namespace={"__doc__": "The values that a change replaced: only the fields it touched are set."},
+        frozen=True,
+        kw_only=True,
+        omit_defaults=True,
+        gc=False,
+    )
 
 
-_WAS_FIELDS = Previous.__struct_fields__
+def set_fields(record: msgspec.Struct) -> dict[str, Any]:
+    """The fields of a record that are not UNSET."""
+    values = ((name, getattr(record, name)) for name in record.__struct_fields__)
+    return {name: value for name, value in values if value is not UNSET}
 
 
 class Change(Stored, frozen=True, kw_only=True):
@@ -125,7 +138,7 @@ class Change(Stored, frozen=True, kw_only=True):
         """The order as it was; None when this change created it."""
         if self.kind is Kind.CREATE:
             return None
-        return msgspec.structs.replace(self.order, version=self.order.version - 1, **self.was.set_fields())
+        return msgspec.structs.replace(self.order, version=self.order.version - 1, **set_fields(self.was))
 
 
 class HistoryItem(msgspec.Struct, gc=False, frozen=True, kw_only=True):
@@ -156,16 +169,6 @@ def history_item(change: Change) -> HistoryItem:
 
 PRICE_FIELDS = frozenset({"model", "units", "material", "finish", "plating", "quantity", "quote"})
 """What the price depends on: an edit of one of them drops the price."""
-
-NOTE_CHARS = 2_000
-
-COMMENT_CHARS = 2_000
-
-NAME_CHARS = 200
-
-REFERENCE_CHARS = 200
-
-QUANTITY_MAX = 10_000
 
 _encode = msgspec.json.Encoder().encode
 

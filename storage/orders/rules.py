@@ -20,7 +20,16 @@ from storage.errors import (
     NothingToUndo,
 )
 from storage.orders.actors import OPENING_ROLES, Actor, Role
-from storage.orders.order import PRICE_FIELDS, Change, HistoryItem, Order, OrderPrice, Previous, PriceSource
+from storage.orders.order import (
+    PRICE_FIELDS,
+    Change,
+    HistoryItem,
+    Order,
+    OrderPrice,
+    Previous,
+    PriceSource,
+    set_fields,
+)
 from storage.orders.workflow import (
     BEFORE_APPROVAL,
     BEFORE_PRICE,
@@ -124,7 +133,7 @@ def undo(order: Order, since: Sequence[HistoryItem], actor: Actor, now: datetime
         raise NothingToUndo(f"The last step is older than {window_s:g} s.")
     if any(item.kind is not Kind.COMMENT for item in since[1:]):
         raise NothingToUndo("The order was edited after its last step.")
-    replaced = step.was.set_fields()
+    replaced = set_fields(step.was)
     effects: dict[str, Any] = {
         name: replaced[name] for name in ("operator", "price", "quote") if name in replaced
     }

@@ -8,15 +8,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from storage.clock import to_micros
-from storage.database.rows import (
-    HISTORY_NAMES,
-    KEEP_NEWER_FACTS,
-    MODEL_COLUMNS,
-    ORDER_NAMES,
-    STEP_NAMES,
-    UPDATED_NAMES,
-    Rows,
-)
+from storage.database.order_rows import ORDER_NAMES, STEP_NAMES, UPDATED_NAMES
+from storage.database.rows import HISTORY_NAMES, KEEP_NEWER_FACTS, MODEL_COLUMNS, Rows
 from storage.database.schema import (
     answers,
     dead_letters,

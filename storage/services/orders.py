@@ -5,7 +5,6 @@ the newest, and visible once durable. Changes that give an order to somebody wai
 """
 
 from collections.abc import Awaitable, Callable, Container
-from datetime import datetime
 from typing import TypeVar
 
 import msgspec
@@ -34,6 +33,7 @@ from storage.log.log import Position
 from storage.log.tail import Tail
 from storage.memory.keyed_locks import KeyedLocks
 from storage.orders.actors import Actor
+from storage.orders.new_order import NewOrder
 from storage.orders.order import Change, Order, decode_order, encode_order
 from storage.orders.rules import assigns_operator, create, require_visible, undo
 from storage.orders.workflow import Kind, Status
@@ -73,22 +73,6 @@ class ChangeOutcome(msgspec.Struct, frozen=True, kw_only=True):
     repeated: bool = False
 
 
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """What a new order is made of."""
-
-    customer: str
-    model: str | None = None
-    units: str | None = None
-    material: str | None = None
-    finish: str | None = None
-    plating: str | None = None
-    quantity: int = 1
-    quote: str | None = None
-    due_at: datetime | None = None
-    note: str | None = None
-    reference: str | None = None
-
-
 class _NothingToDo(Exception):
     """The order is already as it was asked to be."""
 
@@ -122,7 +106,7 @@ class OrderService:
         self._locks: KeyedLocks[tuple[str, str]] = KeyedLocks()
 
     async def create(
-        self, make_draft: "Callable[[], Awaitable[Draft]]", request: ChangeRequest
+        self, make_draft: "Callable[[], Awaitable[NewOrder]]", request: ChangeRequest
     ) -> ChangeOutcome:
         """A new order. The draft is made only when the request was not answered before.
 
@@ -226,7 +210,7 @@ class OrderService:
     def _refused(self, order: Order) -> bool:
         return self._tail.lacks_for_good(order.id, order.version)
 
-    async def _create(self, draft: Draft, request: ChangeRequest) -> ChangeOutcome:
+    async def _create(self, draft: NewOrder, request: ChangeRequest) -> ChangeOutcome:
         seen = self._seen()
         if draft.reference is not None:
             await self._require_new_reference(request.actor.token_id, draft.reference, None)
@@ -241,7 +225,7 @@ class OrderService:
             created_at=now,
             created_by=request.actor.token_id,
             updated_at=now,
-            **msgspec.structs.asdict(draft),
+            **{name: value for name, value in msgspec.structs.asdict(draft).items() if value is not None},
         )
         return await self._accept(create(order, request.actor), request, seen)
 

@@ -3,14 +3,8 @@
 from typing import Any
 
 from storage.clock import from_text, to_text
-from storage.database.rows import (
-    HISTORY_NAMES,
-    KEEP_NEWER_FACTS,
-    MODEL_COLUMNS,
-    ORDER_NAMES,
-    UPDATED_NAMES,
-    Rows,
-)
+from storage.database.order_rows import ORDER_NAMES, UPDATED_NAMES
+from storage.database.rows import HISTORY_NAMES, KEEP_NEWER_FACTS, MODEL_COLUMNS, Rows
 from storage.log.entries import Entry, MetalFixed, PriceListPublished, QuoteIssued, TokenIssued, TokenRevoked
 
 ROWS = Rows(to_text, from_text)

@@ -27,11 +27,12 @@ from storage.log.log import Position
 from storage.orders.actors import Actor, Role
 from storage.orders.encoded import EncodedOrder
 from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField
+from storage.orders.new_order import NewOrder
 from storage.orders.order import Change, Order
 from storage.orders.rules import StatusRequest, advance, comment, edit
 from storage.orders.workflow import Status
 from storage.services.idempotency import IdempotencyKey
-from storage.services.orders import ChangeOutcome, ChangeRequest, Draft
+from storage.services.orders import ChangeOutcome, ChangeRequest
 from storage.services.stack import Storage
 from tests.drills.race_board import HOT, RACERS, Board
 from tests.support.stacks import MES, SELLER, SHOP, actor
@@ -391,8 +392,8 @@ class Program:
         await self._decide(row, token, who, random.random() < KEYED_SHARE, decide)
 
     async def _create(self, random: Random) -> None:
-        async def draft() -> Draft:
-            return Draft(customer=f"customer-{random.randrange(5)}", reference=reference)
+        async def draft() -> NewOrder:
+            return NewOrder(customer=f"customer-{random.randrange(5)}", reference=reference)
 
         reference = self._reference(random) if random.random() < 0.5 else None
         token = next(self._tokens)

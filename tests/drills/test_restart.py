@@ -14,10 +14,10 @@ import pytest
 
 from storage.clock import SystemClock
 from storage.log.log import parse_position
+from storage.orders.new_order import NewOrder
 from storage.orders.order import Order
 from storage.orders.rules import StatusRequest, advance
 from storage.orders.workflow import LINE, Status
-from storage.services.orders import Draft
 from storage.services.stack import Storage
 from tests.support.processes import Client, Clients, Service, clients_of, served
 from tests.support.stacks import ADMIN, by, opened
@@ -33,8 +33,8 @@ HIT = "facet; hit; detail=local"
 async def _seed(storage: Storage, number: int) -> None:
     """An order in one of the statuses, all of them in turn."""
 
-    async def draft() -> Draft:
-        return Draft(customer=f"customer-{number % 40}", note=f"order {number}")
+    async def draft() -> NewOrder:
+        return NewOrder(customer=f"customer-{number % 40}", note=f"order {number}")
 
     created = await storage.orders.create(draft, by(ADMIN))
     status = tuple(Status)[number % len(Status)]

@@ -6,11 +6,12 @@ from typing import Any
 
 from storage.errors import OrderParked
 from storage.orders.actors import Actor
+from storage.orders.new_order import NewOrder
 from storage.orders.order import Change, Order
 from storage.orders.rules import StatusRequest, advance, comment, edit
 from storage.orders.workflow import Status
 from storage.services.idempotency import IdempotencyKey
-from storage.services.orders import ChangeOutcome, ChangeRequest, Decide, Draft
+from storage.services.orders import ChangeOutcome, ChangeRequest, Decide
 from storage.services.stack import Storage
 from tests.support.stacks import IVAN, MES, SELLER, SHOP
 
@@ -28,8 +29,8 @@ class Workshop:
     async def create(
         self, who: Actor = SHOP, key: IdempotencyKey | None = None, **fields: Any
     ) -> ChangeOutcome:
-        async def draft() -> Draft:
-            return Draft(**({"customer": "anna"} | fields))
+        async def draft() -> NewOrder:
+            return NewOrder(**({"customer": "anna"} | fields))
 
         return await self.storage.orders.create(draft, ChangeRequest(actor=who, keyed=key, success=201))
 

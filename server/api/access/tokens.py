@@ -5,7 +5,6 @@ from datetime import datetime
 import msgspec
 from aiohttp import web
 
-from server.http.fields import Name
 from server.http.request import Call
 from server.http.responses import json_response
 from server.http.routes import ADMIN, EVERYBODY, Routes
@@ -13,6 +12,7 @@ from server.links import LINKS
 from storage.log.entries import Answer, AnyEntry, TokenIssued
 from storage.log.log import Position
 from storage.orders.actors import Role
+from storage.orders.fields import Name
 from storage.services.tokens import PREFIX, Token
 
 

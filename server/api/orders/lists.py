@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from server.http.fields import Moment, Name, Reference, in_range
+from server.http.fields import in_range
 from server.http.request import Call
 from server.http.responses import json_response, read_answer, read_headers
 from server.http.routes import EVERYBODY, Routes
@@ -15,6 +15,7 @@ from storage.cache.read_through import CacheStatus
 from storage.errors import Behind, Invalid
 from storage.memory.lru import Lru, Sentinel
 from storage.orders.actors import TENANT_ROLES, Actor, Role
+from storage.orders.fields import Moment, Name, Reference
 from storage.orders.filters import LIMIT_MAX, NO_OPERATOR, ListQuery, OrderFilter, decode_cursor, parse_sort
 from storage.orders.order import Order, OrderStatus, decode_order
 from storage.orders.workflow import Status

@@ -9,22 +9,9 @@ from typing import Annotated
 
 import msgspec
 from aiohttp import web
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
-from server.http.fields import (
-    Code,
-    Comment,
-    Moment,
-    Name,
-    Note,
-    Nothing,
-    Quantity,
-    QuoteId,
-    Reference,
-    Sha256,
-    canonical,
-    in_range,
-)
+from server.http.fields import Nothing, canonical
 from server.http.headers import echoed_version, if_none_match
 from server.http.keys import SETTINGS
 from server.http.problems import HttpError
@@ -37,11 +24,13 @@ from storage.cache.read_through import Found
 from storage.errors import Behind, Conflict, Invalid, NotFound
 from storage.orders.actors import OPENING_ROLES, TENANT_ROLES, Actor, Role
 from storage.orders.encoded import EncodedOrder
+from storage.orders.fields import Comment, Name
 from storage.orders.filters import LIMIT_MAX
-from storage.orders.order import Change, HistoryItem, Money, Order, OrderStatus
+from storage.orders.new_order import NewOrder, OrderEdit
+from storage.orders.order import Change, HistoryItem, Money, Order, OrderStatus, set_fields
 from storage.orders.rules import StatusRequest, advance, comment, edit, require_visible
 from storage.orders.workflow import Status
-from storage.services.orders import ChangeOutcome, Draft
+from storage.services.orders import ChangeOutcome
 
 logger = logging.getLogger("facet.http")
 
@@ -52,37 +41,6 @@ TAKERS = frozenset({Role.OPERATOR, Role.MES, Role.ADMIN})
 RELEASERS = frozenset({Role.OPERATOR, Role.MES, Role.SELLER, Role.ADMIN})
 
 STEPPERS = EVERYBODY - {Role.CUSTOMER}
-
-
-class NewOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`customer` may be left out by a partner: it is the partner itself."""
-
-    customer: Name | None = None
-    model: Sha256 | None = None
-    units: Code | None = None
-    material: Code | None = None
-    finish: Code | None = None
-    plating: Code | None = None
-    quantity: Quantity | None = None
-    quote: QuoteId | None = None
-    due_at: Moment | None = None
-    note: Note | None = None
-    reference: Reference | None = None
-
-
-class OrderEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Only what is given is changed; null clears a field that may be empty."""
-
-    model: Sha256 | UnsetType = UNSET
-    units: Code | None | UnsetType = UNSET
-    material: Code | None | UnsetType = UNSET
-    finish: Code | None | UnsetType = UNSET
-    plating: Code | None | UnsetType = UNSET
-    quantity: Quantity | UnsetType = UNSET
-    quote: QuoteId | None | UnsetType = UNSET
-    due_at: Moment | None | UnsetType = UNSET
-    note: Note | None | UnsetType = UNSET
-    reference: Reference | None | UnsetType = UNSET
 
 
 class PersonPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,11 +167,7 @@ async def create_order(call: Call) -> web.StreamResponse:
 )
 async def edit_order(call: Call) -> web.StreamResponse:
     changes = await call.body(OrderEdit)
-    fields = {
-        name: canonical(name, value)
-        for name in changes.__struct_fields__
-        if (value := getattr(changes, name)) is not UNSET
-    }
+    fields = {name: canonical(name, value) for name, value in set_fields(changes).items()}
     prices = call.request.app[ORDER_PRICES]
 
     async def decide(order: Order) -> Change | None:
@@ -346,7 +300,7 @@ def _history_cursor(text: str | None) -> int:
     return int(text)
 
 
-def _draft(new: NewOrder, actor: Actor) -> Draft:
+def _draft(new: NewOrder, actor: Actor) -> NewOrder:
     customer = new.customer
     if customer is None:
         if actor.role not in TENANT_ROLES or actor.customer is None:
@@ -354,20 +308,8 @@ def _draft(new: NewOrder, actor: Actor) -> Draft:
         customer = actor.customer
     if actor.role in OPENING_ROLES and not actor.sees(customer):
         raise HttpError(403, "forbidden", "A partner creates orders for itself only.")
-    due_at = in_range("due_at", new.due_at)
-    return Draft(
-        customer=customer,
-        model=None if new.model is None else new.model.lower(),
-        units=new.units,
-        material=new.material,
-        finish=new.finish,
-        plating=new.plating,
-        quantity=new.quantity if new.quantity is not None else 0,
-        quote=None if new.quote is None else new.quote.lower(),
-        due_at=due_at if isinstance(due_at, datetime) else None,
-        note=new.note,
-        reference=new.reference,
-    )
+    fields = {name: canonical(name, value) for name, value in msgspec.structs.asdict(new).items()}
+    return msgspec.structs.replace(new, **{**fields, "customer": customer})
 
 
 async def _advance(call: Call, change: StatusChange, only_from: Status | None = None) -> web.StreamResponse:

@@ -9,7 +9,6 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from server.api.prices.prices import Choices, Explain
-from server.http.fields import Sha256
 from server.http.idempotency import Reply, once
 from server.http.problems import Problem
 from server.http.request import LIST_BYTES_MAX, Call
@@ -23,6 +22,7 @@ from server.prices.quoting import QUOTING, Quoted
 from storage.log.entries import Answer
 from storage.log.log import Position
 from storage.orders.actors import PRICING_ROLES
+from storage.orders.fields import Sha256
 
 ITEMS_MAX = 200
 """As many as a list shows at once."""

@@ -9,7 +9,6 @@ from pricing.facts import PREVIEW_MEDIA_TYPE
 from pricing.price.model_view import ModelView
 from pricing.units import check_declared_unit
 from server.api.prices.prices import Priced, PriceQuery, cache_status, quote_tag
-from server.http.fields import Code
 from server.http.file_response import send_file
 from server.http.headers import if_none_match
 from server.http.idempotency import Reply, once
@@ -24,6 +23,7 @@ from server.prices.quoting import QUOTING, view_of
 from server.uploads.model_body import is_form, received
 from storage.log.entries import Answer
 from storage.orders.actors import PRICING_ROLES, Role
+from storage.orders.fields import Code
 
 OCTETS = "application/octet-stream"
 FILE_ROLES = frozenset({Role.OPERATOR, Role.MES, Role.PARTNER, Role.ADMIN})

@@ -13,7 +13,6 @@ from pricing.price.options import Options, check_options
 from pricing.price.stones import parse_stones
 from pricing.readers.formats import check_content_type
 from pricing.units import DECLARABLE_UNITS
-from server.http.fields import Code
 from server.http.headers import announced_sha256
 from server.http.idempotency import Reply, as_kept, once
 from server.http.problems import HttpError
@@ -29,6 +28,7 @@ from server.uploads.model_body import is_form, received
 from storage.log.entries import Answer
 from storage.models.shared import Model
 from storage.orders.actors import PRICING_ROLES
+from storage.orders.fields import Code
 
 QUANTITY_MAX = 1_000_000
 
