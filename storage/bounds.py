@@ -1,6 +1,5 @@
-"""Every bound of the storage layer in one place, with the relations that must hold between them.
-
-A queue, batch, retry or wait that is not bounded here is a mistake. Times in seconds, sizes in bytes.
+"""The bounds of the storage layer that depend on each other or on the installation, with the relations that
+must hold between them. Fixed ones stand beside the code they bound. Times in seconds, sizes in bytes.
 """
 
 from typing import Any
@@ -114,7 +113,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """How long a read of the log waits at its end for more."""
     follow_entries: int = 500
     """Entries read from the log at once."""
-    led_s: float = 0.010
+    own_append_s: float = 0.010
     """How long a process that appends at the log's end itself leaves it at that before it reads the log."""
     freshness_s: float = 0.8
     """How old, at most, what is shown may be: since the log's end was last seen."""

@@ -186,7 +186,7 @@ class Superseded(StorageError):
 
 
 class Claimed(Conflict):
-    """Something that only one may have belongs to another since; `claim` and `owner` say what and whose."""
+    """Another owner has reserved something unique in the meantime; `claim` and `owner` say what and who."""
 
     code = "claimed"
 

@@ -49,7 +49,7 @@ def size_of(mesh: Mesh, parts: Parts) -> Size:
         return Size(float(signed.sum()), float(area.sum()), warnings)
     if parts.number > PARTS_MAX:
         return _unchecked(signed, area, warnings, f"There are {parts.number} bodies, too many to compare.")
-    return _united(mesh, parts, signed, area, warnings)
+    return _recovered(mesh, parts, signed, area, warnings)
 
 
 def _by_part(of_facets: NDArray[np.float64], parts: Parts) -> NDArray[np.float64]:
@@ -103,7 +103,7 @@ class _Sum:
         return found
 
 
-def _united(
+def _recovered(
     mesh: Mesh,
     parts: Parts,
     signed: NDArray[np.float64],

@@ -1,7 +1,7 @@
 """From loose facets to vertices that facets share, and from those to edges and bodies.
 
-Unlike the kernel this needs all positions at once: some 90 bytes per facet at its peak, hence a limit on the
-facets. Positions are told apart by their random number (see the kernel): two of a million share one with a
+Unlike `measures` this needs all positions at once: some 90 bytes per facet at its peak, hence a limit on the
+facets. Positions are told apart by their random number (see `measures`): two of a million share one with a
 probability below 10^-7, and nobody outside can bring that about.
 """
 

@@ -54,7 +54,7 @@ def effective_unit(facts: Facts, units: str) -> str:
     return facts.unit or check_declared_unit(units)
 
 
-def judge(facts: Facts, units: str) -> Firmness:
+def firmness_of(facts: Facts, units: str) -> Firmness:
     """Judge `facts` under the declared `units`. Refused `unknown_unit`, `zero_volume`."""
     unit = effective_unit(facts, units)
     if encloses_nothing(facts):

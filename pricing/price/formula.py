@@ -21,7 +21,7 @@ import msgspec
 
 from pricing.errors import Refused
 from pricing.facts import Facts, MeshWarning
-from pricing.price.firmness import Firmness, Priceable, effective_unit, judge
+from pricing.price.firmness import Firmness, Priceable, effective_unit, firmness_of
 from pricing.price.options import Choice, Options, resolve
 from pricing.price.price_list import Material, MetalFix, PriceList, QuantityBreak, Stone, Surface
 from pricing.price.stones import StoneCount
@@ -133,13 +133,13 @@ def price(facts: Facts, options: Options, price_list: PriceList, metal_fix: Meta
     `quantity_out_of_range`, `stones_out_of_range`, `zero_volume`.
     """
     choice = resolve(effective_unit(facts, options.units), options, price_list)
-    judgement = judge(facts, options.units)
+    firmness = firmness_of(facts, options.units)
     with decimal.localcontext(_CONTEXT):
-        if judgement.priceable == "manual":
-            return _unpriced(choice, judgement, (price_list, metal_fix))
+        if firmness.priceable == "manual":
+            return _unpriced(choice, firmness, (price_list, metal_fix))
         piece = _piece(facts, choice)
         steps = tuple(_order_steps(piece, choice, price_list, metal_fix))
-        return _answer(choice, judgement, (price_list, metal_fix), piece, steps)
+        return _answer(choice, firmness, (price_list, metal_fix), piece, steps)
 
 
 def explain(
@@ -147,7 +147,7 @@ def explain(
 ) -> tuple[Explanation, ...]:
     """The variables of every line of `price` for the same arguments; empty for `manual`."""
     choice = resolve(effective_unit(facts, options.units), options, price_list)
-    if judge(facts, options.units).priceable == "manual":
+    if firmness_of(facts, options.units).priceable == "manual":
         return ()
     with decimal.localcontext(_CONTEXT):
         steps = _order_steps(_piece(facts, choice), choice, price_list, metal_fix)
@@ -176,12 +176,13 @@ def _piece(facts: Facts, choice: Choice) -> _Piece:
     return _Piece(volume_mm3 / 1000, area_mm2 / 100, mass_g, facts.bodies or 1)
 
 
-def _round(value: Decimal, price_list: PriceList) -> Decimal:
+def round_amount(value: Decimal, price_list: PriceList) -> Decimal:
+    """To the cent, by the rule of the price list."""
     return value.quantize(_CENT, _ROUNDING[price_list.rounding])
 
 
 def _rounded(step: _Step, price_list: PriceList) -> _Step:
-    return msgspec.structs.replace(step, exact=_round(step.exact, price_list))
+    return msgspec.structs.replace(step, exact=round_amount(step.exact, price_list))
 
 
 def _text(value: Decimal) -> str:
@@ -338,13 +339,13 @@ def _share_step(code: LineCode, subtotal: Decimal, rate: Decimal) -> _Step:
 
 
 def _answer(
-    choice: Choice, judgement: Firmness, versions: _Versions, piece: _Piece, steps: tuple[_Step, ...]
+    choice: Choice, firmness: Firmness, versions: _Versions, piece: _Piece, steps: tuple[_Step, ...]
 ) -> Price:
     price_list, _ = versions
     net = sum((step.exact for step in steps), _ZERO)
-    vat = _round(net * price_list.rates.vat, price_list)
+    vat = round_amount(net * price_list.rates.vat, price_list)
     return msgspec.structs.replace(
-        _unpriced(choice, judgement, versions),
+        _unpriced(choice, firmness, versions),
         lines=tuple(Line(step.code, step.basis, step.exact) for step in steps),
         unit_price=_unit_price(steps),
         net=net,
@@ -354,11 +355,11 @@ def _answer(
     )
 
 
-def _unpriced(choice: Choice, judgement: Firmness, versions: _Versions) -> Price:
+def _unpriced(choice: Choice, firmness: Firmness, versions: _Versions) -> Price:
     """The answer without amounts, as it stays for `manual`."""
     price_list, metal_fix = versions
     return Price(
-        priceable=judgement.priceable,
+        priceable=firmness.priceable,
         material=choice.material.code,
         finish=choice.finish.code,
         plating=choice.plating.code,
@@ -376,7 +377,7 @@ def _unpriced(choice: Choice, judgement: Firmness, versions: _Versions) -> Price
         mass_tolerance_pct=price_list.mass_tolerance_pct,
         price_list=price_list.version,
         metal_fix=metal_fix.version,
-        warnings=judgement.warnings,
+        warnings=firmness.warnings,
     )
 
 

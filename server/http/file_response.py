@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from server.http.headers import if_none_match
+from server.http.headers import matches_etag
 from server.http.problems import HttpError
 from server.http.ready_response import ReadyResponse
 from server.http.request import Call
@@ -53,10 +53,10 @@ async def send_file(call: Call, path: Path, etag: str, headers: Mapping[str, str
         "Accept-Ranges": "bytes",
         "X-Request-Id": call.request_id,
         "Facet-Position": call.position,
-        **({"Cache-Status": CacheStatus.STALE} if call.alone else {}),
+        **({"Cache-Status": CacheStatus.STALE} if call.disconnected else {}),
         **headers,
     }
-    if if_none_match(request, etag):
+    if matches_etag(request, etag):
         return ReadyResponse(status=304, headers=headers)
     try:
         descriptor = await asyncio.to_thread(os.open, path, os.O_RDONLY)

@@ -42,7 +42,7 @@ def if_match(request: web.Request) -> frozenset[int] | None:
     return frozenset(version for tag in tags if (version := version_of(tag)) is not None)
 
 
-def unless(request: web.Request) -> Container[int]:
+def if_none_match(request: web.Request) -> Container[int]:
     """Versions that a change must not meet (`If-None-Match` of a change)."""
     tags = _tags(request, "If-None-Match") or []
     if isinstance(tags, Anything):
@@ -50,7 +50,7 @@ def unless(request: web.Request) -> Container[int]:
     return frozenset(version for tag in tags if (version := version_of(tag)) is not None)
 
 
-def if_none_match(request: web.Request, etag: str) -> bool:
+def matches_etag(request: web.Request, etag: str) -> bool:
     """Whether the caller has this already. `etag` as sent; compared weakly, as RFC 9110 asks for GET."""
     given = request.headers.get("If-None-Match")
     if given is None:

@@ -12,7 +12,14 @@ from aiohttp import HttpVersion11, web
 from multidict import MultiDict
 
 from server.http.body import BODIES, RawBody, read_whole
-from server.http.headers import Preferences, announces_digest, echoed_position, if_match, preferences, unless
+from server.http.headers import (
+    Preferences,
+    announces_digest,
+    echoed_position,
+    if_match,
+    if_none_match,
+    preferences,
+)
 from server.http.json_body import convert, parse_json
 from server.http.keys import STORAGE
 from server.http.problems import HttpError
@@ -64,9 +71,18 @@ async def invite_body(request: web.Request) -> None:
 
 class Call:
     """A request with its actor. `raw`: the body once it has been read. `as_of`: how far this process had
-    followed the log when the handler began. `alone`: it cannot say whether that is the newest."""
+    followed the log when the handler began. `disconnected`: it cannot say whether that is the newest."""
 
-    __slots__ = ("actor", "alone", "as_of", "body_bytes_max", "raw", "request", "request_id", "storage")
+    __slots__ = (
+        "actor",
+        "as_of",
+        "body_bytes_max",
+        "disconnected",
+        "raw",
+        "request",
+        "request_id",
+        "storage",
+    )
 
     def __init__(
         self, request: web.Request, actor: Actor, request_id: str, body_bytes_max: int = JSON_BYTES_MAX
@@ -77,7 +93,7 @@ class Call:
         self.body_bytes_max = body_bytes_max
         self.storage: Storage = request.app[STORAGE]
         self.raw = b""
-        self.alone = False
+        self.disconnected = False
         self.as_of = (0, 0)
 
     async def document(self) -> Any:
@@ -124,7 +140,7 @@ class Call:
         return ChangeRequest(
             actor=self.actor,
             if_match=if_match(self.request),
-            unless=unless(self.request),
+            if_none_match=if_none_match(self.request),
             keyed=self.keyed(self.raw),
             wait_for_database=self.preferences.wait_for_database,
             success=success,
@@ -181,7 +197,7 @@ class Call:
             if echoed is not None:
                 await reads.require_position(echoed)
         if not reads.fresh:
-            self.alone = not await reads.in_step()
+            self.disconnected = not await reads.in_step()
         self.as_of = (self.storage.tail.epoch, self.storage.tail.head)
 
     @property

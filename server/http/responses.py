@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from server.http.headers import if_none_match
+from server.http.headers import matches_etag
 from server.http.ready_response import ReadyResponse
 from server.http.request import Call
 from storage.log.log import Position
@@ -42,6 +42,6 @@ def read_answer(
     headers["ETag"] = etag
     if applied:
         headers.update(applied)
-    if if_none_match(call.request, etag):
+    if matches_etag(call.request, etag):
         return ReadyResponse(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
     return json_response(body, headers=headers)

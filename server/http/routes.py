@@ -164,7 +164,7 @@ def _endpoint(route: Route, observe: Observe) -> Callable[[web.Request], Awaitab
 def _as_far_as_known(error: Exception, call: Call) -> Exception:
     """A process that is cut off from the others cannot say that there is no such thing."""
     absent = isinstance(error, NotFound) or (isinstance(error, HttpError) and error.code in SHARED_ABSENCES)
-    if call.alone and absent:
+    if call.disconnected and absent:
         return Behind("This process is cut off from the others: there may be such a thing.")
     return error
 
@@ -174,7 +174,7 @@ def _say_how_new(call: Call, response: web.StreamResponse) -> None:
     headers = response.headers
     if call.as_of[0] and "Facet-Position" not in headers:
         headers["Facet-Position"] = call.position
-    if call.alone and response.status < 400:
+    if call.disconnected and response.status < 400:
         headers["Cache-Status"] = CacheStatus.STALE
 
 

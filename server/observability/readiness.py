@@ -93,7 +93,7 @@ def backlog_share(storage: Storage) -> float:
 
 def database_error(storage: Storage) -> str | None:
     """Why the database cannot be written to, or does not even answer."""
-    return storage.write_behind.last_error or storage.pulse.last_error
+    return storage.write_behind.last_error or storage.database_health.last_error
 
 
 def _state(error: str | None) -> dict[str, Any]:

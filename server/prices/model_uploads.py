@@ -123,7 +123,7 @@ class ModelUploads:
         except Refused as refused:  # what was priced before stays priced
             logger.warning("model %s is refused by this analyser: %s", sha256, refused)
             return True
-        self._models.take_in(sha256, byte_count, msgspec.json.encode(facts))
+        self._models.store_reanalysed(sha256, byte_count, msgspec.json.encode(facts))
         return True
 
 

@@ -6,7 +6,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from pricing.price.formula import round_amount
 from pricing.price.options import Options
+from pricing.price.price_list import PriceList
 from pricing.units import DECLARABLE_UNITS
 from server.prices.quotes import (
     Quote,
@@ -64,7 +66,7 @@ class OrderPrices:
         """What PRICE_CALCULATED puts on an order: a person's price, else its valid quote, else the price of
         its model. None when the order has no model here. Raises Invalid, NotPriceable."""
         if person is not None:
-            return self._price_of_person(*person)
+            return price_of_person(*person, self._quoting.current()[0])
         if actor.role is Role.SELLER:
             raise Invalid(("/price", "a seller sets the price: net and reason"), code="price_required")
         quote = await self._own_quote(order)
@@ -126,23 +128,6 @@ class OrderPrices:
         if errors:
             raise Invalid(*errors)
 
-    def _price_of_person(self, net: Money, reason: str) -> OrderPrice:
-        price_list, _ = self._quoting.current()
-        if net.currency != price_list.currency:
-            raise Invalid(("/price/net/currency", f"must be {price_list.currency}"))
-        amount = net.amount
-        if not amount.is_finite() or not 0 < amount <= AMOUNT_MAX or amount != amount.quantize(CENT):
-            raise Invalid(("/price/net/amount", f"above 0, at most {AMOUNT_MAX}, with two decimals"))
-        vat = (amount * price_list.rates.vat).quantize(CENT)
-        currency = price_list.currency
-        return OrderPrice(
-            source=PriceSource.PERSON,
-            net=Money(amount.quantize(CENT), currency),
-            vat=Money(vat, currency),
-            gross=Money(amount.quantize(CENT) + vat, currency),
-            reason=reason,
-        )
-
 
 _ASKED = ("model", "units", "material", "finish", "plating", "quantity")
 
@@ -170,6 +155,24 @@ def price_of_quote(quote: Quote, source: PriceSource) -> OrderPrice:
             priceable=quote.priceable,
         )
     return OrderPrice(source=source, net=quote.net, vat=quote.vat, gross=quote.gross, quote=quote.id)
+
+
+def price_of_person(net: Money, reason: str, price_list: PriceList) -> OrderPrice:
+    """Rounded by the rule of the price list, as every price is. Raises Invalid."""
+    if net.currency != price_list.currency:
+        raise Invalid(("/price/net/currency", f"must be {price_list.currency}"))
+    amount = net.amount
+    if not amount.is_finite() or not 0 < amount <= AMOUNT_MAX or amount != amount.quantize(CENT):
+        raise Invalid(("/price/net/amount", f"above 0, at most {AMOUNT_MAX}, with two decimals"))
+    vat = round_amount(amount * price_list.rates.vat, price_list)
+    currency = price_list.currency
+    return OrderPrice(
+        source=PriceSource.PERSON,
+        net=Money(amount.quantize(CENT), currency),
+        vat=Money(vat, currency),
+        gross=Money(amount.quantize(CENT) + vat, currency),
+        reason=reason,
+    )
 
 
 ORDER_PRICES: web.AppKey[OrderPrices] = web.AppKey("order_prices", OrderPrices)

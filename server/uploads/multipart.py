@@ -87,7 +87,7 @@ class Part:
         names = [name for name, _ in self._segment.headerlist]
         disposition = _QUOTED.sub("", self._segment.header("Content-Disposition", ""))
         if len(set(names)) < len(names) or len(_NAME.findall(disposition)) > 1:
-            raise HttpError(400, "malformed_multipart", "The head of a part says two things of one.")
+            raise HttpError(400, "malformed_multipart", "A part repeats a header, or has more than one name.")
 
     def require_plain(self) -> None:
         """Raises HttpError 415 for what was encoded on its way."""

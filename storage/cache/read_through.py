@@ -294,38 +294,38 @@ class ReadThrough:
 
     async def history(self, order_id: str) -> FoundHistory:
         """Oldest first. The caller has checked that the order exists and is visible. Raises Behind."""
-        alone = not await self.in_step()
+        disconnected = not await self.in_step()
         items = self._histories.get(order_id)
         if isinstance(items, list):
-            return FoundHistory(items, CacheStatus.STALE if alone else CacheStatus.LOCAL)
+            return FoundHistory(items, CacheStatus.STALE if disconnected else CacheStatus.LOCAL)
         found = await self._history_flights.do(order_id, lambda: _once_more(self._load_history, order_id))
-        return found._replace(source=CacheStatus.STALE) if alone else found
+        return found._replace(source=CacheStatus.STALE) if disconnected else found
 
     async def page(self, query: ListQuery, limit: int, now: datetime) -> FoundPage:
         """`now`: when a walk begins that begins with this page. It contains all that was changed before,
         also by a process whose clock is a little ahead."""
-        alone = not self.fresh and not await self._change_log.catch_up()
+        disconnected = not self.fresh and not await self._change_log.catch_up()
         if self._tail.newest_at is not None and self._tail.newest_at > now:
             now = self._tail.newest_at
         page = self.views.peek_page(query, limit, now)
         if isinstance(page, Page):
-            return FoundPage(page, CacheStatus.STALE if alone else CacheStatus.LOCAL)
+            return FoundPage(page, CacheStatus.STALE if disconnected else CacheStatus.LOCAL)
         page, as_of = await self.views.page(query, limit, now)
-        return FoundPage(page, CacheStatus.STALE if alone else CacheStatus.MISS, as_of)
+        return FoundPage(page, CacheStatus.STALE if disconnected else CacheStatus.MISS, as_of)
 
     async def rows(self, query: ListQuery, limit: int) -> FoundRows:
         """The first rows of a list, encoded."""
-        alone = not await self.in_step()
+        disconnected = not await self.in_step()
         bodies, as_of = await self.views.rows(query, limit)
-        return FoundRows(bodies, CacheStatus.STALE if alone else CacheStatus.LOCAL, as_of)
+        return FoundRows(bodies, CacheStatus.STALE if disconnected else CacheStatus.LOCAL, as_of)
 
     async def counts(self, order_filter: OrderFilter) -> FoundBody:
-        alone = not self.fresh and not await self._change_log.catch_up()
+        disconnected = not self.fresh and not await self._change_log.catch_up()
         body = self.views.peek_counts(order_filter)
         if isinstance(body, bytes):
-            return FoundBody(body, CacheStatus.STALE if alone else CacheStatus.LOCAL)
+            return FoundBody(body, CacheStatus.STALE if disconnected else CacheStatus.LOCAL)
         body, as_of = await self.views.counts(order_filter)
-        return FoundBody(body, CacheStatus.STALE if alone else CacheStatus.MISS, as_of)
+        return FoundBody(body, CacheStatus.STALE if disconnected else CacheStatus.MISS, as_of)
 
     async def find_reference(self, created_by: str, reference: str) -> str | None:
         """The order that holds this reference of this token."""

@@ -211,7 +211,7 @@ class WriteBehind:
         Raises Fenced when there is no other process, and it was not this one."""
         try:
             stands = await self._database.position()
-            if self._change_log.alone and stands != new:
+            if self._change_log.single_process and stands != new:
                 raise Fenced(f"The database went from {old} to {stands}: another Facet uses it.")
             await self._ask_database(old)
             self._trouble.over()

@@ -1,6 +1,7 @@
 """The contract of the database: what is loaded from it and how changes reach it.
 
-Only write-behind writes through it; only the read-through tiers load from it.
+Changes of orders reach it through write-behind, and through `recover_entries` and `replay` when something was
+lost or refused. Facts of models, leases and heartbeats are written directly.
 """
 
 from collections.abc import Sequence
@@ -86,7 +87,9 @@ class Database(Protocol):
         """
         ...
 
-    async def unite(self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False) -> list[Rejected]:
+    async def recover_entries(
+        self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False
+    ) -> list[Rejected]:
         """Entries of another life of the log, one by one: known ones are skipped by their id, what does
         not fit (a fork, or a gap before the version) becomes a dead letter. Answers to keyed requests are
         kept. The position stays.
@@ -136,7 +139,7 @@ class Database(Protocol):
         """Let go of a lease, if this holder has it."""
         ...
 
-    async def attend(self, process: str, united: int, level: int = 1) -> None:
+    async def heartbeat(self, process: str, united: int, level: int = 1) -> None:
         """This process is alive, and reads this level of the log."""
         ...
 
@@ -145,7 +148,7 @@ class Database(Protocol):
         high as it ever was, and as `least`."""
         ...
 
-    async def attendance(self, within_s: float) -> list[Member]:
+    async def members(self, within_s: float) -> list[Member]:
         """Processes seen lately; older records are forgotten."""
         ...
 

@@ -19,7 +19,7 @@ TURN_PAUSE_S = 0.1
 
 
 @contextlib.asynccontextmanager
-async def turn(database: Database, name: str, ttl_s: float) -> AsyncIterator[None]:
+async def exclusive_lease(database: Database, name: str, ttl_s: float) -> AsyncIterator[None]:
     """One process at a time, in no particular order; one that ends in between is waited for `ttl_s`.
 
     Raises DatabaseUnavailable."""

@@ -41,7 +41,7 @@ class EmbeddedChangeLog(Replica):
     A change becomes visible to readers only when it is durable, in the order of the log.
     """
 
-    alone = True
+    single_process = True
     tells_time = False
 
     def __init__(self, log: Log, database: Database, tail: Tail, bounds: Bounds, clock: Clock) -> None:
@@ -290,7 +290,7 @@ async def agree_on_epoch(log: Log, database: Database) -> Position:
     known = Position(log.epoch, log.head)
     logger.warning("log at %s, database at %s: rebase to epoch %d", known, flushed, epoch)
     if lineage <= log.epoch:
-        await _unite(log, database)
+        await _recover_entries(log, database)
     # The database first: after a crash in between, the log's old epoch leads here again, and what was applied
     # is recognised.
     await database.begin_epoch(flushed.epoch, epoch)
@@ -298,12 +298,12 @@ async def agree_on_epoch(log: Log, database: Database) -> Position:
     return Position(epoch, 0)
 
 
-async def _unite(log: Log, database: Database) -> None:
+async def _recover_entries(log: Log, database: Database) -> None:
     """Bring what the log holds to the database, by entry id. Raises Incompatible when a later release has
     written some of it."""
     after = 0
     while batch := await log.read(after, REPLAY_BATCH):
         if any(logged.later is not None for logged in batch):
             raise Incompatible("A later release has written to this log: start that one.")
-        await database.unite(batch, log.epoch)
+        await database.recover_entries(batch, log.epoch)
         after = batch[-1].n

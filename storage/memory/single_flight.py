@@ -1,4 +1,4 @@
-"""One load for any number of callers, and one lock per key."""
+"""Concurrent callers of one key share a single load."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable

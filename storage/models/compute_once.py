@@ -2,8 +2,8 @@
 meanwhile.
 
 In a process the callers share a task, and only the first one's file is needed. Between processes there is a
-turn: who has it computes, leaves a copy and gives the turn back; the others look for the copy, and one of
-them takes over when the turn ends without.
+lock: its holder computes, leaves the facts in the shared cache and releases it; the others poll the cache,
+and one of them takes over when the lock expires without.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class ComputeOnce:
     def __init__(
         self,
         copies: SharedModels,
-        turns: Locks,
+        locks: Locks,
         analyser: str,
         bounds: Bounds,
         look_up: Callable[[str], Awaitable[Known | None]],
@@ -55,7 +55,7 @@ class ComputeOnce:
         """`look_up`: what is known without the file. `keep` is called with what was found out, before anybody
         hears of it: who asks between the two would compute once more."""
         self._copies = copies
-        self._turns = turns
+        self._locks = locks
         self._analyser = analyser
         self._bounds = bounds
         self._look_up = look_up
@@ -73,12 +73,12 @@ class ComputeOnce:
         with work.hold():
             if known := await self._look_up(sha256):
                 return known
-            turn = Lock(self._turns, f"facts:{sha256}", self._bounds.model_turn_s)
-            found = await self._found_by_others(sha256, turn)
+            lock = Lock(self._locks, f"facts:{sha256}", self._bounds.model_turn_s)
+            found = await self._found_by_others(sha256, lock)
             if found is not None:
                 self._keep(sha256, found)
                 return Known(found, "shared")
-            async with turn.kept():
+            async with lock.kept():
                 found = await self._compute(sha256, byte_count, work)
                 await self._copies.keep(sha256, found)
                 return Known(found, "computed")
@@ -93,11 +93,11 @@ class ComputeOnce:
     def _model(self, sha256: str, byte_count: int, facts: bytes) -> Model:
         return Model(sha256, byte_count, facts, frozenset(), self._analyser)
 
-    async def _found_by_others(self, sha256: str, turn: Lock) -> Model | Refusal | None:
-        """None: it is this process's turn, or the others have taken longer than anybody may."""
+    async def _found_by_others(self, sha256: str, lock: Lock) -> Model | Refusal | None:
+        """None: this process holds the lock, or the others have taken too long."""
         loop, bounds = asyncio.get_running_loop(), self._bounds
         deadline_s, pause_s, waited = loop.time() + bounds.model_wait_s, bounds.model_look_s, False
-        while not await turn.take():
+        while not await lock.acquire():
             if loop.time() >= deadline_s:
                 return None
             waited = True
@@ -106,9 +106,9 @@ class ComputeOnce:
             if found := await self._copies.find(sha256):
                 self.awaited += 1
                 return found
-        found = await self._copies.find(sha256)  # left between the first look and the turn
+        found = await self._copies.find(sha256)  # left between the first look and the lock
         if found is not None:
-            await turn.give()
+            await lock.release()
         elif waited:
             self.takeovers += 1
         return found

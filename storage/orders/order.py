@@ -1,6 +1,6 @@
-"""The contract of orders: the record, its statuses, who may take which step, what a change is.
+"""The records of orders: an order, a change of it, an item of its history. Statuses and steps: `workflow`.
 
-Standard library and msgspec only. Everything else in the project speaks in these nouns.
+Standard library and msgspec only.
 
 Records are trees of scalars and records: no cycle can pass through one, so the collector need not look at
 the hundred thousand that a busy process holds (`gc=False`). Those that are stored refuse fields they do not

@@ -168,7 +168,7 @@ async def _copy(connection: Connection, table: str, names: list[str], rows: list
     await connection.copy_records_to_table(table, records=rows, columns=names)
 
 
-async def unite_batch(connection: Connection, batch: Sequence[LogRecord], epoch: int) -> list[Rejected]:
+async def recover_batch(connection: Connection, batch: Sequence[LogRecord], epoch: int) -> list[Rejected]:
     """Known entries apart, all that is new together if it fits, else one by one."""
     known = await _known(connection, batch)
     new = [logged for logged in batch if logged.later is not None or not _is_known(logged, known)]

@@ -25,8 +25,8 @@ from storage.postgresql.apply import (
     apply_together,
     hold_position,
     move_position,
+    recover_batch,
     store_answers,
-    unite_batch,
 )
 from storage.postgresql.connection import Connection, PostgresReaders, StatementRefused
 from storage.postgresql.rows import (
@@ -151,11 +151,13 @@ class PostgresDatabase(Reads):
         except StatementRefused:
             return await self._writer.run(one_by_one)
 
-    async def unite(self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False) -> list[Rejected]:
+    async def recover_entries(
+        self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False
+    ) -> list[Rejected]:
         async def job(connection: Connection) -> list[Rejected]:
             await hold_position(connection)
             await store_answers(connection, batch, epoch, replaced=False)
-            rejected = await unite_batch(connection, batch, epoch)
+            rejected = await recover_batch(connection, batch, epoch)
             if late and rejected:
                 letters = [item.logged.entry.id for item in rejected]
                 await connection.execute(
@@ -235,7 +237,7 @@ class PostgresDatabase(Reads):
     async def give_lease(self, name: str, holder: str) -> None:
         await self._readers.fetch("DELETE FROM leases WHERE name = $1 AND holder = $2", name, holder)
 
-    async def attend(self, process: str, united: int, level: int = 1) -> None:
+    async def heartbeat(self, process: str, united: int, level: int = 1) -> None:
         await self._readers.fetch(_ATTEND, process, united, level)
 
     async def raise_level(self, within_s: float, least: int = 0) -> int:
@@ -245,7 +247,7 @@ class PostgresDatabase(Reads):
             await self._readers.fetch(_RAISE_LEVEL, in_force)
         return int(in_force)
 
-    async def attendance(self, within_s: float) -> list[Member]:
+    async def members(self, within_s: float) -> list[Member]:
         return [Member(*row) for row in await self._readers.fetch(_ATTENDANCE, within_s)]
 
     async def leave(self, process: str) -> None:

@@ -80,15 +80,15 @@ class AppendQueue:
         bounds: Bounds,
         clock: Clock,
         followed: Callable[[LogRecord], None],
-        led: Callable[[float, bool], None],
+        own_append: Callable[[float, bool], None],
     ) -> None:
-        """`led` is told when a group is accepted: when it was sent, and whether nothing of others came before
-        it that this process does not hold."""
+        """`own_append` is told when a group is accepted: when it was sent, and whether nothing of others came
+        before it that this process does not hold."""
         self._tail = tail
         self._bounds = bounds
         self._clock = clock
         self._followed = followed
-        self._led = led
+        self._own_append = own_append
         self._queue: deque[Append] = deque()
         self._wake = asyncio.Event()
         self._invisible: dict[int, Append] = {}
@@ -106,11 +106,11 @@ class AppendQueue:
         return not self._queue and not self._invisible
 
     @property
-    def orphans(self) -> list[LogRecord]:
+    def accepted_unapplied(self) -> list[LogRecord]:
         """Accepted for this process, but not followed yet: the log may have lost them since."""
         return [LogRecord(n, held.entry, len(held.payload)) for n, held in sorted(self._invisible.items())]
 
-    def forget_orphans(self) -> None:
+    def forget_unapplied(self) -> None:
         self._invisible.clear()
 
     async def submit(self, entry: AnyEntry, seen: Position) -> int:
@@ -261,9 +261,9 @@ class AppendQueue:
             else:
                 self._accept(append, verdict)
         if any(isinstance(verdict, int) for verdict in reply[1]):
-            self._led(sent_s, not self._invisible)
+            self._own_append(sent_s, not self._invisible)
         elif self._superseded:  # nothing was accepted: that says nothing of the log's end, but there is more
-            self._led(sent_s, False)
+            self._own_append(sent_s, False)
 
     def _accept(self, append: Append, n: int) -> None:
         self.appended += 1

@@ -54,7 +54,7 @@ JOINED_S = 0.5
 
 
 class RedisChangeLog(Replica):
-    alone = False
+    single_process = False
     tells_time = True
 
     def __init__(
@@ -74,12 +74,12 @@ class RedisChangeLog(Replica):
         self._bounds = bounds
         self._clock = clock
         self._keys = Keys(prefix, 0)
-        self._lives = Epochs(prefix, process, database, bounds, clock, self._moved_on)
-        self._appends = AppendQueue(tail, bounds, clock, self._follow, self._led)
+        self._epochs = Epochs(prefix, process, database, bounds, clock, self._moved_on)
+        self._append_queue = AppendQueue(tail, bounds, clock, self._follow, self._own_append)
         self._reader = BatchedReads(bounds)
-        self._errands = Outbox(bounds)
-        self._following = LogFollower(tail, bounds, clock, self._appends.own, self._follow, self._notice)
-        self.freshness = self._following.freshness
+        self._outbox = Outbox(bounds)
+        self._follower = LogFollower(tail, bounds, clock, self._append_queue.own, self._follow, self._notice)
+        self.freshness = self._follower.freshness
         self._on_notice: Callable[[Position, dict[int, str]], None] = lambda upto, rejected: None
         self.shared_cache = RedisSharedCache(prefix, bounds.shared_deadline_s)
         self.locks = RedisLocks(prefix, self._reader, lambda: self.joined)
@@ -103,26 +103,26 @@ class RedisChangeLog(Replica):
 
     @property
     def last_error(self) -> str | None:
-        return self._trouble.error or self._appends.last_error
+        return self._trouble.error or self._append_queue.last_error
 
     @property
     def groups(self) -> int:
-        return self._appends.groups
+        return self._append_queue.groups
 
     @property
     def appended(self) -> int:
-        return self._appends.appended
+        return self._append_queue.appended
 
     def status(self) -> LogStatus:
         server, seen_s = self._server, self.freshness.until_s - self._bounds.freshness_s
         return LogStatus(
             durability=server.durability if server else "unknown: Redis has not answered yet",
             server=server and server.name,
-            level=self._lives.level,
+            level=self._epochs.level,
             joins=self.joins,
-            rebases=self._lives.rebases,
-            fills=self._errands.fills,
-            fills_refused=self._errands.fills_refused,
+            rebases=self._epochs.rebases,
+            fills=self._outbox.fills,
+            fills_refused=self._outbox.fills_refused,
             age_s=round(self._clock.monotonic_s() - seen_s, 3) if self.freshness.until_s else None,
         )
 
@@ -132,7 +132,7 @@ class RedisChangeLog(Replica):
     async def open(self) -> None:
         """Follow the log. When Redis is away, begin without: what the database has can be read. Raises
         Incompatible when this Redis can never be used."""
-        await self._lives.open()
+        await self._epochs.open()
         self._keeper = asyncio.create_task(self._keep(), name="redis")
         began = asyncio.create_task(self._began.wait())
         await asyncio.wait(
@@ -153,14 +153,14 @@ class RedisChangeLog(Replica):
             raise Unavailable("The service is stopping.", retry_after_s=5)
         if not await self._is_joined():
             raise LogUnavailable("Redis is away: changes are not accepted.")
-        require_level(self._lives.level, entry)
+        require_level(self._epochs.level, entry)
         self._tail.require_room()
         seen = seen or Position(self._tail.epoch, self._tail.head)
         if seen.epoch != self._tail.epoch:
             raise Superseded
         if isinstance(entry, OrderChanged):
             self._require_successor(entry)
-        return Position(seen.epoch, await self._appends.submit(entry, seen))
+        return Position(seen.epoch, await self._append_queue.submit(entry, seen))
 
     async def find_remembered(self, scope: str) -> tuple[Position, AnyEntry] | None:
         known = self._remembered.get(scope)
@@ -201,7 +201,7 @@ class RedisChangeLog(Replica):
             return False
         if epoch != b"%d" % keys.epoch:
             return False
-        return await self._following.wait_until(int(head), asked_s, self._bounds.catch_up_s)
+        return await self._follower.wait_until(int(head), asked_s, self._bounds.catch_up_s)
 
     async def load(self, order_id: str) -> Order | None:
         if not self.joined:
@@ -233,7 +233,7 @@ class RedisChangeLog(Replica):
 
     def offer(self, order: Order, seen: Position) -> None:
         if self.joined:
-            self._errands.offer(order, seen)
+            self._outbox.offer(order, seen)
             self._reader.wake()
 
     async def flushed(self, batch: Sequence[AppliedEntry], rejected: Collection[int]) -> None:
@@ -243,13 +243,13 @@ class RedisChangeLog(Replica):
             refused = {f.order.id for f in batch if f.order is not None and f.n in rejected}
             upto = Position(self._tail.epoch, batch[-1].n)
             after = batch[0].n - 1
-            self._errands.flushed(Flushed(after, upto, sorted(rejected), sorted(orders - refused)))
+            self._outbox.flushed(Flushed(after, upto, sorted(rejected), sorted(orders - refused)))
             self._reader.wake()
 
     async def run(self) -> None:
         """Until stopped and everything accepted is answered. Raises what no retry can repair."""
         assert self._keeper is not None
-        while not (self._stopping and self._appends.idle):
+        while not (self._stopping and self._append_queue.idle):
             await asyncio.wait([self._keeper], timeout=self._bounds.shared_pause_s)
             if self._keeper.done():
                 self._keeper.result()
@@ -261,7 +261,7 @@ class RedisChangeLog(Replica):
         if self._keeper is not None:
             await end(self._keeper)
         self._give_up_waiting()
-        await self._lives.close()
+        await self._epochs.close()
 
     async def _keep(self) -> None:
         """Open the links, join, serve until one of them fails; again. Ends only when cancelled, or at the
@@ -285,7 +285,7 @@ class RedisChangeLog(Replica):
                     raise
                 self._trouble.met(error.detail)
             except Exception as error:  # nothing that comes from a network ends a server
-                self._trouble.met(f"It said what nobody understands: {error!r}.", error)
+                self._trouble.met(f"Unexpected error: {error!r}.", error)
             finally:
                 joined_s = self._clock.monotonic_s() - self._joined_s if self.joined else 0.0
                 self._leave()
@@ -303,11 +303,11 @@ class RedisChangeLog(Replica):
     async def _join(self, links: list[RedisConnection]) -> None:
         """Agree with Redis and the database on the life of the log, then follow on, or start over."""
         link = links[0]
-        await self._lives.require_same(*links)
+        await self._epochs.require_same(*links)
         asked_s = self._clock.monotonic_s()
         self._note_time(await link.call("TIME"), asked_s)
         await self._examine(link)
-        meta = await self._lives.agree(link, self._tail, self._appends.orphans)
+        meta = await self._epochs.agree(link, self._tail, self._append_queue.accepted_unapplied)
         self._keys = Keys(self._prefix, meta.epoch)
         if self._tail.epoch != meta.epoch or not meta.floor <= self._tail.head <= meta.head:
             await self._start_over(link, meta.floor)
@@ -318,8 +318,8 @@ class RedisChangeLog(Replica):
         if self._back is not None and not self._back.done():
             self._back.set_result(True)
         self._back = None
-        for entry in self._lives.late_news():
-            self._appends.submit_quietly(entry, Position(meta.epoch, self._tail.head))
+        for entry in self._epochs.late_news():
+            self._append_queue.submit_quietly(entry, Position(meta.epoch, self._tail.head))
         logger.debug("following the log in epoch %d from %d", meta.epoch, self._tail.head)
         self._began.set()
 
@@ -342,11 +342,11 @@ class RedisChangeLog(Replica):
         entries: list[LogRecord] = []
         after = max(floor, stands.n - self._bounds.journal_entries)
         if link is not None:
-            async for batch in self._lives.read(link, Keys(self._prefix, stands.epoch), after):
+            async for batch in self._epochs.read(link, Keys(self._prefix, stands.epoch), after):
                 entries += batch
         if entries and entries[0].n != after + 1:
             raise LogUnavailable("The log was trimmed while it was read.")
-        self._appends.forget_orphans()
+        self._append_queue.forget_unapplied()
         self._remembered.clear()
         self._start_from(stands, reloaded, parked(letters))
         self._tail.recall([logged for logged in entries if logged.n <= stands.n])
@@ -360,9 +360,9 @@ class RedisChangeLog(Replica):
         keys, flushed = self._keys, f"{self._keys.epoch}-{self._tail.flushed}"
         append, read, follow = links
         tasks = [
-            asyncio.create_task(self._appends.run(append, keys), name="append"),
-            asyncio.create_task(self._reader.run(read, lambda link: self._errands.run(link, keys))),
-            asyncio.create_task(self._following.run(follow, keys, flushed), name="follow"),
+            asyncio.create_task(self._append_queue.run(append, keys), name="append"),
+            asyncio.create_task(self._reader.run(read, lambda link: self._outbox.run(link, keys))),
+            asyncio.create_task(self._follower.run(follow, keys, flushed), name="follow"),
             asyncio.create_task(self._measure_clock(), name="clock"),
         ]
         self._serving = tasks[2]
@@ -404,7 +404,7 @@ class RedisChangeLog(Replica):
         if self._back is not None and not self._back.done():
             self._back.set_result(False)
         self._back = None
-        self._appends.refuse_queued()
+        self._append_queue.refuse_queued()
         self._reader.give_up()
 
     def _leave(self) -> None:
@@ -413,9 +413,9 @@ class RedisChangeLog(Replica):
             self._back = asyncio.get_running_loop().create_future()
             asyncio.get_running_loop().call_later(self._bounds.shared_grace_s, self._tire_of, self._back)
         self.joined = False
-        self._appends.give_up()
-        self._errands.give_up()
-        self._following.give_up()
+        self._append_queue.give_up()
+        self._outbox.give_up()
+        self._follower.give_up()
 
     def _tire_of(self, back: "asyncio.Future[bool]") -> None:
         if self._back is back:
@@ -424,11 +424,11 @@ class RedisChangeLog(Replica):
     def _follow(self, logged: LogRecord) -> None:
         """Take in the next entry of the log."""
         self._take_in(logged)
-        self._appends.visible(logged.n)
-        self._following.reached(logged.n)
+        self._append_queue.visible(logged.n)
+        self._follower.reached(logged.n)
 
-    def _led(self, sent_s: float, complete: bool) -> None:
-        self._following.led(sent_s, complete)
+    def _own_append(self, sent_s: float, complete: bool) -> None:
+        self._follower.own_append(sent_s, complete)
 
     def _notice(self, notice: Notice) -> None:
         if notice.after <= self._tail.flushed:  # else one was lost: the database knows what it refused

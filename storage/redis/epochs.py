@@ -63,11 +63,11 @@ class Epochs:
         self._clock = clock
         self._installation = ""
         self._moved_on = moved_on
-        self._united = 0
+        self._recovered = 0
         self._joined = 0
         self._overtaken = False
         self._late: list[AnyEntry] = []
-        self._attending: asyncio.Task[None] | None = None
+        self._beating: asyncio.Task[None] | None = None
         self.level = LEVEL
         """Of the log, that is in force: see `storage.log.entries`."""
         self.rebases = 0
@@ -82,17 +82,17 @@ class Epochs:
                 f"A later release has written to this log (level {self.level}, this one reads {LEVEL}):"
                 " start that one."
             )
-        self._attending = asyncio.create_task(self._attend(), name="attend")
+        self._beating = asyncio.create_task(self._beat(), name="attend")
 
     async def close(self) -> None:
-        if self._attending is not None:
-            await end(self._attending)
+        if self._beating is not None:
+            await end(self._beating)
         try:
             await self._database.leave(self._process)
         except DatabaseUnavailable:
             pass  # it is forgotten after a while
 
-    async def agree(self, link: RedisConnection, tail: Tail, orphans: Sequence[LogRecord]) -> Meta:
+    async def agree(self, link: RedisConnection, tail: Tail, accepted_unapplied: Sequence[LogRecord]) -> Meta:
         """Returns when Redis and the database are in the same life. Raises LogUnavailable to try again,
         Incompatible when this Redis belongs to another Facet."""
         while True:
@@ -107,12 +107,12 @@ class Epochs:
                 )
             if self._is_sound(meta, stands):
                 if self._is_late(stands, tail):
-                    await self._unite_late(link, Keys(self._prefix, meta.epoch), tail, orphans)
+                    await self._unite_late(link, Keys(self._prefix, meta.epoch), tail, accepted_unapplied)
                 return self._agreed(meta)
-            await self._rebase(link, stands, tail, orphans)
+            await self._rebase(link, stands, tail, accepted_unapplied)
 
     def _agreed(self, meta: Meta) -> Meta:
-        self._united, self._joined, self._overtaken = meta.epoch - 1, meta.epoch, False
+        self._recovered, self._joined, self._overtaken = meta.epoch - 1, meta.epoch, False
         return meta
 
     def late_news(self) -> list[AnyEntry]:
@@ -160,29 +160,29 @@ class Epochs:
         except DatabaseUnavailable as error:
             raise LogUnavailable(f"The log cannot be joined: {error.detail}") from None
 
-    async def _unite_own(self, stands: Epoch, tail: Tail, orphans: Sequence[LogRecord]) -> None:
+    async def _recover_own(self, stands: Epoch, tail: Tail, accepted_unapplied: Sequence[LogRecord]) -> None:
         """Bring what this process holds of the life that ends to the database, once."""
-        if stands.lineage <= tail.epoch and self._united < tail.epoch:
-            await self._unite_all(_held(tail, orphans), tail.epoch, late=False)
-            self._united = tail.epoch
+        if stands.lineage <= tail.epoch and self._recovered < tail.epoch:
+            await self._unite_all(_held(tail, accepted_unapplied), tail.epoch, late=False)
+            self._recovered = tail.epoch
 
     def _is_late(self, stands: Epoch, tail: Tail) -> bool:
         """Whether a life has begun without what this process held of one before."""
-        return stands.lineage <= tail.epoch < stands.position.epoch and self._united < tail.epoch
+        return stands.lineage <= tail.epoch < stands.position.epoch and self._recovered < tail.epoch
 
     async def _unite_late(
-        self, link: RedisConnection, keys: Keys, tail: Tail, orphans: Sequence[LogRecord]
+        self, link: RedisConnection, keys: Keys, tail: Tail, accepted_unapplied: Sequence[LogRecord]
     ) -> None:
         """Bring it now, but for requests that were repeated and answered in the meantime; and let everybody
         know what the database has got."""
         held = []
-        for logged in _held(tail, orphans):
+        for logged in _held(tail, accepted_unapplied):
             if await self._answered_since(link, keys, logged):
                 logger.error("entry %s of epoch %d: its request was repeated", logged.entry.id, tail.epoch)
             else:
                 held.append(logged)
         await self._unite_all(held, tail.epoch, late=True)
-        self._united = tail.epoch
+        self._recovered = tail.epoch
         scopes = [logged.entry.remembered.scope for logged in held if logged.entry.remembered is not None]
         if scopes:
             await link.call("SADD", keys.known, *scopes)
@@ -208,25 +208,27 @@ class Epochs:
         if held:
             logger.warning("bringing %d entries of epoch %d to the database", len(held), epoch)
         for start in range(0, len(held), self._bounds.flush_batch_entries):
-            await self._unite(held[start : start + self._bounds.flush_batch_entries], epoch, late=late)
+            await self._recover_entries(
+                held[start : start + self._bounds.flush_batch_entries], epoch, late=late
+            )
 
-    async def _unite(self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False) -> None:
+    async def _recover_entries(self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False) -> None:
         try:
-            for rejected in await self._database.unite(batch, epoch, late=late):
+            for rejected in await self._database.recover_entries(batch, epoch, late=late):
                 entry = rejected.logged.entry
                 logger.error("entry %s of epoch %d set aside: %s", entry.id, epoch, rejected.error)
         except DatabaseUnavailable as error:
             raise LogUnavailable(f"The log cannot be rebuilt: {error.detail}") from None
 
     async def _rebase(
-        self, link: RedisConnection, stands: Epoch, tail: Tail, orphans: Sequence[LogRecord]
+        self, link: RedisConnection, stands: Epoch, tail: Tail, accepted_unapplied: Sequence[LogRecord]
     ) -> None:
         """One step towards the next life: this process's part, and all of it if it gets the lease."""
         epoch = stands.position.epoch
         try:
-            await self._unite_own(stands, tail, orphans)
-            self._united = max(self._united, epoch)
-            await self._database.attend(self._process, self._united, LEVEL)
+            await self._recover_own(stands, tail, accepted_unapplied)
+            self._recovered = max(self._recovered, epoch)
+            await self._database.heartbeat(self._process, self._recovered, LEVEL)
             if not await self._database.hold_lease(REBASE, self._process, self._bounds.lease_rebase_s):
                 await asyncio.sleep(POLL_S)
                 return
@@ -246,7 +248,7 @@ class Epochs:
         """Everybody who may hold something gets a chance to bring it, but a silent one only so long."""
         deadline_s = self._clock.monotonic_s() + self._bounds.rebase_patience_s
         while self._clock.monotonic_s() < deadline_s:
-            present = await self._database.attendance(self._bounds.attendance_s)
+            present = await self._database.members(self._bounds.attendance_s)
             if all(other.united >= epoch for other in present if other.process != self._process):
                 return
             await asyncio.sleep(POLL_S)
@@ -259,7 +261,7 @@ class Epochs:
             async for batch in self.read(link, Keys(self._prefix, meta.epoch), after):
                 if any(logged.later is not None for logged in batch):
                     raise LogUnavailable("A later release must rebuild the log: only it can read all of it.")
-                await self._unite(batch, meta.epoch)
+                await self._recover_entries(batch, meta.epoch)
         await self._database.begin_epoch(old, new)
         keys = Keys(self._prefix, new)
         await self._list_known(link, keys)
@@ -294,10 +296,10 @@ class Epochs:
 
     async def _be_there(self) -> None:
         """Raises DatabaseUnavailable."""
-        await self._database.attend(self._process, self._united, LEVEL)
+        await self._database.heartbeat(self._process, self._recovered, LEVEL)
         self.level = await self._database.raise_level(self._bounds.attendance_s)
 
-    async def _attend(self) -> None:
+    async def _beat(self) -> None:
         while True:
             try:
                 await self._be_there()
@@ -309,12 +311,12 @@ class Epochs:
             await asyncio.sleep(self._bounds.attend_s)
 
 
-def _held(tail: Tail, orphans: Sequence[LogRecord]) -> list[LogRecord]:
+def _held(tail: Tail, accepted_unapplied: Sequence[LogRecord]) -> list[LogRecord]:
     """What the database lacks, as far as this process knows: what it has followed, and what was accepted for
     it beyond."""
     return [
         *(followed.logged for followed in tail.waiting),
-        *(logged for logged in orphans if logged.n > tail.head),
+        *(logged for logged in accepted_unapplied if logged.n > tail.head),
     ]
 
 

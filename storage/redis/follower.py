@@ -1,4 +1,4 @@
-"""LogFollower the log, and knowing how fresh that leaves this process."""
+"""Follows the log, and tracks how fresh what this process holds is."""
 
 import asyncio
 import math
@@ -41,15 +41,15 @@ class LogFollower:
         self._followed = followed
         self._noticed = noticed
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        self._led_s = -math.inf
+        self._own_append_at_s = -math.inf
         self._behind = asyncio.Event()
         self.freshness = Freshness(0.0)
 
-    def led(self, sent_s: float, complete: bool) -> None:
+    def own_append(self, sent_s: float, complete: bool) -> None:
         """This process's own entries were accepted. When it holds everything before them, it is at the end of
         the log without having read it; else there is something to read."""
         if complete:
-            self._led_s = self._clock.monotonic_s()
+            self._own_append_at_s = self._clock.monotonic_s()
             self._at_head(sent_s)
         else:
             self._behind.set()
@@ -58,7 +58,7 @@ class LogFollower:
         """Until the link fails, or the log is in another life, or has lost what comes next."""
         block: tuple[str | int, ...] = ()
         while True:
-            await self._while_led()
+            await self._while_appending()
             asked_s, after = self._clock.monotonic_s(), self._tail.head
             reply, meta = await link.pipeline(
                 (
@@ -77,12 +77,12 @@ class LogFollower:
                 self._at_head(asked_s)
             block = ("BLOCK", int(self._bounds.follow_block_s * 1000))
 
-    async def _while_led(self) -> None:
+    async def _while_appending(self) -> None:
         """While its own entries keep coming back one after the other, this process need not read them."""
         self._behind.clear()
-        while self._clock.monotonic_s() - self._led_s < self._bounds.led_s:
+        while self._clock.monotonic_s() - self._own_append_at_s < self._bounds.own_append_s:
             try:
-                async with asyncio.timeout(self._bounds.led_s):
+                async with asyncio.timeout(self._bounds.own_append_s):
                     await self._behind.wait()
             except TimeoutError:
                 continue

@@ -1,8 +1,8 @@
 """What Redis holds, and under which names.
 
 All names share one hash tag, so that a cluster keeps them on one node and a script may touch all of them.
-Everything but `meta`, copies and turns belongs to one epoch, one life of the log, and carries its number:
-what an earlier life left behind can never be taken for something of this one.
+Everything but `meta`, the shared cache and locks belongs to one epoch, one life of the log, and carries its
+number: what an earlier life left behind can never be taken for something of this one.
 
 | key | type | what |
 |---|---|---|
@@ -16,8 +16,8 @@ what an earlier life left behind can never be taken for something of this one.
 | `{facet}:E:key:SCOPE` | string | position and entry that answered a keyed request |
 | `{facet}:E:probe` | string | nothing: whether it can be set tells whether Redis is full |
 | `{facet}:E:known` | set | scopes answered in earlier lives; the database has their answers |
-| `{facet}:copy:KEY` | string | a copy that may be missing: see `storage.change_log.cache` |
-| `{facet}:turn:NAME` | string | who does what all want done once: see `storage.change_log.locks` |
+| `{facet}:copy:KEY` | string | a copy that may be missing: see `storage.shared.cache` |
+| `{facet}:turn:NAME` | string | who does what all want done once: see `storage.shared.locks` |
 
 An entry of the log has the fields `p` (payload), `o` (order), `c` (claims and releases) and `f` (forgotten
 order): other releases read them. The marks also hold one long value under no name: a short hash without one

@@ -13,21 +13,21 @@ _GIVE = _IF_MINE + "return redis.call('DEL', KEYS[1])"
 
 
 class RedisLocks:
-    """While Redis is away everybody has a turn."""
+    """While Redis is away every lock is acquired."""
 
     def __init__(self, prefix: str, reader: BatchedReads, joined: Callable[[], bool]) -> None:
         self._space = f"{{{prefix}}}:turn:"
         self._reader = reader
         self._joined = joined
 
-    async def take(self, name: str, owner: str, ttl_s: float) -> bool:
+    async def acquire(self, name: str, owner: str, ttl_s: float) -> bool:
         reply = await self._ask("SET", self._space + name, owner, "NX", "PX", int(ttl_s * 1000))
         return reply is not None
 
     async def extend(self, name: str, owner: str, ttl_s: float) -> None:
         await self._ask("EVAL", _EXTEND, 1, self._space + name, owner, int(ttl_s * 1000))
 
-    async def give(self, name: str, owner: str) -> None:
+    async def release(self, name: str, owner: str) -> None:
         await self._ask("EVAL", _GIVE, 1, self._space + name, owner)
 
     async def _ask(self, *command: Argument) -> Any:

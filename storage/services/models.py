@@ -1,8 +1,8 @@
 """Model facts by the hash of the model: held here, else copied from another process, else in the database,
 else computed, once for all callers.
 
-Who may see a model is another matter: who has uploaded it. What a process has heard of that may be old, and
-is asked for again before somebody is told that a model is not known.
+Only those who have uploaded a model may see it. What a process knows of that may be stale: it is read again
+before an answer says that a model is not known.
 """
 
 import msgspec
@@ -37,7 +37,7 @@ class Models:
         self,
         database: Database,
         copies: SharedCache,
-        turns: Locks,
+        locks: Locks,
         analyser: str,
         bounds: Bounds,
         clock: Clock,
@@ -49,7 +49,7 @@ class Models:
         self.popularity = Popularity(bounds.popularity_entries, self._half_life_s, clock.now())
         self.cache = PopularModels(bounds.models_entries, self.popularity)
         self.copies = SharedModels(copies, analyser, bounds.shared_ttl_s, bounds.model_refusal_age_s)
-        self.computing = ComputeOnce(self.copies, turns, analyser, bounds, self._known, self._take_in)
+        self.computing = ComputeOnce(self.copies, locks, analyser, bounds, self._known, self._cache_result)
         self.records = ModelWriteQueue(database, bounds.model_queue_entries, self._half_life_s)
         self.renewals = Renewals(bounds.models_entries, self.popularity)
         self.refusals: TtlCache[str, Refusal] = TtlCache(
@@ -90,7 +90,7 @@ class Models:
         self._outdated_looks.put(model.sha256, True)
         return True
 
-    def take_in(self, sha256: str, byte_count: int, facts: bytes) -> None:
+    def store_reanalysed(self, sha256: str, byte_count: int, facts: bytes) -> None:
         """Facts of a kept file that was read anew, for everybody."""
         model = self._hold(Model(sha256, byte_count, facts, frozenset(), self._analyser))
         self.copies.offer(model)
@@ -217,7 +217,7 @@ class Models:
             self.copies.offer(model)
         return model
 
-    def _take_in(self, sha256: str, found: Model | Refusal) -> None:
+    def _cache_result(self, sha256: str, found: Model | Refusal) -> None:
         if isinstance(found, Refusal):
             self.refusals.put(sha256, found)
         else:

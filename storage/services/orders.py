@@ -48,11 +48,11 @@ Act = Callable[[], Awaitable[Decided]]
 
 
 class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks for a change, and when: `if_match` None is any version, `unless` none of these."""
+    """Who asks for a change, and when: `if_match` None is any version, `if_none_match` none of these."""
 
     actor: Actor
     if_match: frozenset[int] | None = None
-    unless: Container[int] = frozenset()
+    if_none_match: Container[int] = frozenset()
     keyed: IdempotencyKey | None = None
     wait_for_database: bool = False
     success: int = 200
@@ -242,7 +242,7 @@ class OrderService:
         The log checks what it accepts. What is refused, or already so, is decided here, perhaps on what
         another process has changed since: so it counts only when decided on a state that holds everything
         which was accepted before. Raises Behind when nobody can say what that is."""
-        at_head = self._change_log.alone
+        at_head = self._change_log.single_process
         for _ in range(self._bounds.decide_attempts):
             seen = self._seen()
             try:
@@ -270,7 +270,7 @@ class OrderService:
         seen = self._seen()
         order = await self._visible(order_id, request)
         wanted = request.if_match is None or order.version in request.if_match
-        if not wanted or order.version in request.unless:
+        if not wanted or order.version in request.if_none_match:
             raise PreconditionFailed(f"The order has version {order.version}.", current=order)
         change = await decide(order)
         if change is None:

@@ -15,7 +15,7 @@ from storage.cache.write_behind import WriteBehind
 from storage.clock import Clock
 from storage.database.contract import Database
 from storage.database.health import DatabaseHealth
-from storage.database.lease import Lease, SoleLease, turn
+from storage.database.lease import Lease, SoleLease, exclusive_lease
 from storage.database.pruning import Pruning
 from storage.errors import Unavailable
 from storage.ids import new_id
@@ -57,8 +57,10 @@ class Storage:
         self.write_behind = WriteBehind(database, self.change_log, self.tail, self.lease, bounds)
         self.reads = ReadThrough(database, self.change_log, self.tail, bounds, clock)
         self.numbers = OrderNumbers(database, bounds)
-        self.pulse = DatabaseHealth(database, bounds, clock, tells_time=not self.change_log.tells_time)
-        self.housekeeping = Pruning(database, self.lease, bounds, clock)
+        self.database_health = DatabaseHealth(
+            database, bounds, clock, tells_time=not self.change_log.tells_time
+        )
+        self.pruning = Pruning(database, self.lease, bounds, clock)
         self.tokens = Tokens(self.change_log, bounds, clock)
         self.quotes = Quotes(database, self.change_log, self.tail, clock)
         self.models = Models(
@@ -99,12 +101,12 @@ class Storage:
     async def open(self, failed: Callable[[str, BaseException], None]) -> None:
         """Begin to follow, then start the tasks. `failed` is told when one of them ends that should not."""
         if not self.change_log.tells_time:
-            await self.pulse.measure_clock()
+            await self.database_health.measure_clock()
         self._start("lease", self.lease.run, failed)
         await self.change_log.open()
         await self.numbers.open()
-        self._start("pulse", self.pulse.run, failed)
-        self._start("housekeeping", self.housekeeping.run, failed)
+        self._start("pulse", self.database_health.run, failed)
+        self._start("housekeeping", self.pruning.run, failed)
         self._start("log", self.change_log.run, failed)
         self._start("write-behind", self.write_behind.run, failed)
         self._start("models", self.models.run, failed)
@@ -160,7 +162,7 @@ class Storage:
 
         Raises DatabaseUnavailable, and OutcomeUnknown when the database does not catch up in time."""
         deadline_s = self.bounds.durability_deadline_s
-        async with turn(self.database, "setup", 2 * deadline_s):
+        async with exclusive_lease(self.database, "setup", 2 * deadline_s):
             yield
             await self.write_behind.wait_for(self.tail.head, deadline_s)
 

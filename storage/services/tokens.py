@@ -95,7 +95,7 @@ class Tokens:
         """As `authenticate`; but what is not known here another process may have issued a moment ago. Raises
         Behind when nobody can say. However many ask, they keep nobody else waiting: see `SharedLook`."""
         actor = self.authenticate(secret)
-        if actor is not None or self._change_log.alone or not secret.startswith(PREFIX):
+        if actor is not None or self._change_log.single_process or not secret.startswith(PREFIX):
             return actor
         if not await self._look():
             raise Behind("This process cannot say whether this token is valid.")

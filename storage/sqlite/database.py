@@ -107,7 +107,9 @@ class SqliteDatabase(Reads):
         except REFUSED:
             return await self._writer.run(one_by_one)
 
-    async def unite(self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False) -> list[Rejected]:
+    async def recover_entries(
+        self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False
+    ) -> list[Rejected]:
         async def job(connection: aiosqlite.Connection) -> list[Rejected]:
             await store_answers(connection, KEEP_ANSWER, batch, epoch)
             rejected = await apply_one_by_one(connection, batch, epoch)
@@ -179,14 +181,14 @@ class SqliteDatabase(Reads):
     async def give_lease(self, name: str, holder: str) -> None:
         await self._writer.run(partial(leases.give_lease, name=name, holder=holder))
 
-    async def attend(self, process: str, united: int, level: int = 1) -> None:
-        await self._writer.run(partial(leases.attend, process=process, united=united, level=level))
+    async def heartbeat(self, process: str, united: int, level: int = 1) -> None:
+        await self._writer.run(partial(leases.heartbeat, process=process, united=united, level=level))
 
     async def raise_level(self, within_s: float, least: int = 0) -> int:
         return await self._writer.run(partial(leases.raise_level, within_s=within_s, least=least))
 
-    async def attendance(self, within_s: float) -> list[Member]:
-        return await self._writer.run(partial(leases.attendance, within_s=within_s))
+    async def members(self, within_s: float) -> list[Member]:
+        return await self._writer.run(partial(leases.members, within_s=within_s))
 
     async def leave(self, process: str) -> None:
         await self._writer.run(partial(leases.leave, process=process))

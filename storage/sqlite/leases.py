@@ -44,7 +44,7 @@ async def keep_secret(connection: aiosqlite.Connection, name: str, proposed: byt
     )
 
 
-async def attend(connection: aiosqlite.Connection, process: str, united: int, level: int) -> None:
+async def heartbeat(connection: aiosqlite.Connection, process: str, united: int, level: int) -> None:
     await connection.execute(_ATTEND, (process, united, level))
 
 
@@ -53,7 +53,7 @@ async def raise_level(connection: aiosqlite.Connection, within_s: float, least: 
     return int(next(iter(rows))[0])
 
 
-async def attendance(connection: aiosqlite.Connection, within_s: float) -> list[Member]:
+async def members(connection: aiosqlite.Connection, within_s: float) -> list[Member]:
     await connection.execute(f"DELETE FROM processes WHERE seen_at < {_MOVED.format('-?')}", (within_s,))
     return [Member(*row) for row in await connection.execute_fetchall(_PRESENT)]
 

@@ -228,8 +228,8 @@ class DatabaseContract:
     ) -> None:
         entries = [entry_of(change) for change in life()]
         await apply(database, entries[:2])
-        assert await database.unite(logged(entries), 1) == []
-        assert await database.unite(logged(entries), 1) == []
+        assert await database.recover_entries(logged(entries), 1) == []
+        assert await database.recover_entries(logged(entries), 1) == []
         assert await database.load_order(id_of(1)) == life()[-1].order
         assert len(await database.load_history(id_of(1))) == 4
         assert await database.position() == Position(1, 2)
@@ -263,7 +263,7 @@ class DatabaseContract:
     async def test_what_is_known_is_skipped_even_behind_a_dead_letter(self, database: Database) -> None:
         entries = [entry_of(change) for change in life()]
         await apply(database, [entries[0], entries[2]])
-        assert await database.unite(logged(entries[:1]), 1) == []
+        assert await database.recover_entries(logged(entries[:1]), 1) == []
         assert len(await database.load_dead_letters()) == 1
 
     async def test_what_does_not_fit_when_lives_are_united_is_set_aside_once(
@@ -274,7 +274,7 @@ class DatabaseContract:
         fork = entry_of(changed(first.order, note="the other one"), entry_id=id_of(99))
         gap, good = entry_of(life(2)[2]), entry_of(life(3)[0])
         for _ in range(2):
-            assert len(await database.unite(logged([fork, gap, good]), 1)) == 2
+            assert len(await database.recover_entries(logged([fork, gap, good]), 1)) == 2
         letters = [letter for letter, _ in await database.load_dead_letters()]
         assert [letter.position for letter in letters] == ["1-1", "1-2"]
         assert [letter.error.partition(":")[0] for letter in letters] == ["fork", "gap"]
@@ -314,8 +314,8 @@ class DatabaseContract:
         first, second = (entry_of(change, key="k") for change in life(versions=2))
         async with opened(keeps_answers=keeps_answers) as database:
             await apply(database, [msgspec.structs.replace(first, remembered=None)])
-            await database.unite(logged([first, second]), 1)
-            await database.unite(logged([second], after=5), 1)
+            await database.recover_entries(logged([first, second]), 1)
+            await database.recover_entries(logged([second], after=5), 1)
             assert await database.find_answer("scope k") == (Position(1, 1), first)
 
     async def test_old_answers_are_forgotten_a_few_at_a_time(self, opened: Opened) -> None:
@@ -348,19 +348,19 @@ class DatabaseContract:
     async def test_processes_are_there_from_when_they_say_so_until_they_leave(
         self, database: Database
     ) -> None:
-        await database.attend("a", 1)
-        await database.attend("b", 1)
-        await database.attend("a", 2)
-        found = await database.attendance(60)
+        await database.heartbeat("a", 1)
+        await database.heartbeat("b", 1)
+        await database.heartbeat("a", 2)
+        found = await database.members(60)
         assert [(each.process, each.united) for each in found] == [("a", 2), ("b", 1)]
         assert all(0 <= each.seen_ago_s < 30 for each in found)
         await database.leave("b")
-        assert [each.process for each in await database.attendance(60)] == ["a"]
+        assert [each.process for each in await database.members(60)] == ["a"]
 
     async def test_who_was_not_seen_for_long_is_forgotten(self, database: Database) -> None:
-        await database.attend("a", 1)
-        assert await database.attendance(-60) == []
-        assert await database.attendance(60) == []
+        await database.heartbeat("a", 1)
+        assert await database.members(-60) == []
+        assert await database.members(60) == []
 
     async def test_a_secret_is_the_one_that_was_proposed_first(self, database: Database) -> None:
         found = await asyncio.gather(*(database.secret("k", bytes([n])) for n in range(5)))

@@ -27,7 +27,8 @@ OUTCOME_S = 90.0
 PAUSE_MIN_S, PAUSE_MAX_S = 0.02, 0.4
 THINK_S = 0.25
 OLD_S = 1.0
-"""What was superseded this long before a read began may not be its answer, unless that says it is stale."""
+"""What was superseded this long before a read began may not be its answer, unless that says it is
+stale."""
 IMPATIENT = 0.2
 """The share of operators who do not wait for what becomes of their first request."""
 IMPATIENT_S = 0.5

@@ -28,7 +28,7 @@ from pricing.errors import Refused
 from pricing.facts import Facts
 from pricing.mesh.analysis import analyse
 from pricing.mesh.warm import warm
-from pricing.price.firmness import judge
+from pricing.price.firmness import firmness_of
 from pricing.price.formula import price
 from pricing.price.options import Options
 from pricing.price.price_list import default_metal_fix, default_price_list
@@ -101,7 +101,7 @@ def examine(body: bytes, random: Random) -> Outcome:
     try:
         facts = analyse(body)
         _check_facts(facts)
-        judgement = judge(facts, units)
+        judgement = firmness_of(facts, units)
         answer = price(facts, Options("gold-585-yellow", units), default_price_list(), default_metal_fix())
     except Refused as refused:
         _check_refusal(refused)

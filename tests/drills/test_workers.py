@@ -69,11 +69,11 @@ async def test_a_new_worker_that_cannot_start_replaces_nobody(
 async def test_workers_whose_parent_was_killed_finish_and_leave_the_port_free(
     service: Service, engines: dict[str, str]
 ) -> None:
-    orphans = workers(service)
+    accepted_unapplied = workers(service)
     async with visited(lambda: service.url) as tally:
         await answered(tally, REQUESTS_BETWEEN)
         service.kill()
-        await until(lambda: not any(map(is_running, orphans)))
+        await until(lambda: not any(map(is_running, accepted_unapplied)))
     assert lost(engines["FACET_DATABASE_URL"], tally) == set()
     host, _, port = service.url.removeprefix("http://").partition(":")
     with socket.socket() as successor:

@@ -213,9 +213,9 @@ async def test_uniting_waits_until_a_batch_of_another_process_is_in(url: str, da
     async with session(url, 5.0) as other:
         await other.execute("BEGIN")
         await other.execute("UPDATE log_positions SET position = 0")
-        await fails_within(WRITE_S, database.unite(logged(FIRST), 1))
+        await fails_within(WRITE_S, database.recover_entries(logged(FIRST), 1))
         await other.execute("ROLLBACK")
-    assert await database.unite(logged(FIRST), 1) == []
+    assert await database.recover_entries(logged(FIRST), 1) == []
 
 
 async def test_a_caller_that_is_cancelled_leaves_no_transaction_behind(url: str, database: Database) -> None:

@@ -103,7 +103,7 @@ async def test_a_lost_notice_is_made_up_for_by_a_look_at_the_database(facet: Red
     async with facet.open(BOUNDS) as here, facet.open(BOUNDS) as there:
         await until(lambda: here.storage.lease.held or there.storage.lease.held)
         active, other = active_and_other(here, there)
-        active.tier._errands.flushed = lambda flushed: None  # type: ignore[method-assign]
+        active.tier._outbox.flushed = lambda flushed: None  # type: ignore[method-assign]
         outcome = await other.shop.create()
         await other.storage.write_behind.wait_for(outcome.position.n, 5.0)
         assert other.storage.write_behind.batches == 0
@@ -165,7 +165,7 @@ async def test_who_is_overtaken_in_the_database_learns_the_position_and_confirms
             waiting = asyncio.create_task(here.storage.write_behind.wait_for(outcome.position.n, 5.0))
             await gate.reached()
             async with facet.open(BOUNDS) as there:
-                there.tier._errands.flushed = lambda flushed: None  # type: ignore[method-assign]
+                there.tier._outbox.flushed = lambda flushed: None  # type: ignore[method-assign]
                 batch = [each.logged for each in there.storage.tail.waiting]
                 old = await there.database.position()
                 await there.database.apply(batch, old, Position(old.epoch, batch[-1].n))

@@ -252,7 +252,7 @@ async def test_what_a_later_release_wrote_is_set_aside_when_nobody_else_can_brin
     process: Process,
 ) -> None:
     payload = of_later_release(encode_entry(entry_of(created(an_order(1)))), inside="order")
-    rejected = await process.database.unite([logged_of(1, payload), logged_of(2, UNKNOWN_KIND)], 1)
+    rejected = await process.database.recover_entries([logged_of(1, payload), logged_of(2, UNKNOWN_KIND)], 1)
     assert len(rejected) == 2
     kept = [logged for _, logged in await process.database.load_dead_letters()]
     assert [payload_of(logged) for logged in kept] == [payload, UNKNOWN_KIND]

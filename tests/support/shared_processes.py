@@ -158,7 +158,7 @@ class Process:
         tasks = [*self.storage._tasks.values()]
         change_log: object = self.storage.change_log
         if isinstance(change_log, RedisChangeLog):
-            tasks += [each for each in (change_log._keeper, change_log._lives._attending) if each is not None]
+            tasks += [each for each in (change_log._keeper, change_log._epochs._beating) if each is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -15,7 +15,7 @@ from server.http.headers import (
     announced_sha256,
     echoed_position,
     if_match,
-    if_none_match,
+    matches_etag,
     preferences,
     version_of,
 )
@@ -61,7 +61,7 @@ def test_if_match_names_versions(values: tuple[str, ...], versions: set[int] | N
 
 @pytest.mark.parametrize("value", ["", " ", "7", '"7', 'W/7"', '"7" "8"', 'w/"7"', "'7'", ",", '"7";q=1'])
 def test_what_is_no_list_of_tags_is_refused(value: str) -> None:
-    for read in (if_match, lambda request: if_none_match(request, '"7"')):
+    for read in (if_match, lambda request: matches_etag(request, '"7"')):
         with pytest.raises(HttpError) as refused:
             read(a_request("If-Match" if read is if_match else "If-None-Match", value))
         assert (refused.value.status, refused.value.code) == (400, "invalid_etag")
@@ -90,8 +90,8 @@ IF_NONE_MATCH: list[tuple[str, str, bool]] = [
 
 @pytest.mark.parametrize(("etag", "given_tags", "same"), IF_NONE_MATCH)
 def test_if_none_match_compares_weakly(etag: str, given_tags: str, same: bool) -> None:
-    assert if_none_match(a_request("If-None-Match", given_tags), etag) is same
-    assert not if_none_match(a_request("Accept", "*/*"), etag)
+    assert matches_etag(a_request("If-None-Match", given_tags), etag) is same
+    assert not matches_etag(a_request("Accept", "*/*"), etag)
 
 
 @given(st.integers(0, 10**18 - 1), st.sampled_from(["", "-gzip", ";br", "-x.y_z"]))

@@ -76,7 +76,7 @@ async def laptop(tmp_path: Path) -> Path:
     await database.lease_numbers(7)
     await database.secret("cursors", b"\x00key")
     await database.hold_lease("flusher", "laptop", 60)
-    await database.attend("laptop", 1)
+    await database.heartbeat("laptop", 1)
     await database.close()
     return path
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pricing.mesh.analysis import analyse
-from pricing.price.firmness import judge
+from pricing.price.firmness import firmness_of
 from pricing.price.model_view import ModelView, model_view
 from tests.support.encodings import Encoding, encodings
 
@@ -36,7 +36,7 @@ def test_every_encoding_of_a_ring_gives_the_same_model(name: str) -> None:
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_every_encoding_of_a_ring_is_priced_firmly(name: str) -> None:
     encoding = ENCODINGS[name]
-    assert judge(analyse(encoding.body), encoding.units).priceable == "auto"
+    assert firmness_of(analyse(encoding.body), encoding.units).priceable == "auto"
 
 
 def test_the_ring_is_what_its_formula_says() -> None:

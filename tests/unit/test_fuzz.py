@@ -11,7 +11,7 @@ import trimesh
 
 from pricing.errors import Refused
 from pricing.mesh.analysis import analyse
-from pricing.price.firmness import judge
+from pricing.price.firmness import firmness_of
 from tests.drills import fuzz, fuzz_mutations
 
 MUTANTS = 300
@@ -49,7 +49,7 @@ def test_what_is_firm_has_the_volume_that_trimesh_finds() -> None:
         body = mutants.body(number)
         try:
             facts = analyse(body)
-            firm = judge(facts, "mm").priceable == "auto"
+            firm = firmness_of(facts, "mm").priceable == "auto"
         except Refused:
             continue
         mesh = trimesh.load_mesh(BytesIO(body), file_type="stl") if firm else None

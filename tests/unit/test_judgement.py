@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pricing.errors import Refused
 from pricing.facts import Facts, MeshWarning
 from pricing.mesh.analysis import analyse
-from pricing.price.firmness import judge
+from pricing.price.firmness import firmness_of
 from pricing.price.model_view import model_view
 from tests.support import meshes
 
@@ -21,47 +21,49 @@ def changed(**fields: object) -> Facts:
 
 
 def codes(facts: Facts, units: str = "mm") -> list[str]:
-    return [warning.code for warning in judge(facts, units).warnings]
+    return [warning.code for warning in firmness_of(facts, units).warnings]
 
 
 def test_a_closed_ring_of_the_size_of_a_finger_is_firm() -> None:
-    assert judge(RING, "mm").priceable == "auto"
+    assert firmness_of(RING, "mm").priceable == "auto"
     assert codes(RING) == []
 
 
 def test_open_or_contradictory_surfaces_are_for_a_person() -> None:
-    assert judge(changed(closed=False, oriented=False), "mm").priceable == "manual"
-    assert judge(changed(oriented=False), "mm").priceable == "manual"
+    assert firmness_of(changed(closed=False, oriented=False), "mm").priceable == "manual"
+    assert firmness_of(changed(oriented=False), "mm").priceable == "manual"
     assert codes(changed(closed=False, oriented=False)) == ["not_closed"]
     assert codes(changed(oriented=False)) == ["not_oriented"]
 
 
 def test_bodies_that_are_apart_are_firm() -> None:
     note = MeshWarning("several_bodies", "There are 2 bodies; they do not overlap.")
-    assert judge(changed(bodies=2, warnings=(note,)), "mm").priceable == "auto"
+    assert firmness_of(changed(bodies=2, warnings=(note,)), "mm").priceable == "auto"
 
 
 @pytest.mark.parametrize(
     "code", ["bodies_not_counted", "bodies_unchecked", "bodies_overlap", "edges_shared", "flipped_facets"]
 )
 def test_doubts_found_in_the_mesh_are_provisional(code: str) -> None:
-    assert judge(changed(warnings=(MeshWarning(code, "seen"),)), "mm").priceable == "provisional"
+    assert firmness_of(changed(warnings=(MeshWarning(code, "seen"),)), "mm").priceable == "provisional"
 
 
 @pytest.mark.parametrize("code", ["cracks_closed", "degenerate_facets"])
 def test_repairs_that_change_no_volume_are_firm(code: str) -> None:
-    assert judge(changed(repaired=True, warnings=(MeshWarning(code, "seen"),)), "mm").priceable == "auto"
+    assert (
+        firmness_of(changed(repaired=True, warnings=(MeshWarning(code, "seen"),)), "mm").priceable == "auto"
+    )
 
 
 def test_a_hole_is_for_a_person_and_says_where() -> None:
-    judgement = judge(analyse(meshes.binary_stl(meshes.torus()[1:])), "mm")
-    assert judgement.priceable == "manual"
-    assert [warning.code for warning in judgement.warnings] == ["open_edges", "not_closed"]
+    firmness = firmness_of(analyse(meshes.binary_stl(meshes.torus()[1:])), "mm")
+    assert firmness.priceable == "manual"
+    assert [warning.code for warning in firmness.warnings] == ["open_edges", "not_closed"]
 
 
 def test_an_inverted_mesh_is_firm_and_says_so() -> None:
     facts = analyse(meshes.binary_stl(meshes.flipped(meshes.torus())))
-    assert judge(facts, "mm").priceable == "auto"
+    assert firmness_of(facts, "mm").priceable == "auto"
     assert codes(facts) == ["inverted"]
 
 
@@ -70,8 +72,8 @@ def test_an_inverted_mesh_is_firm_and_says_so() -> None:
 )
 def test_a_ring_in_millimetres_declared_in_another_unit_is_suspicious(made_mm: float, stated_as: str) -> None:
     facts = changed(extent=(float(made_mm), 1.0, 1.0))
-    assert judge(facts, "mm").priceable == "auto"
-    assert judge(facts, stated_as).priceable == "provisional"
+    assert firmness_of(facts, "mm").priceable == "auto"
+    assert firmness_of(facts, stated_as).priceable == "provisional"
     assert codes(facts, stated_as) == ["suspicious_size"]
 
 
@@ -79,24 +81,24 @@ def test_a_ring_in_millimetres_declared_in_another_unit_is_suspicious(made_mm: f
 def test_a_ring_in_another_unit_declared_as_millimetres_is_suspicious(
     made_mm: float, millimetres: float
 ) -> None:
-    assert judge(changed(extent=(made_mm / millimetres, 0.1, 0.1)), "mm").priceable == "provisional"
+    assert firmness_of(changed(extent=(made_mm / millimetres, 0.1, 0.1)), "mm").priceable == "provisional"
 
 
 def test_a_size_of_jewellery_with_hardly_any_volume_is_suspicious() -> None:
     assert codes(changed(volume=0.49)) == ["suspicious_volume"]
-    assert judge(changed(volume=0.49), "mm").priceable == "provisional"
+    assert firmness_of(changed(volume=0.49), "mm").priceable == "provisional"
 
 
 def test_unknown_units_are_refused() -> None:
     for unit in ("", "MM", "foot", "ft", "parsec"):
         with pytest.raises(Refused, match="unknown_unit"):
-            judge(RING, unit)
+            firmness_of(RING, unit)
 
 
 def test_the_unit_of_the_file_wins_and_is_reported() -> None:
     facts = analyse(meshes.glb(meshes.torus() / 1000))
-    judgement = judge(facts, "mm")
-    assert judgement.priceable == "auto"
+    firmness = firmness_of(facts, "mm")
+    assert firmness.priceable == "auto"
     assert codes(facts) == ["unit_from_file"]
     assert model_view("0" * 64, 1, facts, "mm").volume_mm3 == pytest.approx(RING.volume, rel=1e-5)
     assert codes(facts, "m") == []
@@ -115,11 +117,11 @@ def test_the_unit_of_the_file_wins_and_is_reported() -> None:
 def test_what_encloses_nothing_is_refused(triangles: meshes.Triangles) -> None:
     facts = analyse(meshes.binary_stl(triangles))
     with pytest.raises(Refused, match="zero_volume"):
-        judge(facts, "mm")
+        firmness_of(facts, "mm")
 
 
 def test_a_foil_encloses_something() -> None:
-    assert judge(analyse(meshes.binary_stl(meshes.cube() * (1, 1, 1e-2))), "mm").priceable == "auto"
+    assert firmness_of(analyse(meshes.binary_stl(meshes.cube() * (1, 1, 1e-2))), "mm").priceable == "auto"
 
 
 @given(
@@ -141,12 +143,12 @@ def test_firm_only_without_any_doubt(
         extent=(largest, 0.05, 0.05),
         warnings=tuple(MeshWarning(code, "seen") for code in doubts | notes),
     )
-    judgement = judge(facts, "mm")
+    firmness = firmness_of(facts, "mm")
     plausible = 5 <= largest < 150
     firm = closed and oriented and not doubts and plausible
-    assert (judgement.priceable == "auto") == firm
-    assert (judgement.priceable == "manual") == (not closed or not oriented or largest > 1e6)
-    assert firm or judgement.warnings or bodies is None
+    assert (firmness.priceable == "auto") == firm
+    assert (firmness.priceable == "manual") == (not closed or not oriented or largest > 1e6)
+    assert firm or firmness.warnings or bodies is None
 
 
 def test_view_is_in_millimetres_whatever_the_unit() -> None:

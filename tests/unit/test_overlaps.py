@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pricing.facts import Facts
 from pricing.mesh import overlaps
 from pricing.mesh.analysis import facts_of
-from pricing.price.firmness import judge
+from pricing.price.firmness import firmness_of
 from tests.support import meshes
 
 Cube = tuple[float, float, float]
@@ -27,14 +27,14 @@ def test_overlapping_cubes_count_what_they_share_once() -> None:
     assert facts.volume == pytest.approx(2000 - 125)
     assert facts.area == pytest.approx(1200 - 2 * 3 * 25)
     assert (facts.bodies, facts.repaired, codes(facts)) == (1, True, ["bodies_overlap"])
-    assert judge(facts, "mm").priceable == "provisional"
+    assert firmness_of(facts, "mm").priceable == "provisional"
 
 
 def test_cubes_apart_are_firm() -> None:
     facts = of(meshes.cube(), meshes.cube(at=(11, 0, 0)))
     assert facts.volume == pytest.approx(2000)
     assert (facts.bodies, facts.repaired) == (2, False)
-    assert judge(facts, "mm").priceable == "auto"
+    assert firmness_of(facts, "mm").priceable == "auto"
 
 
 def test_rings_through_each_other_whose_boxes_meet_do_not_overlap() -> None:
@@ -67,14 +67,14 @@ def test_a_body_apart_that_faces_inwards_is_turned_round() -> None:
 def test_a_body_that_faces_inwards_half_within_another_is_for_a_person() -> None:
     facts = of(meshes.cube(), meshes.flipped(meshes.cube(at=(5, 5, 5))))
     assert codes(facts) == ["bodies_contradict"]
-    assert judge(facts, "mm").priceable == "manual"
+    assert firmness_of(facts, "mm").priceable == "manual"
 
 
 def test_bodies_with_very_many_facets_are_not_united(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overlaps, "UNITED_FACETS_MAX", 20)
     facts = of(meshes.cube(), meshes.cube(at=(5, 5, 5)))
     assert codes(facts) == ["bodies_unchecked"]
-    assert judge(facts, "mm").priceable == "provisional"
+    assert firmness_of(facts, "mm").priceable == "provisional"
 
 
 def test_very_many_bodies_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:

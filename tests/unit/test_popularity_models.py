@@ -188,7 +188,7 @@ async def test_kept_files_are_read_anew_the_most_popular_first(tmp_path: Path) -
 
         async def read_anew(sha256: str) -> bool:
             read.append(sha256)
-            storage.models.take_in(sha256, 1, FACTS)
+            storage.models.store_reanalysed(sha256, 1, FACTS)
             return True
 
         storage.models.renewals.read_anew = read_anew

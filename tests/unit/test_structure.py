@@ -333,7 +333,9 @@ def test_every_place_that_documents_link_to_is_there() -> None:
             assert place in heads, f"{name_of(file)} links to {link}#{place}"
 
 
-@pytest.mark.parametrize("file", [file for file in SOURCES if file.parent.name == "pricing"], ids=str)
+@pytest.mark.parametrize(
+    "file", [file for file in SOURCES if file.relative_to(ROOT).parts[0] == "pricing"], ids=name_of
+)
 def test_compiled_functions_call_only_those_of_their_own_module(file: Path) -> None:
     """What numba keeps on disk is not thrown away when another module changes."""
     tree = tree_of(file)

@@ -14,7 +14,7 @@ from pricing.errors import Refused
 from pricing.facts import Facts
 from pricing.mesh.analysis import analyse
 from pricing.pool import FactsPool, Limits
-from pricing.price.firmness import judge
+from pricing.price.firmness import firmness_of
 from pricing.price.formula import price
 from pricing.price.options import Options
 from pricing.price.price_list import default_metal_fix, default_price_list
@@ -100,8 +100,8 @@ def test_all_facets_inverted_give_the_volume_without_its_sign() -> None:
 @pytest.mark.parametrize("facet", range(12))
 def test_one_facet_flipped_never_halves_a_volume(facet: int) -> None:
     facts = analyse(meshes.binary_stl(meshes.flipped(CUBE, facet)))
-    assert judge(facts, "mm").priceable in ("manual", "provisional")
-    if judge(facts, "mm").priceable == "provisional":
+    assert firmness_of(facts, "mm").priceable in ("manual", "provisional")
+    if firmness_of(facts, "mm").priceable == "provisional":
         assert facts.volume == pytest.approx(1000)
         assert facts.repaired
         assert "flipped_facets" in warnings(facts)
@@ -109,13 +109,13 @@ def test_one_facet_flipped_never_halves_a_volume(facet: int) -> None:
 
 def test_bodies_that_overlap_are_not_charged_twice() -> None:
     facts = analyse(meshes.binary_stl(np.concatenate([CUBE, meshes.cube(at=(5, 5, 5))])))
-    assert judge(facts, "mm").priceable in ("manual", "provisional")
-    if judge(facts, "mm").priceable == "provisional":
+    assert firmness_of(facts, "mm").priceable in ("manual", "provisional")
+    if firmness_of(facts, "mm").priceable == "provisional":
         assert facts.volume == pytest.approx(2000 - 125)
     inverted = analyse(meshes.binary_stl(meshes.flipped(np.concatenate([CUBE, meshes.cube(at=(5, 5, 5))]))))
-    assert judge(inverted, "mm").priceable == "manual" or inverted.volume == pytest.approx(2000 - 125)
+    assert firmness_of(inverted, "mm").priceable == "manual" or inverted.volume == pytest.approx(2000 - 125)
     twice = analyse(meshes.binary_stl(np.concatenate([CUBE, CUBE])))
-    assert judge(twice, "mm").priceable == "manual" or twice.volume == pytest.approx(1000)
+    assert firmness_of(twice, "mm").priceable == "manual" or twice.volume == pytest.approx(1000)
 
 
 @pytest.mark.parametrize("corners", [(0, 0, 0), (0, 0, 1), (0, 1, 0)])
@@ -200,7 +200,7 @@ async def test_2_000_tiny_solids_are_read_within_the_limits() -> None:
         facts = await pool.analyse(hostile.tiny_solids(2000))
         assert (facts.facets, facts.bodies, facts.closed) == (8000, 2000, True)
         left_open = await pool.analyse(hostile.tiny_solids(2000, facets=3))
-        assert judge(left_open, "mm").priceable == "manual"
+        assert firmness_of(left_open, "mm").priceable == "manual"
 
 
 async def test_a_large_stl_takes_a_share_of_what_a_library_takes() -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from server.http.fields import Nothing, canonical
-from server.http.headers import echoed_version, if_none_match
+from server.http.headers import echoed_version, matches_etag
 from server.http.keys import SETTINGS
 from server.http.problems import HttpError
 from server.http.request import Call
@@ -359,7 +359,7 @@ async def _find(call: Call, tag: Callable[[EncodedOrder], int]) -> tuple[Found, 
     if echoed_version(call.request) > tag(found.held):
         found = await _visible(call)
     wait_s = call.preferences.wait_s
-    if wait_s is None or not if_none_match(call.request, f'"{tag(found.held)}"'):
+    if wait_s is None or not matches_etag(call.request, f'"{tag(found.held)}"'):
         return found, {}
     await _changed_within(call, wait_s, tag(found.held), tag)
     return await _visible(call), {"Preference-Applied": f"wait={wait_s}"}

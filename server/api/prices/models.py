@@ -10,7 +10,7 @@ from pricing.price.model_view import ModelView
 from pricing.units import check_declared_unit
 from server.api.prices.prices import Priced, PriceQuery, cache_status, quote_tag
 from server.http.file_response import send_file
-from server.http.headers import if_none_match
+from server.http.headers import matches_etag
 from server.http.idempotency import Reply, once
 from server.http.problems import HttpError
 from server.http.ready_response import ReadyResponse
@@ -176,7 +176,7 @@ async def get_model_preview(call: Call) -> web.StreamResponse:
     model, _ = await call.request.app[MODEL_UPLOADS].known_model(_sha256(call), call.actor)
     preview = await call.request.app[PREVIEWS].get(model.sha256)
     headers = {"ETag": preview.etag, "Cache-Control": CACHEABLE}
-    if if_none_match(call.request, preview.etag):
+    if matches_etag(call.request, preview.etag):
         return ReadyResponse(status=304, headers=headers)
     headers |= {
         "Content-Type": PREVIEW_MEDIA_TYPE,

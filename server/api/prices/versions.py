@@ -31,7 +31,7 @@ class PriceLists(msgspec.Struct, frozen=True):
     next: str | None = None
 
 
-@routes("GET", "/v1/price-lists", "PriceVersions price lists", roles=ADMIN, answers={200: PriceLists})
+@routes("GET", "/v1/price-lists", "Published price lists", roles=ADMIN, answers={200: PriceLists})
 async def list_price_lists(call: Call) -> web.StreamResponse:
     versions = call.request.app[QUOTING].price_lists.all()
     return json_response(
