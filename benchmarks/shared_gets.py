@@ -52,7 +52,7 @@ async def measure_gets(engines: Engines, rounds: int) -> dict[str, list[Round]]:
 
 
 async def _nothing(link: RedisConnection) -> None:
-    """The shared tier's own reader does errands when nobody waits."""
+    """The change log's own reader does errands when nobody waits."""
 
 
 async def _compare(

@@ -1,4 +1,4 @@
-"""Which log, shared tier and database there are: four combinations, chosen by two settings.
+"""Which change log and database there are: four combinations, chosen by two settings.
 
 What a setting does not name is not imported: the drivers of Redis and PostgreSQL take a tenth of a start.
 """

@@ -26,7 +26,8 @@ async def keep_collected() -> None:
 
     Each look holds the event loop, for a microsecond an object. Left to itself the collector looks at as many
     as thousands of connections that come at once are made of, for 100 ms and more. Requests leave nothing to
-    be collected (`tests/unit/test_memory.py`): a look at the youngest now and then is for the odd one.
+    be collected (`tests/unit/test_garbage_collector.py`): a look at the youngest now and then is for the odd
+    one.
     """
     looked_s, put_off = time.monotonic(), 0
     while True:

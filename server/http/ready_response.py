@@ -2,7 +2,7 @@
 
 aiohttp's own response serves every case and costs accordingly; most answers here are a few headers and some
 bytes. What is not such a case goes its way. Relies on the pinned aiohttp's internals:
-`tests/unit/test_answers.py` compares both, byte for byte but for `Server`.
+`tests/unit/test_ready_response.py` compares both, byte for byte but for `Server`.
 """
 
 from http import HTTPStatus

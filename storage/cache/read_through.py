@@ -1,4 +1,4 @@
-"""Reading orders: local tier, what is pending, shared tier, database. The cache loads; callers never do."""
+"""Reading orders: local tier, what is pending, Redis, database. The cache loads; callers never do."""
 
 import asyncio
 import contextlib

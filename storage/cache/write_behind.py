@@ -26,7 +26,7 @@ logger = logging.getLogger("facet.write_behind")
 
 class WriteBehind:
     """Of several processes one is active, by lease; that two never write the same is not the lease's doing
-    but the guarded position's. The others learn from the shared tier, or the database, how far it is."""
+    but the guarded position's. The others learn from the change log, or the database, how far it is."""
 
     def __init__(
         self, database: Database, change_log: ChangeLog, tail: Tail, lease: Lease, bounds: Bounds

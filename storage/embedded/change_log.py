@@ -1,4 +1,4 @@
-"""The shared tier of a single process: its own log, and nothing that others would share."""
+"""The change log of a single process: a log of its own, and nothing that is shared."""
 
 import asyncio
 import logging

@@ -1,6 +1,6 @@
-"""The shared tier: where a change is accepted, and where it is seen before the database has it.
+"""The change log: where a change is accepted, and where it is seen before the database has it.
 
-Without Redis there is one process, and the shared tier is in it (`storage.embedded.change_log`). With Redis
+Without Redis there is one process, and the change log is in it (`storage.embedded.change_log`). With Redis
 any number of processes share one (`storage.redis.change_log`).
 """
 
@@ -34,7 +34,7 @@ class Freshness:
 
 
 class InShared(msgspec.Struct, frozen=True, kw_only=True):
-    """What the shared tier holds of an order. `position`: of its newest change, while the log has it.
+    """What Redis holds of an order. `position`: of its newest change, while the log has it.
     `pending`: the database may lack it, so it has no expiry; else it is held for `ttl_s` more seconds."""
 
     version: int
@@ -44,7 +44,7 @@ class InShared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How the shared tier stands. `server`: its name and version, None when it is in this process. `level`:
+    """The state of the change log. `server`: its name and version, None when it is in this process. `level`:
     which level of the log is in force. `joins`: how often following began; `rebases`: lives of the log begun
     here. `age_s`: how long ago the end of the log was last seen, None when it never was."""
 
@@ -131,7 +131,7 @@ class ChangeLog(Protocol):
         ...
 
     async def load(self, order_id: str) -> Order | None:
-        """An order as the shared tier holds it. None: ask the database; nothing of it is pending elsewhere
+        """An order as Redis holds it. None: ask the database; nothing of it is pending elsewhere
         that this process has not followed."""
         ...
 

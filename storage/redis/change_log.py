@@ -1,4 +1,4 @@
-"""The shared tier on Redis: any number of processes accept changes into one log and follow it.
+"""The change log on Redis: any number of processes accept changes into one log and follow it.
 
 Each process has three connections: one appends, one reads, one follows. They are opened together by the
 keeper, which first makes sure that Redis and the database are in the same life of the log; when one fails all

@@ -1,6 +1,6 @@
 """The order book: every change of an order goes through here, reads what is, decides, appends.
 
-A change is decided under the order's lock on its newest state, accepted by the shared tier if that is still
+A change is decided under the order's lock on its newest state, accepted by the change log if that is still
 the newest, and visible once durable. Changes that give an order to somebody wait for the database.
 """
 

@@ -1,4 +1,4 @@
-"""What every shared tier keeps to. A new one subclasses `ChangeLogContract` and says how a process on it is
+"""What every change log keeps to. A new one subclasses `ChangeLogContract` and says how a process on it is
 opened; one for many processes subclasses `ManyProcessesContract`."""
 
 import asyncio

@@ -25,7 +25,7 @@ from tests.support.engines import execute
 from tests.support.gates import until
 from tests.support.shared_stacks import opened_shared
 from tests.support.stacks import SHOP
-from tests.unit.test_copying import content
+from tests.unit.test_transfer import content
 
 NewDatabase = Callable[[], str]
 

@@ -18,7 +18,7 @@ from tests.support.commands import facet
 from tests.support.engines import execute, query
 from tests.support.gates import locked
 from tests.support.processes import clients_of, served
-from tests.unit.test_copying import content
+from tests.unit.test_transfer import content
 
 KEY = {"Idempotency-Key": "opened-on-the-laptop"}
 

@@ -1,4 +1,4 @@
-"""The shared tier of one process keeps the contract, over either database."""
+"""The change log of one process keeps the contract, over either database."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The shared tier on Redis keeps the contract, over either database and over a unix socket and TLS."""
+"""The change log on Redis keeps the contract, over either database and over a unix socket and TLS."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The shared tier keeps the contract on a Redis that Sentinel finds, and on a cluster."""
+"""The change log keeps the contract on a Redis that Sentinel finds, and on a cluster."""
 
 import pytest
 
