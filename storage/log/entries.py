@@ -1,19 +1,23 @@
 """What the log holds. One struct per kind of entry, tagged, so that a newer reader knows an older entry.
 
-A new kind, or a new field of a kind or of an order, makes a new level of the log: raise LEVEL and name it in
-`level_of`. Nothing of a level is written while a process is present that reads less.
+A new kind of entry, a new field of an order and a new status make a new level of the log: they are named in
+KIND_LEVELS, marked `Since` in `Order`, named in STATUS_LEVELS. Nothing of a level is written while a process
+is present that reads less.
 """
 
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from storage.errors import Upgrading
 from storage.orders.actors import Role
-from storage.orders.order import Change, Stored
+from storage.orders.fields import Since
+from storage.orders.order import Change, Order, Stored
 from storage.orders.unknown_fields import EPOCH, known_part
+from storage.orders.workflow import STATUS_LEVELS
 
 FORMAT = 1
 """Version of the encoding, the first byte of each stored entry."""
@@ -122,10 +126,17 @@ AnyEntry = (
     | LaterEntry
 )
 
-LEVEL = 1
-"""The level of the log that this release reads, and writes once all others read it."""
 KIND_LEVELS: dict[type[Entry], int] = {}
 """Kinds of entries that came with a level above the first."""
+FIELD_LEVELS = {
+    field.name: since.level
+    for field in msgspec.structs.fields(Order)
+    for since in get_args(field.type)[1:]
+    if isinstance(since, Since)
+}
+"""Fields of orders that did."""
+LEVEL = max([1, *KIND_LEVELS.values(), *FIELD_LEVELS.values(), *STATUS_LEVELS.values()])
+"""The level of the log that this release reads, and writes once all others read it."""
 
 _FORMAT_BYTE = bytes((FORMAT,))
 _encoder = msgspec.msgpack.Encoder()
@@ -134,7 +145,12 @@ _decoder: msgspec.msgpack.Decoder[AnyEntry] = msgspec.msgpack.Decoder(AnyEntry)
 
 def level_of(entry: AnyEntry) -> int:
     """Which level of the log a process must read to understand this entry."""
-    return KIND_LEVELS.get(type(entry), 1)
+    level = KIND_LEVELS.get(type(entry), 1)
+    if isinstance(entry, OrderChanged):
+        order = entry.change.order
+        set_levels = (since for name, since in FIELD_LEVELS.items() if getattr(order, name) is not None)
+        level = max(level, STATUS_LEVELS.get(order.status, 1), *set_levels)
+    return level
 
 
 def require_level(in_force: int, entry: AnyEntry) -> None:
@@ -147,7 +163,19 @@ def require_level(in_force: int, entry: AnyEntry) -> None:
 
 
 def encode_entry(entry: AnyEntry) -> bytes:
+    if FIELD_LEVELS and isinstance(entry, OrderChanged):
+        return _FORMAT_BYTE + _encoder.encode(_without_unset(entry))
     return _FORMAT_BYTE + _encoder.encode(entry)
+
+
+def _without_unset(entry: OrderChanged) -> dict[str, Any]:
+    """For processes that do not know the fields of a later level."""
+    plain: dict[str, Any] = msgspec.to_builtins(entry, builtin_types=(datetime, Decimal, bytes))
+    order = plain["change"]["order"]
+    for name in FIELD_LEVELS:
+        if order[name] is None:
+            del order[name]
+    return plain
 
 
 def decode_entry(payload: bytes) -> tuple[AnyEntry, bool]:

@@ -22,6 +22,13 @@ QuoteId = Annotated[str, Meta(min_length=1, max_length=64)]
 Moment = Annotated[datetime, Meta(tz=True)]
 
 
+class Since(NamedTuple):
+    """Marks a field of an order that came with this level of the log: it is set only once every process that
+    is present reads that level, and entries in which it is not set are written without it."""
+
+    level: int
+
+
 class Given(NamedTuple):
     """Marks a field of an order that callers give when they open it, as this type, and may edit until it is
     approved. `edited`: False when it stays as it was given; `cleared`: False when an edit cannot empty it.

@@ -46,6 +46,10 @@ BEFORE_PRICE = frozenset(LINE[: LINE.index(Status.PRICE_CALCULATED)])
 ACTIVE = tuple(status for status in LINE if status is not Status.CLOSED)
 """Statuses in which somebody still has something to do: warmed at start."""
 
+STATUS_LEVELS: dict[Status, int] = {}
+"""Statuses that came with a level of the log above the first: no order is brought to one before every process
+that is present knows it."""
+
 
 class Step(NamedTuple):
     kind: Kind

@@ -4,6 +4,7 @@ brought to the database without what it does not know, dropped, or fatal; and it
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -17,7 +18,8 @@ from storage.log import entries
 from storage.log.entries import FORMAT, LEVEL, AnswerKept, LaterEntry, MetalFixed, decode_entry, encode_entry
 from storage.log.log import logged_of, payload_of
 from storage.orders.encoded import EncodedOrder
-from storage.orders.order import Order, encode_order
+from storage.orders.order import Money, Order, OrderPrice, PriceSource, encode_order
+from storage.orders.workflow import Status
 from storage.redis.keys import Keys, encode_value
 from storage.services.price_versions import PriceVersions
 from tests.support.acts import keyed
@@ -232,6 +234,42 @@ async def test_nothing_newer_is_written_while_a_process_is_there_that_reads_less
         await until(lambda: process.tier.status().level == LEVEL + 1)
         await process.storage.idempotency.remember(keyed("a"), entries.Answer(status=200, body=b"{}"))
         assert (await process.storage.reads.order(order.id)) == order
+
+
+@pytest.mark.parametrize(
+    ("levels", "of"),
+    [("FIELD_LEVELS", "note"), ("STATUS_LEVELS", Status.FILE_UPLOADED)],
+    ids=["field", "status"],
+)
+async def test_a_new_field_or_status_waits_until_every_process_reads_it(
+    facet: RedisFacet, monkeypatch: pytest.MonkeyPatch, levels: str, of: str
+) -> None:
+    for module in ("storage.log.entries", "storage.redis.epochs"):
+        monkeypatch.setattr(f"{module}.LEVEL", LEVEL + 1)
+    monkeypatch.setattr(entries, levels, {of: LEVEL + 1})
+    facet.data.execute("INSERT INTO processes (id, united, seen_at) VALUES ('old', 0, clock_timestamp())")
+    async with facet.open(BOUNDS) as process:
+        order = await process.shop.order()  # without what is new
+        new = {"note": "new"} if of == "note" else {"model": "a" * 64}
+        with pytest.raises(Upgrading) as refused:
+            await process.shop.order(**new)
+        assert refused.value.retry_after_s > 0
+        await process.database.leave("old")
+        await until(lambda: process.tier.status().level == LEVEL + 1)
+        changed = await process.shop.order(**new)
+        await process.persisted()
+        for each in (order, changed):
+            assert await process.database.load_order(each.id) == each
+
+
+def test_an_order_without_a_new_field_is_written_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    amount = Money(Decimal("10.50"), "EUR")
+    price = OrderPrice(source=PriceSource.QUOTE, net=amount, vat=amount, gross=amount)
+    entry = entry_of(created(an_order(1, due_at=NOW, price=price)))
+    monkeypatch.setattr(entries, "FIELD_LEVELS", {"note": LEVEL + 1})
+    written = encode_entry(entry)
+    assert b"note" not in written
+    assert decode_entry(written) == (entry, True)
 
 
 async def test_a_process_of_an_earlier_release_changes_nothing_once_more_is_in_use(
