@@ -17,7 +17,7 @@ once."""
 
 def upsert_orders(count: int) -> str:
     """State rows; one that is older than what is stored changes nothing."""
-    rows = ", ".join([f"({', '.join('?' * 23)})"] * count)
+    rows = ", ".join([_placeholders(f"{ORDER_NAMES}, search")] * count)
     return (
         f"INSERT INTO orders ({ORDER_NAMES}, search) VALUES {rows}"
         f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in UPDATED_NAMES)}"
@@ -26,8 +26,12 @@ def upsert_orders(count: int) -> str:
 
 
 def insert_history(count: int) -> str:
-    rows = ", ".join([f"({', '.join('?' * 13)})"] * count)
+    rows = ", ".join([_placeholders(HISTORY_NAMES)] * count)
     return f"INSERT INTO order_history ({HISTORY_NAMES}) VALUES {rows}"
+
+
+def _placeholders(names: str) -> str:
+    return f"({', '.join('?' * (names.count(',') + 1))})"
 
 
 UPSERT_ORDER, UPSERT_ORDERS = upsert_orders(1), upsert_orders(ROWS_TOGETHER)
