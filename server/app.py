@@ -129,7 +129,7 @@ def build(
             tune_gc(RESERVED_BYTES_TOTAL)
             for watch in (app[DISK_CHECK].run(), keep_trimmed(), keep_collected()):
                 stack.push_async_callback(end, asyncio.create_task(watch))
-            app[LOOP_MONITOR].start()  # what a start does all at once held nobody up
+            app[LOOP_MONITOR].start()  # what a start does at once delays no request
             stack.callback(app[LOOP_MONITOR].stop)
             app[READINESS].phase = Phase.READY
             yield

@@ -25,7 +25,7 @@ DATABASE = "facet.db"
 
 
 async def back_up(storage: Storage, directory: DataDirectory, target: Path) -> dict[str, Any]:
-    """Write a backup that holds every change acknowledged before the call. The service goes on meanwhile.
+    """Write a backup that holds every change acknowledged before the call. The service keeps running.
 
     Raises OutcomeUnknown when the database does not catch up in time, Unavailable when other processes may
     have acknowledged what this one has not heard of, OSError when the file cannot be written; then there is
@@ -48,7 +48,7 @@ def _pack(copy: Path, directory: DataDirectory, target: Path, now: datetime) -> 
         "position": str(position_of(copy)),
         "orders": examine_database(copy).rows,
     }
-    # A name that nobody can have put a link at, readable by its owner only.
+    # A name that cannot be a link placed by another user, readable by its owner only.
     descriptor, name = tempfile.mkstemp(".partial", f"{target.name}.", target.parent)
     partial = Path(name)
     try:

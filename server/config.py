@@ -243,7 +243,7 @@ SETTINGS = (
         "FACET_MODEL_FILES_BYTES",
         "10737418240",
         "bytes",
-        "Kept model files, all together; those nobody has asked for the longest go first.",
+        "Kept model files, all together; the least recently requested go first.",
         _whole(2**20, 2**46),
     ),
     Setting(
@@ -251,7 +251,7 @@ SETTINGS = (
         "FACET_MODEL_FILES_DAYS",
         "730",
         "days",
-        "A model file that nobody asks for is kept for so long. Its facts and prices stay.",
+        "How long a model file is kept after its last request. Its facts and prices stay.",
         _number("days", 1 / 24, 36_500),
     ),
     Setting(

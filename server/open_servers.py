@@ -1,4 +1,4 @@
-"""What is demanded of the servers before anything is opened: that not everybody can use them."""
+"""Refuses a Redis or PostgreSQL that anyone in the network can use, before anything is opened."""
 
 import ipaddress
 from collections.abc import Iterator

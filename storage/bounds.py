@@ -17,7 +17,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     flush_retry_max_s: float = 1.0
 
     flush_silence_s: float = 3.0
-    """When entries wait for the database and it has not moved for so long, something is wrong with it."""
+    """When entries wait for the database and it has not moved for this long, something is wrong with it."""
 
     backlog_entries: int = 100_000
     """Acknowledged entries that the database may lack before writes are refused."""
@@ -102,7 +102,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     shared_grace_s: float = 0.25
     """How long a change waits, when a connection to Redis is lost, whether it is back at once."""
     shared_open_s: float = 5.0
-    """How long a start waits for Redis before it goes on without."""
+    """How long a start waits for Redis before it continues without."""
     shared_ttl_s: float = 6 * 3600.0
     """How long Redis keeps an order that the database has."""
     shared_fills: int = 1_000
@@ -123,14 +123,14 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Entries that Redis keeps after they are flushed, so that a process can catch up."""
 
     log_trim_together: int = 1_000
-    """Entries trimmed from Redis at once, so that nobody waits long behind it."""
+    """Entries trimmed from Redis at once, so that other commands do not wait long."""
     appends_in_flight: int = 2
     """Groups of changes sent to Redis before the first is answered: it works while the next is made."""
 
     clock_measure_s: float = 1.0
     """How often the shared clock is looked at."""
     clock_difference_s: float = 300.0
-    """From this difference on, of this machine's clock from the shared one, somebody should set it."""
+    """From this difference on, of this machine's clock from the shared one, the clock should be set."""
     pulse_s: float = 1.0
     """How often the database is asked whether it answers."""
     pulse_deadline_s: float = 1.0

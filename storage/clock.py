@@ -52,7 +52,7 @@ class SharedClock:
 
     Each measurement says between which bounds the difference of the two clocks lies. They are intersected,
     as far as the clocks cannot have come apart meanwhile: so the best of many counts. `now` never goes
-    backwards: after a correction it goes on at half speed until it is right again.
+    backwards: after a correction it runs at half speed until it is right again.
     """
 
     def __init__(self, own: Clock) -> None:

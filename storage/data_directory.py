@@ -194,7 +194,7 @@ def _keep_private(path: Path) -> None:
 
 
 def _holder_of(lock: Path) -> Holder | None:
-    """Who holds this lock now; None when nobody does."""
+    """The holder of this lock; None when it is free."""
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

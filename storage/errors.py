@@ -24,7 +24,7 @@ class StorageError(Exception):
 
 
 class NotFound(StorageError):
-    """There is no such thing, or it belongs to somebody else."""
+    """It does not exist, or belongs to another tenant."""
 
     code = "not_found"
 
@@ -118,7 +118,7 @@ class Unavailable(StorageError):
 
 
 class BacklogFull(Unavailable):
-    """The database is too far behind to accept more changes; reads go on."""
+    """The database is too far behind to accept more changes; reads continue."""
 
     code = "backlog_full"
 
@@ -146,7 +146,7 @@ class DatabaseUnavailable(Unavailable):
 
     code = "database_unavailable"
     unforeseen: BaseException | None = None
-    """What it was, when nobody has foreseen it."""
+    """The cause, when it was unexpected."""
 
 
 class Upgrading(Unavailable):
@@ -215,7 +215,7 @@ class Incompatible(StorageError):
 
 
 class Fenced(StorageError):
-    """Somebody else has moved the database's position: this process must not write any more."""
+    """Another process has moved the database's position: this one must not write any more."""
 
     code = "fenced"
 

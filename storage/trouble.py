@@ -8,8 +8,8 @@ STEADY_S = 2.0
 
 
 class Trouble:
-    """What is wrong right now, for whoever asks; and two lines in the log, however often it is met: one when
-    it begins, one when it is over, with the count between."""
+    """What is wrong right now, for `/readyz` and metrics; and two lines in the log, however often it is met:
+    one when it begins, one when it is over, with the count between."""
 
     def __init__(self, logger: logging.Logger, begins: str, ends: str) -> None:
         """What the two lines say."""
@@ -21,7 +21,7 @@ class Trouble:
         self.error: str | None = None
 
     def met(self, error: str, cause: BaseException | None = None) -> None:
-        """`cause`: of what nobody has foreseen, so that its traceback is logged."""
+        """`cause`: of what was unexpected, so that its traceback is logged."""
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None

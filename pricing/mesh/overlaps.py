@@ -77,7 +77,7 @@ class _Sum:
         self.inverted += signed < 0
 
     def add_group(self, signed: NDArray[np.float64], area: float, union: "_Union") -> bool:
-        """False when nobody can say what the file means."""
+        """False when the meaning of the file is ambiguous."""
         expected = float(signed.sum())
         self.bodies += union.bodies
         if abs(union.volume - expected) <= SAME_VOLUME * float(np.abs(signed).sum()):

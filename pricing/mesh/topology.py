@@ -2,7 +2,7 @@
 
 Unlike `measures` this needs all positions at once: some 90 bytes per facet at its peak, hence a limit on the
 facets. Positions are told apart by their random number (see `measures`): two of a million share one with a
-probability below 10^-7, and nobody outside can bring that about.
+probability below 10^-7, and no file can be made to do so.
 """
 
 from typing import Any, NamedTuple

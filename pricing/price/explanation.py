@@ -1,5 +1,5 @@
-"""A price for somebody with a pocket calculator: of every line the formula, and each number in it with its
-unit and where it comes from.
+"""A price that can be checked with a pocket calculator: of every line the formula, and each number in it with
+its unit and where it comes from.
 
 The formulas are texts of names, numbers, + - * / and `max`; put the variables in and the amounts come out.
 Each amount is rounded where it is made, so what is added up afterwards is already what the customer sees.

@@ -26,7 +26,7 @@ EXTENT_MM_MAX = 150.0
 150 mm and more; bangles stay below 90. The price of the bound: rigid necklaces want a person's look."""
 
 EXTENT_MM_MANUAL = 1_000_000.0
-"""Beyond a kilometre no confusion of units explains the size, and amounts would be nonsense: no price."""
+"""Beyond a kilometre no confusion of units explains the size, and amounts would mean nothing: no price."""
 
 VOLUME_MM3_MIN = 0.5
 """A smaller volume is suspicious: a jump ring of 5 mm has 3 mm3, and masses are rounded to a milligram."""

@@ -143,18 +143,18 @@ VERSION_LENGTH_MAX = 100
 _PROBLEMS_MAX = 200
 _DIGITS_MAX = 18
 _DECIMAL_LENGTH_MAX = 64
-"""A text this long has leading zeros or an exponent that nobody needs."""
+"""A text this long has leading zeros or a needless exponent."""
 _ROWS = ("quantity_breaks", "materials", "finishes", "platings", "stones")
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
 
 def parse_price_list(data: bytes) -> PriceList:
-    """The price list in a JSON document that somebody sends; InvalidData with every error in it."""
+    """The price list in a JSON document; InvalidData with every error in it."""
     return price_list_of(_parse_json(data))
 
 
 def price_list_of(document: object) -> PriceList:
-    """The price list in a parsed document that somebody sends; InvalidData with every error in it."""
+    """The price list in a parsed document; InvalidData with every error in it."""
     _raise_if_any(_length_problems(document))
     price_list = _checked_price_list(document)
     _raise_if_any(_text_problems(price_list))
@@ -174,12 +174,12 @@ def _checked_price_list(document: object) -> PriceList:
 
 
 def parse_metal_fix(data: bytes) -> MetalFix:
-    """The metal fix in a JSON document that somebody sends; InvalidData with every error in it."""
+    """The metal fix in a JSON document; InvalidData with every error in it."""
     return metal_fix_of(_parse_json(data))
 
 
 def metal_fix_of(document: object) -> MetalFix:
-    """The metal fix in a parsed document that somebody sends; InvalidData with every error in it."""
+    """The metal fix in a parsed document; InvalidData with every error in it."""
     fix = _checked_metal_fix(document)
     _raise_if_any(
         _short("/version", fix.version, VERSION_LENGTH_MAX) + _short("/source", fix.source, SOURCE_LENGTH_MAX)
@@ -247,7 +247,7 @@ def _decode(kind: Any, raw: object, pointer: str, problems: list[Problem]) -> An
     arrays are walked here and only single values are left to msgspec.
     """
     if len(problems) > _PROBLEMS_MAX:
-        return None  # nobody reads more of them
+        return None  # more of them would not be read
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _decode_record(kind, raw, pointer, problems)
     if get_origin(kind) is tuple:

@@ -1,4 +1,4 @@
-"""Facts that somebody has already: a model as answers show it, as JSON, in place of its mesh."""
+"""Facts that a caller supplies: a model as answers show it, as JSON, in place of its mesh."""
 
 import math
 

@@ -71,7 +71,7 @@ def text_lines(body: memoryview, file_type: FileType) -> Iterator[bytes]:
     for start in range(0, len(body), PIECE_BYTES):
         piece = bytes(body[start : start + PIECE_BYTES])
         lines = (rest + (piece if start else piece.removeprefix(_BYTE_ORDER_MARK))).splitlines(keepends=True)
-        # The last line may go on in the next piece, or be followed by the LF of its CRLF.
+        # The last line may continue in the next piece, or be followed by the LF of its CRLF.
         rest = lines.pop() if lines else b""
         if len(rest) > LINE_BYTES_MAX:
             raise malformed(file_type, f"A line has more than {LINE_BYTES_MAX} bytes.")

@@ -30,7 +30,7 @@ OWNER_ONLY = 0o077
 """What is taken from the mode of every file that a command makes, whatever the shell's own mask."""
 
 PIPE_BROKEN = 128 + signal.SIGPIPE
-"""As a shell calls the end of a program whose output nobody reads."""
+"""The exit code of a program whose output is no longer read."""
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     code = _run(arguments)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads any more: the interpreter must not find that out when it ends
+    except BrokenPipeError:  # the output is closed: the interpreter must not fail on it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or PIPE_BROKEN
     return code
@@ -264,7 +264,7 @@ _COMMANDS: tuple[tuple[str, str, Command, Callable[[argparse.ArgumentParser], No
     ("migrate", "bring the database to this release's schema", _migrate, add_data),
     ("warm", "make the running server load again what it is asked for first", _warm, add_data),
     ("doctor", "look for what could keep the service from working", _doctor, add_data),
-    ("backup", "write a backup while the service goes on", _backup, _add_file),
+    ("backup", "write a backup while the service runs", _backup, _add_file),
     ("restore", "restore a backup into an empty data directory or PostgreSQL", _restore, _add_file),
     ("move", "take the data of a stopped server to PostgreSQL", _move, _add_move),
     ("export", "all orders as lines of JSON, or CSV", export, add_export),

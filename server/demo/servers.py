@@ -1,6 +1,6 @@
 """The demo's own Valkey and PostgreSQL: they end with it, however it ends, and keep their data.
 
-Valkey comes back by itself a moment after somebody has killed it: the tour does.
+Valkey comes back by itself a moment after it was killed: the tour does.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ class DemoServers:
                 "database_url": self.postgres.url,
             }
             json.dump(note, file)
-        written.rename(self._note)  # whoever reads it has a whole one
+        written.rename(self._note)  # readers see a whole file
 
     def _bring_back(self) -> None:
         while not self._ended.wait(LOOK_S):

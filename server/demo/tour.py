@@ -199,7 +199,7 @@ async def list_miss_then_hit(guide: Guide) -> None:
     second = await guide.show("ivan", "GET", path)
     expect("fwd=miss" in first.headers["Cache-Status"], "the first request misses")
     expect("hit" in second.headers["Cache-Status"], "the second hits")
-    guide.say("The first caller waits for one database read, whoever comes after gets ready bytes.")
+    guide.say("The first caller waits for one database read, those that follow get ready bytes.")
 
 
 async def change_in_next_page(guide: Guide) -> None:
@@ -335,7 +335,7 @@ async def invalidated_by_key(guide: Guide) -> None:
     expect(deleted.status == 204, "forgotten and read again")
     found = await guide.show("maria", "GET", f"/v1/orders/{order_id}")
     expect(found.status == 200, "and still there")
-    guide.say("For whoever changed a row by SQL: the next read shows the database, or what is newer than it.")
+    guide.say("After a row was changed by SQL: the next read shows the database, or what is newer than it.")
 
 
 async def others_do_not_exist(guide: Guide) -> None:
@@ -388,7 +388,7 @@ async def redis_killed_and_back(guide: Guide) -> None:
     os.kill(guide.redis_pid, signal.SIGKILL)
     guide.say(f"kill -9 {guide.redis_pid}")
     read = await guide.show("maria", "GET", f"/v1/orders/{kept}")
-    expect((read.status, read.headers["ETag"]) == (200, before), "reads go on")
+    expect((read.status, read.headers["ETag"]) == (200, before), "reads continue")
     began_s, key = time.monotonic(), f"tour-{secrets.token_hex(4)}"
     order = {"customer": "anna", "note": "while Redis was away"}
     refused = await guide.show("shop", "POST", "/v1/orders", order, Idempotency_Key=key)

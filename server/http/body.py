@@ -17,7 +17,7 @@ from server.http.problems import HttpError
 AWAITED_MAX = 1_024
 """Bodies that are waited for at once. Each costs a connection and its handler, some 20 KB."""
 SILENT_S_MIN = 2.0
-"""When that many are: a body that has brought nothing for so long makes room for a new one."""
+"""When that many are: a body that has brought nothing for this long makes room for a new one."""
 IDLE_SPREAD = 0.25
 """Of the time a body may bring nothing, this share is drawn by lot: thousands that were begun together do not
 end together."""

@@ -1,4 +1,4 @@
-"""Bodies are taken in by turns: so many bytes in each round of the event loop. An answer to somebody else
+"""Bodies are taken in by turns: a fixed number of bytes in each round of the event loop. Other answers
 then never waits for twenty uploads that all have something to be hashed."""
 
 import asyncio
@@ -17,7 +17,7 @@ class FairShare:
         self._next_is_due = False
 
     async def turn(self, byte_count: int) -> None:
-        """Returns when it is the caller's turn to work on so many bytes: at once, or in a later round."""
+        """Returns when it is the caller's turn to work on this many bytes: at once, or in a later round."""
         if self._left > 0 and not self._waiting:
             self._take(byte_count)
             return

@@ -134,7 +134,7 @@ def announces_digest(request: web.Request) -> bool:
 
 def announced_digest(request: web.BaseRequest) -> bytes | None:
     """The SHA-256 that the body has, as its sender says (RFC 9530). Other algorithms are passed over. Raises
-    HttpError 400 for what is no such digest, and for two of them."""
+    HttpError 400 for what is not a digest, and for two of them."""
     announced: set[bytes] = set()
     for header in DIGESTS:
         for item in ",".join(request.headers.getall(header, ())).split(","):

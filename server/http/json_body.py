@@ -65,7 +65,7 @@ def _errors(value: Any, kind: Any, pointer: str) -> Iterator[tuple[str, str]]:
         return
     plain, bounds = (kind.__origin__, kind.__metadata__) if get_origin(kind) is Annotated else (kind, ())
     found = False
-    # A list that is too long is refused as such: nobody looks at what is in it.
+    # A list that is too long is refused as such: its elements are not looked at.
     if get_origin(plain) is list and isinstance(value, list) and _has_length(value, bounds):
         inner = get_args(plain)[0]
         for index, item in enumerate(value):

@@ -20,7 +20,7 @@ _HEADERS: dict[str, tuple[str, str]] = {
     ),
     "Prefer": (
         "durability=database waits for the commit; wait=N for a change, N seconds; respond-async answers 202"
-        " at once, with a job to ask after. What is not understood is ignored.",
+        " at once, with a job to poll. What is not understood is ignored.",
         r"^",
     ),
     "Facet-Position": ("As received: the answer is not older than this.", r"."),

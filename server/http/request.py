@@ -124,7 +124,7 @@ class Call:
         leave_out: tuple[str, ...] = (),
     ) -> Record:
         """The query parameters, and the fields of a form, as a record. `leave_out`: what names of parameters
-        begin with that are no concern of ours. Raises Invalid with every error."""
+        begin with that are ignored. Raises Invalid with every error."""
         asked = self.request.query.items()
         given = MultiDict([*(item for item in asked if not item[0].startswith(leave_out)), *fields.items()])
         counts = Counter(name for name, _ in given.items())

@@ -232,7 +232,7 @@ async def _authorized(request: web.Request, roles: frozenset[Role]) -> Actor:
 
 
 async def authenticate(request: web.Request) -> Actor:
-    """Raises HttpError 401; Behind when nobody can say whether the token is valid."""
+    """Raises HttpError 401; Behind when it cannot be known whether the token is valid."""
     header = request.headers.get("Authorization")
     if header is None:
         if is_local(request):

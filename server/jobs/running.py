@@ -1,4 +1,4 @@
-"""Requests that are answered later: each is a job that its owner asks after.
+"""Requests that are answered later: each is a job that its owner polls.
 
 A job runs in the process that accepted it, within bounds, and is kept for a while when it has ended. It is
 no record: what it does for good (quotes) is in the log like everything else. Where several processes serve,
@@ -31,9 +31,9 @@ class JobState(StrEnum):
 
 class JobBounds(msgspec.Struct, frozen=True, kw_only=True):
     """`running`: jobs under way in one process; `running_per_owner`: of one token. `kept`, `kept_bytes`,
-    `kept_s`: ended jobs that can still be asked after. `renew_s`: how often the copies of running jobs are
+    `kept_s`: how long ended jobs can be polled. `renew_s`: how often the copies of running jobs are
     renewed; `silent_s`: a copy older than this is of a process that is gone. `drain_s`: how long a stopping
-    process lets its jobs go on."""
+    process lets its jobs run."""
 
     running: int = 64
     running_per_owner: int = 16
@@ -89,7 +89,7 @@ class JobProgress(msgspec.Struct, frozen=True):
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """`status`, with `result` or `problem`: what the request would have been answered at once. Kept until
-    `expires_at`, at least while the process that ran it goes on."""
+    `expires_at`, at least while the process that ran it is running."""
 
     id: str
     state: JobState

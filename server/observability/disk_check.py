@@ -1,4 +1,4 @@
-"""Whether files can be written to the data directory, also while nobody uploads anything."""
+"""Whether files can be written to the data directory, also while there are no uploads."""
 
 import asyncio
 import logging

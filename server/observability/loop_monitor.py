@@ -1,4 +1,4 @@
-"""How long the event loop is held: for that long nobody is answered, whatever they ask.
+"""How long the event loop is held: for that long no request is answered.
 
 A timer is due every TICK_S; how late it comes is how long something kept the loop from looking at its timers
 (less up to one period, when that began between two ticks). Late by the clock alone does not say why: on a
@@ -25,7 +25,7 @@ BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 WARNED_S = 0.1
 """A loop that is held for longer is worth a line in the log."""
 WARNING_EVERY_S = 60.0
-"""And at most one line in so long."""
+"""And at most one line in this time."""
 
 Seconds = Callable[[], float]
 

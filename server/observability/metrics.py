@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus. Counters live where things happen; they are read when somebody scrapes."""
+"""`/metrics` for Prometheus. Counters live where things happen; they are read at a scrape."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,7 +65,7 @@ class Durations:
 
 
 def cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
-    """As Prometheus wants them: how many were at most so long."""
+    """As Prometheus wants them: how many took at most this long."""
     return list(zip([*map(str, bounds), "+Inf"], map(float, accumulate(counts)), strict=True))
 
 

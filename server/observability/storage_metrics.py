@@ -1,4 +1,4 @@
-"""What storage counts, as metrics: read when somebody looks."""
+"""What storage counts, as metrics: read at a scrape."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ from server.pages.rendering import SAFE_PAGE
 
 
 class Documents:
-    """Both documents, made when somebody asks first: a start need not wait for them."""
+    """Both documents, rendered at the first request: a start does not wait for them."""
 
     def __init__(self, routes: list[Route], templates: Environment) -> None:
         self._routes = routes

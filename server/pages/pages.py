@@ -136,7 +136,7 @@ class Pages:
         return await self._orders(call, actor, board, priced=await _priced(call, actor, quote), chosen=chosen)
 
     async def customer(self, call: Call) -> web.StreamResponse:
-        """Whoever has the link sees the order's number and status."""
+        """Anyone who has the link sees the order's number and status."""
         _asked(call, Visit)
         lang = language_of(call.request)
         links = call.request.app[LINKS]
@@ -276,7 +276,7 @@ async def _priced(call: Call, actor: Actor, quote: Quote) -> dict[str, Any]:
 
 
 def _asked(call: Call, record: type[Asked]) -> Asked:
-    """The parameters of a page that somebody looks at, without those of trackers. Raises Invalid."""
+    """The parameters of a page, without those of trackers. Raises Invalid."""
     return call.query(record, leave_out=TRACKERS)
 
 

@@ -1,4 +1,5 @@
-"""Models that come in: their facts are found once, and their files are kept."""
+"""Models that come in: facts that are known already, or else computed once (`storage.models.compute_once`);
+and their files, which are kept."""
 
 import asyncio
 import logging
@@ -34,7 +35,7 @@ def facts_of(model: Model) -> Facts:
 
 
 class Analysis:
-    """What is to be done once about an uploaded file whose facts nobody knows."""
+    """What is done once with an uploaded file whose facts are unknown."""
 
     def __init__(self, pool: FactsPool, files: KeptFiles, upload: Upload) -> None:
         self._pool = pool

@@ -39,7 +39,7 @@ CHUNKING_BYTES_MAX = 64 << 10
 """What a body in chunks may have around its bytes, when that is more than they are: chunks of a byte or two
 cost as much to read as large ones."""
 SLICE_BYTES = 4 << 10
-"""What the parser is given at once of what is no body of a known length."""
+"""How much the parser is given at once, unless it is in a body of known length."""
 PIPELINED_MAX = 4
 """Requests of one connection that wait for the answers before them; more are not read."""
 HELD_BYTES_TOTAL = 4 << 20
@@ -73,7 +73,7 @@ class Turns:
         self.held_bytes = 0
 
     def may_parse(self) -> bool:
-        """Whether nobody waits for the parser, and it has time in this round."""
+        """Whether no other connection waits for the parser, and this round has time left."""
         if (now_s := self._time()) != self._round_s:
             self._new_round(now_s)
         if self._parses_until_s == 0.0:
@@ -248,7 +248,7 @@ class Connection(RequestHandler):
                 self._refuse_head()
 
     def _refuse_chunks(self, body: StreamReader) -> None:
-        """Whoever reads the body is told."""
+        """The reader of the body gets an exception."""
         body.set_exception(web.RequestPayloadError("The chunks are too small."))
         self._lingering_time = 0  # there is no rest to be thrown away
         self._hold(b"")
@@ -280,7 +280,7 @@ class Connection(RequestHandler):
         request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
     ) -> tuple[web.StreamResponse, bool]:
         await self.turns.begin()
-        if self.transport is None:  # lost meanwhile: nobody is answered
+        if self.transport is None:  # the connection was lost meanwhile
             raise ClientConnectionResetError("Connection lost")
         return await super()._handle_request(request, start_time, request_handler)
 
@@ -293,7 +293,7 @@ class Connection(RequestHandler):
     ) -> web.StreamResponse:
         if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
             if exc is not None:
-                exc.__traceback__ = None  # its frames know the body, which knows it: nobody need collect them
+                exc.__traceback__ = None  # its frames refer to the body, which refers to it: a cycle
             return _NoAnswer()
         detail = "This is not a request that can be read."
         if status == 431:
@@ -376,11 +376,11 @@ class Connection(RequestHandler):
     def _lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._hold(b"")
-        self._body = self._half_closed = None  # they know the connection, too: nobody need collect it
+        self._body = self._half_closed = None  # they refer to the connection: no cycle is left to collect
 
 
 class _NoAnswer(web.Response):
-    """To nobody, or where an answer has begun already."""
+    """No answer: the caller is gone, or an answer has begun already."""
 
     async def prepare(self, request: web.BaseRequest) -> None:
         raise ConnectionResetError

@@ -53,7 +53,7 @@ class Runner(web.AppRunner):
 
     async def take_leave(self, grace_s: float, stopping: Stopping) -> None:
         """Let the clients go one by one: closing a kept-alive connection at any moment would meet some of
-        them just as they send. Returns when nobody is connected, or after the grace."""
+        them just as they send. Returns when no client is connected, or after the grace."""
         self._answering.leaving = True
         try:
             async with asyncio.timeout(grace_s):
@@ -83,7 +83,7 @@ def runner_of(app: web.Application, settings: Settings) -> Runner:
 def bound_socket(host: str, port: int) -> socket.socket:
     """The address, taken before anything else is begun; connections are accepted once the service is ready.
 
-    Raises ConfigError when it cannot be had.
+    Raises ConfigError when it is not available.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

@@ -127,7 +127,7 @@ async def serve(
 
 
 async def _first_admin_token(app: web.Application, directory: DataDirectory) -> None:
-    """Somebody must be able to get in: to a terminal, else to a file that only its owner reads."""
+    """The first administrator's token: to a terminal, else to a file that only its owner reads."""
     storage = app[STORAGE]
     tokens = storage.tokens
     if tokens.has_configured or any(token.role is Role.ADMIN for token in tokens.list()):

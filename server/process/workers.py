@@ -222,13 +222,13 @@ class Parent:
         codes = await self._end(list(self._alive))
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)  # it ends already: nobody need say so once more
+            signal.signal(number, signal.SIG_IGN)  # already stopping: further signals are ignored
         if any(code not in (0, -signal.SIGTERM) for code in codes):
             self._code = 1
         return task.result() if task.done() and not task.cancelled() else self._code
 
     async def _serve(self, started: Callable[[str], None] | None) -> int:
-        """Returns, with an exit code, only when it cannot go on."""
+        """Returns, with an exit code, only when it cannot continue."""
         first = await self._spawn()
         if not await first.starts():  # it has said why, and the others would say the same
             return 2 if first.ended.result() == 2 else 1
@@ -251,7 +251,7 @@ class Parent:
         return worker
 
     async def _fill(self, index: int, gone: Worker | None) -> None:
-        """Put a new worker in the place of one that is gone, unless somebody has."""
+        """Put a new worker in the place of one that is gone, unless that has happened."""
         async with self._locks[index]:
             if self._places[index] is not gone:
                 return
@@ -268,7 +268,7 @@ class Parent:
         while True:
             worker = self._places[index]
             if worker is not None:
-                code = await asyncio.shield(worker.ended)  # whoever ends this waits for it himself
+                code = await asyncio.shield(worker.ended)  # the canceller waits for the process itself
                 if worker is not self._places[index]:
                     continue  # it was replaced
                 logger.error("worker %d ended with %d: another takes its place", worker.pid, code)

@@ -127,7 +127,7 @@ class Uploads:
     @contextlib.asynccontextmanager
     async def receive(self, source: ByteSource, length: int | None = None) -> AsyncIterator[Upload]:
         """`length`: as announced, at least that of the file. Raises HttpError 413, 408, 400 or 503. What went
-        to disk is removed at the end, or when nobody holds it any more."""
+        to disk is removed at the end, or when its last holder releases it."""
         if self.under_way >= UPLOADS_MAX:
             raise _busy(f"{self.under_way} uploads are under way.")
         self.under_way += 1

@@ -1,6 +1,6 @@
 """Maintained lists: a snapshot of the database, kept up to date by the log.
 
-A view never expires. It remembers the position it is at; whoever reads it first applies what the log has
+A view never expires. It remembers the position it is at; its first reader applies what the log has
 brought since. A change moves one row and replaces its bytes, and drops only the encoded pages it touches.
 """
 

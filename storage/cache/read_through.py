@@ -44,7 +44,7 @@ class CacheStatus:
     PENDING = "facet; hit; detail=pending"
     MISS = "facet; fwd=miss; stored"
     STALE = "facet; hit; detail=stale"
-    """Redis is away: nobody can say whether this is the newest."""
+    """Redis is away: this may not be the newest."""
     SHARED = "facet; hit; detail=shared"
 
 
@@ -158,8 +158,8 @@ class ReadThrough:
         return Position(self._tail.epoch, self._tail.head)
 
     async def in_step(self) -> bool:
-        """Whether what is read here is the newest; waits a moment for it. False: Redis is away, so nobody can
-        say. Raises Behind when this process cannot keep up with the log."""
+        """Whether what is read here is the newest; waits a moment for it. False: Redis is away, so it cannot
+        be say. Raises Behind when this process cannot keep up with the log."""
         return self.fresh or await self._change_log.catch_up()
 
     def apply(self, followed: AppliedEntry) -> None:
@@ -338,7 +338,7 @@ class ReadThrough:
         return order_id
 
     def stop_waiting(self) -> None:
-        """The service stops: whoever waits for a change is answered now."""
+        """The service stops: callers that wait for a change are answered now."""
         self._stopping = True
         for watchers in self._watchers.values():
             for watcher in watchers:
@@ -400,7 +400,7 @@ class ReadThrough:
             task.add_done_callback(self._refreshes.discard)
 
     async def _refresh_quietly(self, order_id: str) -> bool:
-        """When it cannot be read now, no list may go on showing what it was."""
+        """When it cannot be read now, no list may show what it was."""
         try:
             return await self.refresh(order_id)
         except StorageError:

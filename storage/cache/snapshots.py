@@ -76,7 +76,7 @@ class Snapshots:
         if kept.format != FORMAT or followed is None:
             return None
         if any(isinstance(entry.logged.entry, Invalidated) for entry in followed):
-            return None  # somebody has changed the database by hand since
+            return None  # the database was changed by hand since
         return kept
 
     def _keep(self, query: ListQuery | OrderFilter, kept: _Kept) -> None:

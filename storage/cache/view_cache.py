@@ -142,7 +142,7 @@ class ViewCache:
         return True
 
     def _refill(self, query: ListQuery) -> None:
-        """A list that has become short is loaded again before somebody has to wait for it."""
+        """A list that has become short is loaded again before a caller has to wait for it."""
         task = asyncio.create_task(_drop_result(self._flights.do(query, lambda: self._load(query))))
         self._refills.add(task)
         task.add_done_callback(self._refills.discard)

@@ -61,7 +61,7 @@ class WriteBehind:
         entry = followed.logged.entry
         hurried = isinstance(entry, OrderChanged) and assigns_operator(entry.change)
         if hurried or len(self._tail) >= self._bounds.flush_batch_entries:
-            self._now.set()  # somebody waits, perhaps on another process
+            self._now.set()  # a caller waits, perhaps on another process
 
     async def run(self) -> None:
         """Flush until stopped and nothing is left."""
@@ -99,7 +99,8 @@ class WriteBehind:
         self._confirm(upto.n, rejected)
 
     def stop(self) -> None:
-        """Let `run` end once the database has everything that was accepted until now. Others may go on."""
+        """Let `run` end once the database has everything that was accepted until now. Other processes
+        continue."""
         self._stopping = True
         self._last = Position(self._tail.epoch, self._tail.head)
         self._more.set()
@@ -128,7 +129,7 @@ class WriteBehind:
             ) from None
 
     async def _gather_company(self) -> None:
-        """An entry waits a moment for others, unless a full batch or somebody's wait hurries it."""
+        """An entry waits a moment for others, unless the batch is full or a caller waits."""
         rest_s = self._bounds.flush_interval_s - self._tail.age_s
         if rest_s > 0 and not self._stopping and not self._now.is_set():
             try:
@@ -139,7 +140,7 @@ class WriteBehind:
         self._now.clear()
 
     async def _look(self) -> None:
-        """How far the database is, when nobody has said so for a while: the notice may be lost. And whether
+        """How far the database is, after a while without a notice: one may be lost. And whether
         anybody brings it anything: who cannot says so in its own process only."""
         old = Position(self._tail.epoch, self._tail.flushed)
         if self._looked == old and len(self._tail):
@@ -186,7 +187,7 @@ class WriteBehind:
     async def _apply_until_done(
         self, batch: list[AppliedEntry], old: Position, new: Position
     ) -> list[Rejected] | None:
-        """Tries again, with growing pauses, for as long as the database is away. None: somebody else has
+        """Tries again, with growing pauses, for as long as the database is away. None: another process has
         moved the position, perhaps this process itself in a commit whose outcome got lost."""
         pause_s = self._bounds.flush_retry_s
         while self._lease.held:
@@ -206,7 +207,7 @@ class WriteBehind:
         return None
 
     async def _fenced(self, old: Position, new: Position) -> None:
-        """Somebody has moved the position: another process, or this one in a commit whose answer got lost.
+        """The position was moved: by another process, or this one in a commit whose answer got lost.
 
         Raises Fenced when there is no other process, and it was not this one."""
         try:

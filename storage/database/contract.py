@@ -83,7 +83,7 @@ class Database(Protocol):
 
         What the database refuses for good is set aside as dead letters in the same transaction, with every
         later entry of the same order. Raises DatabaseUnavailable when nothing was done and trying again
-        may help, Fenced when somebody else has moved the position.
+        may help, Fenced when another process has moved the position.
         """
         ...
 
@@ -94,8 +94,8 @@ class Database(Protocol):
         not fit (a fork, or a gap before the version) becomes a dead letter. Answers to keyed requests are
         kept. The position stays.
 
-        `late`: the next life of the log has begun. What does not fit is kept for somebody to look at, but it
-        parks no order: that goes on with what was accepted since."""
+        `late`: the next life of the log has begun. What does not fit is kept as a dead letter, but it
+        parks no order: the order continues with what was accepted since."""
         ...
 
     async def rejected(self, old: Position, new: Position) -> dict[int, str]:

@@ -112,7 +112,7 @@ class DatabaseLease:
                 await asyncio.sleep(self._bounds.shared_pause_s)
 
     async def close(self) -> None:
-        """Give it to whoever wants it."""
+        """Release it."""
         self._until_s = 0.0
         try:
             await self._database.give_lease(self._name, self._holder)

@@ -16,7 +16,7 @@ INTERVAL_S = 60.0
 
 
 class Pruning:
-    """Answers to keyed requests go once nobody may repeat the request any more."""
+    """Removes answers to keyed requests once the time to repeat them is over."""
 
     def __init__(self, database: Database, lease: Lease, bounds: Bounds, clock: Clock) -> None:
         self._database = database

@@ -60,7 +60,7 @@ class Reads(ABC):
         """The same of a composed statement; no row at all when it asks for what no column can hold."""
 
     async def _find(self, sql: str, *parameters: Any) -> list[Any]:
-        """As `_fetch`, for what somebody asks for: a value that no column can hold is nowhere."""
+        """As `_fetch`, for values that callers give: one that no column can hold is not found."""
         return await self._fetch(sql, *parameters)
 
     async def position(self) -> Position:

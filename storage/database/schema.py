@@ -217,7 +217,7 @@ secrets = sa.Table(
     sa.Column("name", sa.String(40), primary_key=True),
     sa.Column("value", sa.LargeBinary, nullable=False),
 )
-"""Keys that all processes of this installation share. For nobody else to read."""
+"""Keys that all processes of this installation share. Secret."""
 
 sequences = sa.Table(
     "sequences",

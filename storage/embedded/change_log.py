@@ -77,7 +77,7 @@ class EmbeddedChangeLog(Replica):
         return LogStatus(durability=DURABILITY)
 
     def on_flushed_elsewhere(self, told: Callable[[Position, dict[int, str]], None]) -> None:
-        pass  # there is nobody else
+        pass  # there is no other process
 
     async def open(self) -> None:
         """Agree with the database on the life of the log, then replay what the database lacks. Raises
@@ -161,7 +161,8 @@ class EmbeddedChangeLog(Replica):
                 await self._write([self._queue.popleft() for _ in range(count)])
 
     async def _woken(self) -> bool:
-        """False after a while without a change while the log does not write: nobody else would ask it."""
+        """False after a while without a change while the log does not write: there is no change to try it
+        with."""
         try:
             async with asyncio.timeout(self._bounds.log_probe_s if self._trouble.error is not None else None):
                 await self._wake.wait()

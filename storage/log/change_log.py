@@ -61,7 +61,7 @@ class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
 class ChangeLog(Protocol):
     freshness: Freshness
     single_process: bool
-    """There is no other process: nobody else may ever bring this log to the database."""
+    """There is no other process: only this one brings the log to the database."""
     tells_time: bool
     """The clock is measured by what all processes share; else the database may tell."""
     replayed: int

@@ -48,7 +48,7 @@ class Replica:
             self._tail.park(logged)
 
     def _take_in(self, logged: LogRecord) -> None:
-        """Show the next entry, which is durable, to everybody who follows."""
+        """Show the next entry, which is durable, to all followers."""
         applied = self._tail.add(logged)
         remembered = logged.entry.remembered
         if remembered is not None:

@@ -1,6 +1,6 @@
 """The end of the log as this process holds it: what the database lacks, and a little of what it has.
 
-Write-behind takes batches from the front. Whoever reads consults it before believing the database.
+Write-behind takes batches from the front. Readers consult it before they believe the database.
 Maintained lists catch up from it.
 """
 

@@ -8,11 +8,11 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 _Locks = dict[Key, deque[asyncio.Future[None]] | None]
-"""What is held, with those who wait for it; mostly nobody."""
+"""What is held, with its waiters; mostly none."""
 
 
 class KeyedLocks(Generic[Key]):
-    """A lock per key, first come, first served; forgotten when nobody holds or wants it."""
+    """A lock per key, first come, first served; forgotten when it is neither held nor wanted."""
 
     def __init__(self) -> None:
         self._locks: _Locks[Key] = {}

@@ -47,7 +47,7 @@ async def _run(load: Callable[[], Awaitable[Value]]) -> Value:
 
 class SharedLook:
     """One look for all who ask before it begins, and at most one in every `pause_s`: however many ask, what
-    is asked hardly notices. Whoever asks is told what was seen after that."""
+    is asked hardly notices. A caller is told what was seen after it asked."""
 
     def __init__(self, look: Callable[[], Awaitable[bool]], pause_s: float) -> None:
         self._look = look

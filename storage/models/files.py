@@ -79,7 +79,7 @@ class ModelFiles:
             self.tidy()
 
     def _linked(self, body: bytes | Path, path: Path) -> bool:
-        """A file that nobody changes any more needs no copy, only another name."""
+        """A file that no longer changes needs no copy, only another name."""
         if not isinstance(body, Path) or not body.is_file():
             return False
         try:

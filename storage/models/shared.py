@@ -26,7 +26,7 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a file cannot be used: the same for the same bytes, whoever sends them and whenever."""
+    """Why a file cannot be used: the same for the same bytes, always."""
 
     code: str
     detail: str

@@ -30,7 +30,7 @@ class Sort(NamedTuple):
 NEWEST_FIRST = Sort(SortField.CREATED_AT, True)
 
 NO_OPERATOR = ""
-"""In a filter: orders that nobody has taken (a name is never empty)."""
+"""In a filter: orders that are not taken (a name is never empty)."""
 
 
 class OrderFilter(msgspec.Struct, frozen=True, kw_only=True):

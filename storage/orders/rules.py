@@ -1,6 +1,6 @@
 """The rules of change: pure functions from an order and a wish to a `Change`, or to a domain error.
 
-No clock, no I/O: whoever calls passes the moment. `None` means there is nothing to do.
+No clock, no I/O: the caller passes the moment. `None` means there is nothing to do.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -46,7 +46,7 @@ _STARTED = Status.MANUFACTURING_STARTED
 
 
 class StatusRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A step that somebody asks for."""
+    """A step that is requested."""
 
     status: Status
     comment: str | None = None
@@ -148,7 +148,7 @@ def require_visible(order: Order, actor: Actor) -> None:
 
 
 def assigns_operator(change: Change) -> bool:
-    """Whether somebody gets the order by this change: such a change waits for the database."""
+    """Whether this change assigns the order: such a change waits for the database."""
     operator = change.order.operator
     return operator is not None and change.was.operator is not msgspec.UNSET
 

@@ -35,7 +35,7 @@ class Kind(StrEnum):
 
 
 LINE = tuple(status for status in Status if status is not Status.CANCELLED)
-"""The way of an order that nothing befalls."""
+"""The normal sequence of statuses."""
 
 BEFORE_APPROVAL = frozenset(LINE[: LINE.index(Status.MANUFACTURING_APPROVED)])
 
@@ -44,7 +44,7 @@ WITH_OPERATOR = frozenset(LINE[LINE.index(Status.MANUFACTURING_STARTED) :])
 BEFORE_PRICE = frozenset(LINE[: LINE.index(Status.PRICE_CALCULATED)])
 
 ACTIVE = tuple(status for status in LINE if status is not Status.CLOSED)
-"""Statuses in which somebody still has something to do: warmed at start."""
+"""Statuses in which work is left: warmed at start."""
 
 STATUS_LEVELS: dict[Status, int] = {}
 """Statuses that came with a level of the log above the first: no order is brought to one before every process

@@ -76,7 +76,7 @@ async def move_position(connection: Connection, old: Position, new: Position) ->
 
 
 async def hold_position(connection: Connection) -> None:
-    """Until the end of the transaction nobody else moves the position."""
+    """No other process moves the position until the end of the transaction."""
     await connection.fetch("SELECT epoch FROM log_positions WHERE name = $1 FOR UPDATE", ORDERS_POSITION)
 
 

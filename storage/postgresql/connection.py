@@ -27,11 +27,11 @@ FAILURES = (
     UnicodeEncodeError,
 )
 """What a call to the server ends with; the last two when a value cannot even be sent. A connection that
-breaks, or on which there is nonsense, may end it with anything else: see `unavailable`."""
+breaks, or carries an invalid message, may end it with anything else: see `unavailable`."""
 
 _REFUSED_CLASSES = ("22", "23", "44", "54", "P0")
 IDLE_IN_TRANSACTION_MS = 2_000
-"""When the server ends a transaction whose owner has stopped, so that it holds nobody else up."""
+"""When the server ends a transaction whose owner has stopped, so that it does not block others."""
 LOCK_WAIT_MS = 1_000
 
 
@@ -107,7 +107,7 @@ class PostgresReaders:
             raise unavailable(error) from error
 
     async def find(self, sql: str, *parameters: Any) -> list[Any]:
-        """The same for what somebody asks for: a value that no column can hold is nowhere."""
+        """The same for values that callers give: one that no column can hold is not found."""
         try:
             return await self._fetch(sql, parameters)
         except Exception as error:

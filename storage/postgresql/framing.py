@@ -1,6 +1,6 @@
 """A guard before asyncpg's parser: a message whose length is negative puts that (0.32) into an endless loop,
 which no timeout of ours can end since the event loop is in it. So what arrives is first followed from one
-message to the next, and a connection on which there is nonsense is closed.
+message to the next, and a connection with an invalid message is closed.
 
 A message of PostgreSQL is one byte of type and four of length, which counts itself.
 """

@@ -61,7 +61,7 @@ async def require_empty(url: str) -> None:
 
 
 async def copy_into_postgresql(source: Path, url: str, tell: Tell = tell_nobody) -> dict[str, int]:
-    """A SQLite file that nobody writes to, into an empty, migrated PostgreSQL; rows per table.
+    """A SQLite file that is not in use, into an empty, migrated PostgreSQL; rows per table.
 
     Raises Conflict when there is anything in it already, Incompatible when a row does not fit, and
     DatabaseUnavailable. Then PostgreSQL is as it was.
@@ -151,7 +151,7 @@ async def _fill_postgresql(
 
 
 async def _demand_empty(connection: Connection) -> None:
-    """Holds off everybody else, looks, and makes room for the rows that every database has one of."""
+    """Locks out other processes, looks, and makes room for the rows that every database has one of."""
     names = ", ".join(table.name for table in TABLES)
     await connection.execute(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
     for table in TABLES:

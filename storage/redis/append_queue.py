@@ -49,7 +49,7 @@ TOGETHER_MIN = 8
 
 
 class Append:
-    """One change, and who waits for it (perhaps nobody)."""
+    """One change, and the caller that waits for it, if any."""
 
     __slots__ = ("body", "done", "entry", "payload", "seen")
 
@@ -206,7 +206,7 @@ class AppendQueue:
 
     async def _woken(self) -> bool:
         """False when nothing has come for a while. Then a group without entries says that the link is in use,
-        and tells whether Redis accepts changes: nobody else would ask."""
+        and tells whether Redis accepts changes again."""
         try:
             async with asyncio.timeout(self._bounds.shared_idle_s):
                 await self._wake.wait()
@@ -237,7 +237,7 @@ class AppendQueue:
             while sent:
                 (reply,) = await link.receive(1)
                 self._settle(*sent[0], reply)
-                sent.popleft()  # now, so that nobody is left waiting when the reply makes no sense
+                sent.popleft()  # first, so that no caller is left waiting when the reply makes no sense
                 room.release()
 
     def _settle(self, sent_s: float, group: list[Append], reply: Any) -> None:

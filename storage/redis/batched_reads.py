@@ -40,7 +40,7 @@ class BatchedReads:
         return await answer
 
     async def run(self, link: RedisConnection, errands: Callable[[RedisConnection], Any]) -> None:
-        """Until the link fails. `errands` are run when nobody waits."""
+        """Until the link fails. The outbox is run when no read waits."""
         while True:
             if not (self._gets or self._asks or await self._woken()):
                 await link.call("PING")  # else Redis may end it as idle
@@ -101,4 +101,4 @@ class BatchedReads:
 def _fail(waiting: "asyncio.Future[Any]", error: LogUnavailable) -> None:
     if not waiting.done():
         waiting.set_exception(error)
-        waiting.exception()  # seen, even when nobody waits any more
+        waiting.exception()  # retrieved, even when no caller waits any more

@@ -265,7 +265,7 @@ class RedisChangeLog(Replica):
 
     async def _keep(self) -> None:
         """Open the links, join, serve until one of them fails; again. Ends only when cancelled, or at the
-        start when this Redis can never be used: later a server goes on without, and looks again."""
+        start when this Redis can never be used: later a server runs without, and tries again."""
         pause_s = self._bounds.shared_pause_s
         while True:
             links: list[RedisConnection] = []

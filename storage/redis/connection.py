@@ -117,8 +117,8 @@ class RedisConnection:
 
     async def _ended(self, error: BaseException) -> BaseException:
         """Whatever it was, the link is over: a late reply would be taken for that to the next command. What a
-        driver and an event loop raise of a connection that broke, or on which there was nonsense, is theirs
-        to choose: uvloop has RuntimeError for one that the peer has closed."""
+        driver and an event loop raise of a connection that broke, or on which there were invalid replies, is
+        theirs to choose: uvloop has RuntimeError for one that the peer has closed."""
         await self.close()
         if isinstance(error, Exception):
             kind = LogUnavailable if isinstance(error, TimeoutError) else Closed

@@ -170,7 +170,7 @@ def _nodes(authority: str, port: int) -> tuple[dict[str, str], list[Node]]:
 
 def _tls_of(scheme: str, query: str) -> dict[str, Any]:
     """What makes connections speak TLS. Raises ValueError for an option there is not, or a file that cannot
-    be read: said now, and not when somebody connects."""
+    be read: reported now, not at the first connection."""
     given = dict(parse_qsl(query, keep_blank_values=True))
     secure = scheme.startswith("rediss")
     known = TLS_OPTIONS if secure else {}
@@ -247,7 +247,7 @@ def _options(given: Mapping[str, Any], deadline_s: float) -> dict[str, Any]:
 
 
 def connection_of(options: Mapping[str, Any]) -> AbstractConnection:
-    """A connection, not yet open. Whoever uses it watches the time: one that has a timeout of its own sends
+    """A connection, not yet open. Its user keeps the deadline: one that has a timeout of its own sends
     inside `asyncio.wait_for`, which loses a cancellation that comes as it ends (Python 3.11)."""
     arguments = {**options, "socket_timeout": None}
     kind: type[AbstractConnection] = arguments.pop("connection_class")

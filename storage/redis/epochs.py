@@ -2,7 +2,7 @@
 
 A life (epoch) is recorded in the database and in Redis, with the run of the Redis server that it began on.
 When Redis has restarted, lost its memory or been replaced by a copy that lags behind, or when the database
-was restored, nobody may append until the processes have brought what they hold of the old life to the
+was restored, appends are refused until the processes have brought what they hold of the old epoch to the
 database. Then one of them begins the next life, with an empty Redis.
 """
 
@@ -245,7 +245,8 @@ class Epochs:
             return  # another process was faster
 
     async def _wait_for_others(self, epoch: int) -> None:
-        """Everybody who may hold something gets a chance to bring it, but a silent one only so long."""
+        """Waits for the other processes to bring what they hold, for a silent one at most
+        `rebase_patience_s`."""
         deadline_s = self._clock.monotonic_s() + self._bounds.rebase_patience_s
         while self._clock.monotonic_s() < deadline_s:
             present = await self._database.members(self._bounds.attendance_s)
@@ -307,7 +308,7 @@ class Epochs:
                     self._overtaken = True
                     self._moved_on()
             except DatabaseUnavailable:
-                pass  # whoever rebuilds the log meanwhile needs the database too
+                pass  # another process that rebuilds the log needs the database too
             await asyncio.sleep(self._bounds.attend_s)
 
 

@@ -89,7 +89,7 @@ class LogFollower:
             return
 
     async def wait_until(self, n: int, asked_s: float, timeout_s: float) -> bool:
-        """True once this process has followed the log to where its end was when somebody asked for it."""
+        """True once this process has followed the log to where its end was at the time of the request."""
         if self._tail.head < n:
             reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((n, reached))
@@ -128,7 +128,7 @@ class LogFollower:
         if n <= self._tail.head:
             return  # this process's own: taken in when Redis accepted it
         if n != self._tail.head + 1:
-            raise LogUnavailable(f"The log goes on at {n} after {self._tail.head}.")
+            raise LogUnavailable(f"Gap in the log: expected {self._tail.head + 1}, got {n}.")
         payload = fields[1]
         own = self._own(n)
         self._followed(logged_of(n, payload) if own is None else LogRecord(n, own, len(payload)))

@@ -31,7 +31,7 @@ class RedisLocks:
         await self._ask("EVAL", _GIVE, 1, self._space + name, owner)
 
     async def _ask(self, *command: Argument) -> Any:
-        """The reply; something that is not None when there is nobody to answer."""
+        """The reply; not None when Redis does not answer."""
         if not self._joined():
             return b""
         try:

@@ -1,4 +1,5 @@
-"""What this process tells Redis when nobody waits: orders read from the database, and how far that is."""
+"""What this process tells Redis when it has time: orders read from the database, and how far that has read
+the log."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class Outbox:
         self._flushed.append(flushed)
 
     def give_up(self) -> None:
-        """Others ask the database how far it is; orders that nobody offers are read from it."""
+        """Others ask the database how far it is; orders that were not offered are read from it."""
         self._fills.clear()
         self._flushed.clear()
 

@@ -126,7 +126,7 @@ return kept
 """)
 
 FLUSHED = Script("""#!lua flags=allow-oom
--- The database has the log up to a position: say so, let what it has expire, trim what nobody needs any more.
+-- The database has the log up to a position: say so, let what it has expire, trim what is no longer needed.
 -- KEYS: meta log flushed marks claims voids
 -- ARGV: epoch, space, position, the position before with the refused ones, seconds to keep, entries to keep,
 -- entries to trim, orders

@@ -42,7 +42,7 @@ class BytesCache(RedisCache):  # type: ignore[misc]
 
 
 class RedisSharedCache:
-    """Usable between `open` and `close`; otherwise there are no copies."""
+    """Usable between `open` and `close`; otherwise everything is missing."""
 
     def __init__(self, prefix: str, deadline_s: float) -> None:
         self._space = f"{{{prefix}}}:copy:"
@@ -96,6 +96,6 @@ async def _or_none(asked: Awaitable[Any], key: str) -> Any:
     """The answer; None when Redis gives none in time."""
     try:
         return await asked
-    except Exception as error:  # whatever a lost connection, or nonsense on it, is called
+    except Exception as error:  # whatever a lost connection, or an invalid reply, raises
         logger.debug("no copy of %s: %s", key, error)
         return None

@@ -71,7 +71,7 @@ class Models:
         return self.cache.get(sha256)
 
     async def find(self, sha256: str) -> Found | None:
-        """A known model, whoever has uploaded it."""
+        """A known model, of any tenant."""
         held = self._held_model(sha256)
         if held is not None and not self._is_due(held):
             return held, "local"
@@ -91,7 +91,7 @@ class Models:
         return True
 
     def store_reanalysed(self, sha256: str, byte_count: int, facts: bytes) -> None:
-        """Facts of a kept file that was read anew, for everybody."""
+        """Facts of a kept file that was read anew, for all processes."""
         model = self._hold(Model(sha256, byte_count, facts, frozenset(), self._analyser))
         self.copies.offer(model)
         self.records.add(model, self._clock.now(), requests=0.0)
@@ -237,7 +237,7 @@ class Models:
         return model
 
     async def _admit(self, model: Model, tenant: str) -> Model:
-        """One more request, of somebody who has the bytes."""
+        """One more request, by a caller that has the bytes."""
         held = self.cache.peek(model.sha256)
         known = tenant in model.tenants or (held is not None and tenant in held.tenants)
         model = self._hold(_admitted(model, tenant))

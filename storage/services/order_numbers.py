@@ -35,7 +35,7 @@ class OrderNumbers:
             leasing = self._lease_more()
             await asyncio.wait([leasing])
             if not leasing.result():
-                raise DatabaseUnavailable("No order number can be had: the database does not answer.")
+                raise DatabaseUnavailable("No order number is available: the database does not answer.")
         first = self._ranges[0]
         number = first.start
         self._ranges[0] = first[1:]

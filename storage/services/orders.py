@@ -1,7 +1,7 @@
 """The order book: every change of an order goes through here, reads what is, decides, appends.
 
 A change is decided under the order's lock on its newest state, accepted by the change log if that is still
-the newest, and visible once durable. Changes that give an order to somebody wait for the database.
+the newest, and visible once durable. Changes that assign an order wait for the database.
 """
 
 from collections.abc import Awaitable, Callable, Container
@@ -60,7 +60,7 @@ class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 class ChangeOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a request: the order and its encoding, where that stands in the log, and the status
-    to answer with. `must_wait`: the order was given to somebody, the database must confirm it. `unchanged`:
+    to answer with. `must_wait`: the order was assigned, the database must confirm it. `unchanged`:
     the order was so already. `repeated`: the request was answered before."""
 
     order: Order
@@ -177,7 +177,7 @@ class OrderService:
         return msgspec.structs.replace(outcome, in_database=True)
 
     async def _require_stored(self, outcome: ChangeOutcome, n: int) -> None:
-        """Somebody was given the order: that is said only when the database has it. What is repeated, under
+        """The order was assigned: that is answered only when the database has it. What is repeated, under
         whichever key, is looked up there as well: its entry may have been lost or set aside since.
 
         Raises OutcomeUnknown, OrderParked, AlreadyTaken, Conflict, DatabaseUnavailable."""
@@ -241,7 +241,7 @@ class OrderService:
 
         The log checks what it accepts. What is refused, or already so, is decided here, perhaps on what
         another process has changed since: so it counts only when decided on a state that holds everything
-        which was accepted before. Raises Behind when nobody can say what that is."""
+        which was accepted before. Raises Behind when that cannot be known."""
         at_head = self._change_log.single_process
         for _ in range(self._bounds.decide_attempts):
             seen = self._seen()

@@ -42,7 +42,7 @@ class Quotes:
         return self.lru.get(quote_id)
 
     async def get(self, quote_id: str) -> StoredQuote:
-        """Raises NotFound; Behind when nobody can say whether another process has issued it."""
+        """Raises NotFound; Behind when it cannot be known whether another process has issued it."""
         found = await self._find(quote_id)
         if found is None:  # another process may have issued it a moment ago
             if not await self._change_log.reach_head():

@@ -128,7 +128,7 @@ class Storage:
         return not unfinished
 
     async def close(self) -> None:
-        """The log first: a process that nobody can reach any more follows nothing."""
+        """The log first: what is closing follows nothing any more."""
         await self.change_log.close()
         await self.database.close()
 

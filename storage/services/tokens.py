@@ -93,7 +93,7 @@ class Tokens:
 
     async def find(self, secret: str) -> Actor | None:
         """As `authenticate`; but what is not known here another process may have issued a moment ago. Raises
-        Behind when nobody can say. However many ask, they keep nobody else waiting: see `SharedLook`."""
+        Behind when it cannot be known. Any number of callers share one look: see `SharedLook`."""
         actor = self.authenticate(secret)
         if actor is not None or self._change_log.single_process or not secret.startswith(PREFIX):
             return actor

@@ -9,7 +9,7 @@ from typing import Protocol
 
 class SharedCache(Protocol):
     async def get(self, key: str) -> bytes | None:
-        """None when there is none, or nobody to ask. Never waits long, never fails."""
+        """None when it is missing or cannot be asked for. Never waits long, never fails."""
         ...
 
     def put(self, key: str, value: bytes, ttl_s: float) -> None:
@@ -27,7 +27,7 @@ class SharedCache(Protocol):
 
 
 class NoSharedCache:
-    """There are no others."""
+    """There are no other processes."""
 
     async def get(self, key: str) -> bytes | None:
         return None

@@ -46,13 +46,13 @@ def examine_log(path: Path) -> Examined:
 
 
 def position_of(path: Path) -> Position:
-    """How far a database that nobody writes to has read the log."""
+    """How far a database that is not in use has read the log."""
     with _reading(path) as connection:
         return Position(*connection.execute(_POSITION, (ORDERS_POSITION,)).fetchone())
 
 
 def begin_epoch(path: Path) -> None:
-    """In a restored database that nobody uses: positions of its old life mean nothing any more, and what an
+    """In a restored database that is not in use: positions of its old life mean nothing any more, and what an
     epoch of that life still holds elsewhere must not come in. Leases and processes were those of the
     old life as well."""
     connection = sqlite3.connect(path)
@@ -68,7 +68,7 @@ def begin_epoch(path: Path) -> None:
 
 
 def keep_answers(database: Path, log: Path) -> None:
-    """In a database that nobody uses: keep the answers to keyed requests that so far only its log knows."""
+    """In a database that is not in use: keep the answers to keyed requests that so far only its log knows."""
     with _reading(log) as source:
         epoch = source.execute("SELECT epoch FROM epoch").fetchone()[0]
         keyed = source.execute("SELECT scope, position, payload, at FROM entries WHERE scope IS NOT NULL")

@@ -272,7 +272,7 @@ async def add_comment(call: Call) -> web.StreamResponse:
     errors=_READ_ERRORS,
 )
 async def make_link(call: Call) -> web.StreamResponse:
-    """A page that shows a customer the status of this order, for whoever has the link."""
+    """A page that shows a customer the status of this order, for anyone who has the link."""
     await call.body(Nothing, optional=True)
     await _visible(call)
     path, expires_at = call.request.app[LINKS].make(call.order_id, call.storage.clock.now())
@@ -366,8 +366,8 @@ async def _find(call: Call, tag: Callable[[EncodedOrder], int]) -> tuple[Found, 
 
 
 async def _changed_within(call: Call, wait_s: int, known: int, tag: Callable[[EncodedOrder], int]) -> None:
-    """Returns when the order no longer is as it was known, or after the time. Whoever then asks is told the
-    newest, or that nobody can say: the log may have begun a new life meanwhile, or be out of reach."""
+    """Returns when the order no longer is as it was known, or after the time. The caller then answers with
+    the newest, or that it is not known: a new epoch may have begun meanwhile, or the log be out of reach."""
     reads, loop = call.storage.reads, asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s
     while (left_s := deadline_s - loop.time()) > 0:

@@ -127,7 +127,7 @@ async def _priced(call: Call, items: list[BatchItem], explain: bool, progress: P
         tasks = []
         for item in items:
             tasks.append(group.create_task(_answered(call, item, progress)))
-            await asyncio.sleep(0)  # one price at a time: whoever else waits comes in between
+            await asyncio.sleep(0)  # one price at a time: other requests come in between
     rows = [task.result()[0] for task in tasks]
     as_of = max(task.result()[1] for task in tasks)  # so that every quote is found by who echoes it
     kept = msgspec.json.encode(_KeptBatch(explain, rows))

@@ -31,7 +31,7 @@ FILE_ROLES = frozenset({Role.OPERATOR, Role.MES, Role.PARTNER, Role.ADMIN})
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 CACHEABLE = "private, max-age=3600"
-"""The content under a hash never changes; who may see it may, so that nobody keeps it for ever."""
+"""The content under a hash never changes; who may see it may change, so that it is not cached for ever."""
 SUFFIXES = {
     "stl-binary": "stl",
     "stl-ascii": "stl",

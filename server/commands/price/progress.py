@@ -14,7 +14,7 @@ _WIPE = "\r\x1b[K"
 
 
 class ProgressBar:
-    """Counts files; silent where nobody looks."""
+    """Counts files; silent unless on a terminal."""
 
     def __init__(self, total: int, stream: TextIO) -> None:
         self._total, self._done, self._stream = total, 0, stream

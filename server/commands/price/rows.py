@@ -13,7 +13,7 @@ from pricing.price.formula import Explanation, Price
 from pricing.price.model_view import ModelView
 
 TABLE_ROWS = 500
-"""Rows that are held to make their columns equally wide; a longer table goes on below."""
+"""Rows that are held to make their columns equally wide; a longer table continues below."""
 
 _HEAD = ("file", "volume mm3", "size mm", "bodies", "mass g", "each", "net", "gross", "price", "remarks")
 _TO_THE_LEFT = (0, 8, 9)

@@ -247,7 +247,7 @@ class _Meshes:
 
 @contextlib.contextmanager
 def _openable(source: ModelSource) -> Iterator[None]:
-    """A file of a directory that cannot be read is refused; the others go on."""
+    """A file of a directory that cannot be read is refused; the others are priced."""
     try:
         yield
     except OSError as error:

@@ -143,7 +143,7 @@ def _spooled(name: str, descriptor: int, target: Path, wait_s: float) -> ModelSo
 
 
 def _chunks(name: str, descriptor: int, wait_s: float) -> Iterator[bytes]:
-    """What comes, until its end. A pipe that nobody has opened for writing yet has not ended."""
+    """What comes, until its end. A pipe without a writer yet has not ended."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     while True:
@@ -165,7 +165,7 @@ def _kind(mode: int) -> str:
 
 
 def document(path: Path, bytes_max: int, wait_s: float) -> bytes:
-    """At most so many bytes, and one more, of a file or a pipe. Raises OSError, Refused, BadArgument."""
+    """At most this many bytes, and one more, of a file or a pipe. Raises OSError, Refused, BadArgument."""
     if not stat.S_ISFIFO(os.stat(path).st_mode):
         with opened(path) as file:
             return file.read(bytes_max + 1)

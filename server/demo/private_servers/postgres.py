@@ -22,7 +22,7 @@ SETTINGS: Mapping[str, str] = MappingProxyType({"max_connections": "100", "share
 
 class PostgresServer(PrivateProcess):
     """A cluster of its own with the database and superuser `facet`, no password, on loopback only; with
-    `over_socket`, through a socket that nobody else may use.
+    `over_socket`, through a socket that only this user may use.
 
     PostgreSQL refuses to run as root: root runs it as `nobody`. Where nobody may not enter the directory, a
     folder in the system's temporary one takes its place, and `directory` is that folder. It is gone when this
@@ -74,7 +74,7 @@ class PostgresServer(PrivateProcess):
         return self.url_of(name)
 
     def drop_database(self, name: str) -> None:
-        """Disconnects whoever uses it."""
+        """Disconnects its users."""
         self._query(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def _query(self, statement: str) -> str:

@@ -26,14 +26,14 @@ GUARD = 'read -r _; for name in $2; do kill -s "$name" "$1" 2>/dev/null; done'
 
 
 class ServerUnavailable(Exception):
-    """A private server cannot be had; the message is one line that says why."""
+    """A private server is not available; the message is one line that says why."""
 
 
 _given_out: set[int] = set()
 
 
 def free_port() -> int:
-    """A port that nobody uses and that this process was not given before."""
+    """A port that is not in use and that this process was not given before."""
     for port in random.SystemRandom().sample(PORTS, 500):
         if port not in _given_out and port_is_free(port):
             _given_out.add(port)
@@ -158,7 +158,7 @@ class PrivateProcess:
                 self.kill()
                 if self._ran or port_is_free(self.port):
                     raise
-                self.port = free_port()  # somebody took it between our look and the server's
+                self.port = free_port()  # it was taken between our look and the server's
         raise ServerUnavailable(f"{self.NAME} found no free port")
 
     def _launch(self) -> None:

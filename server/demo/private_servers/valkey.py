@@ -68,7 +68,7 @@ def info(place: int | Path) -> dict[str, str]:
 
 
 class ValkeyServer(PrivateProcess):
-    """A standalone server on loopback; with `over_socket`, behind a socket that nobody else may use.
+    """A standalone server on loopback; with `over_socket`, behind a socket that only this user may use.
 
     Its settings are written to a file at its first start, or its first after a wipe: what it rewrites there
     itself (a Sentinel makes it) outlives restarts."""
