@@ -19,13 +19,13 @@ from storage.orders.workflow import Status
 from storage.postgresql.migrate import migrate_postgresql
 from storage.postgresql.transfer import copy_from_postgresql
 from storage.services.stack import Storage
+from tests.service.test_transfer import content
 from tests.support.acts import Workshop
 from tests.support.commands import facet
 from tests.support.engines import execute
 from tests.support.gates import until
 from tests.support.shared_stacks import opened_shared
 from tests.support.stacks import SHOP
-from tests.unit.test_transfer import content
 
 NewDatabase = Callable[[], str]
 

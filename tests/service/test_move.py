@@ -14,11 +14,11 @@ from storage.errors import DatabaseUnavailable
 from storage.postgresql.migrate import migrate_postgresql
 from storage.postgresql.transfer import copy_from_postgresql
 from storage.sqlite.migrate import migrate_sqlite
+from tests.service.test_transfer import content
 from tests.support.commands import facet
 from tests.support.engines import execute, query
 from tests.support.gates import locked
 from tests.support.processes import clients_of, served
-from tests.unit.test_transfer import content
 
 KEY = {"Idempotency-Key": "opened-on-the-laptop"}
 
