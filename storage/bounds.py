@@ -144,7 +144,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     attendance_s: float = 60.0
     """A process silent for this long is forgotten."""
     rebase_patience_s: float = 2.0
-    """How long a new life of the log waits for what silent processes may still hold."""
+    """How long a new epoch of the log waits for what silent processes may still hold."""
     lease_rebase_s: float = 5.0
 
     number_block: int = 500

@@ -405,7 +405,7 @@ async def redis_killed_and_back(guide: Guide) -> None:
     created = await guide.show("maria", "GET", f"/v1/orders/{answer.json['id']}")
     expect(created.status == 200, "the retried order exists")
     guide.say(
-        f"Full service {time.monotonic() - began_s:.1f} s after the kill; a new life of the log has begun."
+        f"Full service {time.monotonic() - began_s:.1f} s after the kill; a new epoch of the log has begun."
     )
 
 

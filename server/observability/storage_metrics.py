@@ -38,7 +38,7 @@ GAUGES: dict[str, tuple[str, Sample]] = {
         "1 when the log can be appended to: with Redis, when Redis is there.",
         lambda s: 0.0 if s.change_log.last_error else 1.0,
     ),
-    "facet_log_epoch": ("The life of the log, which positions belong to.", lambda s: s.change_log.epoch),
+    "facet_log_epoch": ("The epoch of the log, which positions belong to.", lambda s: s.change_log.epoch),
     "facet_log_age_seconds": (
         "How long ago the end of the log was last seen; what is older than a second is not shown as fresh.",
         lambda s: age_s_of(s),
@@ -71,7 +71,7 @@ COUNTERS: dict[str, tuple[str, Sample]] = {
         lambda s: s.change_log.status().joins,
     ),
     "facet_log_rebases": (
-        "Lives of the log that this process began.",
+        "Epochs of the log that this process began.",
         lambda s: s.change_log.status().rebases,
     ),
     "facet_log_replayed_entries": (

@@ -189,7 +189,7 @@ class ReadThrough:
         self._histories.clear()
         self._flights.clear()
         self._history_flights.clear()
-        for order_id in list(self._watchers):  # what they wait for may have come with the new life of the log
+        for order_id in list(self._watchers):  # their change may have come with the new epoch
             self._wake_watchers(order_id)
 
     def has_seen(self, position: Position) -> bool:
@@ -480,7 +480,7 @@ class ReadThrough:
 
 
 async def _once_more(load: Callable[[str], Awaitable[Result]], order_id: str) -> Result:
-    """Again when a new life of the log began meanwhile, or very much has happened."""
+    """Again when a new epoch of the log began meanwhile, or very much has happened."""
     try:
         return await load(order_id)
     except Behind:

@@ -24,7 +24,7 @@ LOAD_ATTEMPTS = 3
 """A load that the log overtakes by more than the tail holds is begun again this often."""
 
 EPOCH_PAUSE_S = 0.05
-"""Between a new life of the log in the database and here there is a moment."""
+"""Between a new epoch of the log in the database and here there is a moment."""
 
 Query = ListQuery | CountsQuery
 
@@ -155,7 +155,7 @@ class ViewCache:
                 await self._reach_head()
             if view.epoch != self._tail.epoch:
                 if attempt + 1 == LOAD_ATTEMPTS:
-                    return view  # the database is in a new life of the log already: it has everything
+                    return view  # the database is in a new epoch of the log already: it has everything
                 await asyncio.sleep(EPOCH_PAUSE_S)
             elif self._catch_up(view):
                 if began == self._invalidations:

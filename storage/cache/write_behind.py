@@ -107,7 +107,7 @@ class WriteBehind:
         self._now.set()
 
     def _done(self) -> bool:
-        """A later life of the log began with everything in the database."""
+        """A later epoch of the log began with everything in the database."""
         return self._tail.epoch != self._last.epoch or self._tail.flushed >= self._last.n
 
     async def wait_for(self, n: int, deadline_s: float) -> None:
@@ -218,7 +218,7 @@ class WriteBehind:
             self._trouble.over()
         except DatabaseUnavailable as error:
             self._trouble.met(error.detail, error.unforeseen)
-        if self._tail.flushed == old.n:  # another life of the log: until this process follows that
+        if self._tail.flushed == old.n:  # another epoch of the log: until this process follows that
             await asyncio.sleep(self._bounds.flush_retry_s)
 
     def _note_rejected(self, rejected: list[Rejected]) -> None:

@@ -90,11 +90,11 @@ class Database(Protocol):
     async def recover_entries(
         self, batch: Sequence[LogRecord], epoch: int, *, late: bool = False
     ) -> list[Rejected]:
-        """Entries of another life of the log, one by one: known ones are skipped by their id, what does
+        """Entries of another epoch of the log, one by one: known ones are skipped by their id, what does
         not fit (a fork, or a gap before the version) becomes a dead letter. Answers to keyed requests are
         kept. The position stays.
 
-        `late`: the next life of the log has begun. What does not fit is kept as a dead letter, but it
+        `late`: the next epoch of the log has begun. What does not fit is kept as a dead letter, but it
         parks no order: the order continues with what was accepted since."""
         ...
 
@@ -127,7 +127,7 @@ class Database(Protocol):
     async def lease_numbers(self, count: int) -> range: ...
 
     async def begin_epoch(self, old: int, new: int) -> None:
-        """From one life of the log to the next, position 0. Raises Fenced when the database is no longer in
+        """From one epoch of the log to the next, position 0. Raises Fenced when the database is no longer in
         the old one."""
         ...
 

@@ -181,7 +181,7 @@ answers = sa.Table(
     _moment("at"),
     sa.Index("answers_by_time", "at"),
 )
-"""Keyed requests with the entry that answered them, so that a new life of the log still knows them."""
+"""Keyed requests with the entry that answered them, so that a new epoch of the log still knows them."""
 
 leases = sa.Table(
     "leases",

@@ -80,7 +80,7 @@ class EmbeddedChangeLog(Replica):
         pass  # there is no other process
 
     async def open(self) -> None:
-        """Agree with the database on the life of the log, then replay what the database lacks. Raises
+        """Agree with the database on the epoch of the log, then replay what the database lacks. Raises
         Incompatible when a later release has written what this one may not understand."""
         if await self._database.raise_level(0.0, LEVEL) > LEVEL:
             raise Incompatible("A later release has written to this data: start that one.")
@@ -275,7 +275,7 @@ class EmbeddedChangeLog(Replica):
 
 
 async def agree_on_epoch(log: Log, database: Database) -> Position:
-    """The log and the database must speak of the same life of the log.
+    """The log and the database must speak of the same epoch of the log.
 
     They differ when one of them was replaced: a restored database, a lost log. What the log still holds is
     then brought to the database (guarded by version and entry id, nothing twice), and a new epoch begins, so

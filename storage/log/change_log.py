@@ -45,7 +45,7 @@ class InShared(msgspec.Struct, frozen=True, kw_only=True):
 
 class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the change log. `server`: its name and version, None when it is in this process. `level`:
-    which level of the log is in force. `joins`: how often following began; `rebases`: lives of the log begun
+    which level of the log is in force. `joins`: how often following began; `rebases`: epochs of the log begun
     here. `age_s`: how long ago the end of the log was last seen, None when it never was."""
 
     durability: str

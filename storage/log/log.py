@@ -1,6 +1,6 @@
 """The log: every accepted change is one entry in it, and everything else follows it.
 
-A position is (epoch, n). An epoch is one life of the log; n only grows within it.
+A position is (epoch, n). An epoch is one epoch of the log; n only grows within it.
 """
 
 from collections.abc import Sequence

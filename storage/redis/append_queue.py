@@ -215,7 +215,7 @@ class AppendQueue:
         return True
 
     def _drop_outdated(self, epoch: int) -> None:
-        """What was decided in an earlier life of the log, and could not be sent in it, is decided again."""
+        """What was decided in an earlier epoch of the log, and could not be sent in it, is decided again."""
         for append in [append for append in self._queue if append.seen.epoch != epoch]:
             self._queue.remove(append)
             append.fail(Superseded())

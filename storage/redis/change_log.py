@@ -1,8 +1,8 @@
 """The change log on Redis: any number of processes accept changes into one log and follow it.
 
 Each process has three connections: one appends, one reads, one follows. They are opened together by the
-keeper, which first makes sure that Redis and the database are in the same life of the log; when one fails all
-are given up, and until they are back changes are refused at once.
+keeper, which first makes sure that Redis and the database are in the same epoch of the log; when one fails
+all are given up, and until they are back changes are refused at once.
 """
 
 import asyncio
@@ -301,7 +301,7 @@ class RedisChangeLog(Replica):
             pause_s = min(2 * pause_s, self._bounds.shared_pause_max_s)
 
     async def _join(self, links: list[RedisConnection]) -> None:
-        """Agree with Redis and the database on the life of the log, then follow on, or start over."""
+        """Agree with Redis and the database on the epoch of the log, then follow on, or start over."""
         link = links[0]
         await self._epochs.require_same(*links)
         asked_s = self._clock.monotonic_s()
@@ -372,7 +372,7 @@ class RedisChangeLog(Replica):
             self._serving = None
             await end(*tasks)
         task = next(iter(done))
-        raise LogUnavailable("The life of the log is over.") if task.cancelled() else _reason(task)
+        raise LogUnavailable("The epoch of the log is over.") if task.cancelled() else _reason(task)
 
     async def _measure_clock(self) -> None:
         """Until cancelled, or the link fails: then its own task says so."""

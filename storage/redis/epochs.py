@@ -1,4 +1,4 @@
-"""The lives of the log: agreeing on one, and beginning the next.
+"""The epochs of the log: agreeing on one, and beginning the next.
 
 A life (epoch) is recorded in the database and in Redis, with the run of the Redis server that it began on.
 When Redis has restarted, lost its memory or been replaced by a copy that lags behind, or when the database
@@ -269,7 +269,7 @@ class Epochs:
         try:
             await link.run(BEGIN, (keys.meta, keys.marks), self._installation, new, meta.run)
         except CommandRefused as error:
-            raise LogUnavailable(f"Redis refuses a new life of the log: {error}.") from None
+            raise LogUnavailable(f"Redis refuses a new epoch of the log: {error}.") from None
         self.rebases += 1
         logger.warning("the log begins epoch %d", new)
         await self._sweep(link, keys)

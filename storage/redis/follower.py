@@ -71,7 +71,7 @@ class LogFollower:
             if isinstance(reply, Exception) or isinstance(meta, Exception):
                 raise LogUnavailable(f"Redis does not let the log be read: {reply} {meta}.")
             if meta[0] is None or int(meta[0]) != keys.epoch or int(meta[1]) < after:
-                raise LogUnavailable("Redis is in another life of the log.")
+                raise LogUnavailable("Redis is in another epoch of the log.")
             count, notices_after = self._take_in(reply or [], keys, notices_after)
             if count < self._bounds.follow_entries:
                 self._at_head(asked_s)

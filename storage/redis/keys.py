@@ -1,7 +1,7 @@
 """What Redis holds, and under which names.
 
 All names share one hash tag, so that a cluster keeps them on one node and a script may touch all of them.
-Everything but `meta`, the shared cache and locks belongs to one epoch, one life of the log, and carries its
+Everything but `meta`, the shared cache and locks belongs to one epoch, one epoch of the log, and carries its
 number: what an earlier life left behind can never be taken for something of this one.
 
 | key | type | what |

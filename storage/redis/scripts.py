@@ -182,7 +182,7 @@ return last
 """)
 
 BEGIN = Script("""
--- A new life of the log, unless another process has begun it.
+-- A new epoch of the log, unless another process has begun it.
 -- KEYS: meta marks   ARGV: installation, epoch, run
 local meta = redis.call('HMGET', KEYS[1], 'installation', 'epoch', 'run')
 if meta[1] and meta[1] ~= ARGV[1] then return redis.error_reply('FOREIGN') end

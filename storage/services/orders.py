@@ -162,7 +162,7 @@ class OrderService:
 
     async def _confirmed(self, outcome: ChangeOutcome, request: ChangeRequest) -> ChangeOutcome:
         """Waits for the database where the change or the request asks for it, outside every lock."""
-        # Answered in an earlier life of the log, and still known: the database has it.
+        # Answered in an earlier epoch of the log, and still known: the database has it.
         n = outcome.position.n if outcome.position.epoch == self._change_log.epoch else 0
         if outcome.must_wait:
             await self._require_stored(outcome, n)

@@ -58,7 +58,7 @@ def facet(migrated_database: str, valkey: ValkeyServer) -> RedisFacet:
 
 
 async def in_epoch(*processes: Process, after: int) -> None:
-    """Returns when all of them follow a later life of the log."""
+    """Returns when all of them follow a later epoch of the log."""
     await until(lambda: all(each.tier.joined and each.tier.epoch > after for each in processes))
 
 

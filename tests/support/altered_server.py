@@ -130,7 +130,7 @@ def positions_ignored() -> None:
 
 
 def long_polls_sleep_on() -> None:
-    """Who waits for a change is not woken by a new life of the log, and is then told what the wait began
+    """Who waits for a change is not woken by a new epoch of the log, and is then told what the wait began
     with."""
     from server.api.orders import orders
 

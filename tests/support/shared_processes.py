@@ -206,7 +206,7 @@ class EmbeddedFacet:
             yield process
 
     async def lose_the_log(self) -> None:
-        """The database is a restored copy: it never heard of this life of the log."""
+        """The database is a restored copy: it never heard of this epoch of the log."""
         self.data.execute("UPDATE log_positions SET epoch = epoch + 1, position = 0")
 
 

@@ -1,4 +1,4 @@
-"""From the log to the database: batches, failures, restarts, and lives of the log that do not agree."""
+"""From the log to the database: batches, failures, restarts, and epochs of the log that do not agree."""
 
 import asyncio
 import shutil
@@ -270,7 +270,7 @@ async def test_a_change_that_comes_after_the_stop_is_refused_and_does_not_wait(t
             await Workshop(storage).comment(order)
 
 
-# Two lives of the log
+# Two epochs of the log
 
 
 async def test_a_lost_log_begins_a_new_epoch_and_nothing_of_the_database_is_lost(tmp_path: Path) -> None:

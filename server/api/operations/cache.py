@@ -44,7 +44,7 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
 class SharedReport(msgspec.Struct, frozen=True, kw_only=True):
     """What is between the processes, as this one sees it. `state`: up or away. `age_s`: how long ago the end
     of the log was last seen, null when it never was. `joins`: how often this process began to follow;
-    `rebases`: lives of the log it began; `replayed`: entries the database lacked then."""
+    `rebases`: epochs of the log it began; `replayed`: entries the database lacked then."""
 
     state: str
     server: str | None
