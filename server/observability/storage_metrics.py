@@ -1,8 +1,9 @@
 """What storage counts, as metrics: read at a scrape."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -150,43 +151,64 @@ def age_s_of(storage: Storage) -> float:
     return math.inf if age_s is None else age_s
 
 
-class StorageCollector(Collector):
+class Family(NamedTuple):
+    """One metric with labels. `samples`: the values of its labels, then what its kind wants."""
+
+    kind: Any
+    name: str
+    labels: tuple[str, ...]
+    samples: Callable[[], Iterable[tuple[Any, ...]]]
+
+
+class Families(Collector):
+    """Metrics that are read at a scrape."""
+
+    def __init__(self, *families: Family) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for kind, name, labels, samples in self._families:
+            family = kind(name, LABELLED[name], labels=labels)
+            for values, *sample in samples():
+                family.add_metric(tuple(map(str, values)), *sample)
+            yield family
+
+
+class StorageCollector(Families):
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        views = storage.reads.views
+        super().__init__(
+            Family(
+                CounterMetricFamily,
+                "facet_database_loads",
+                ("what",),
+                lambda: (((what,), count) for what, count in database_loads(storage).items()),
+            ),
+            Family(
+                GaugeMetricFamily,
+                "facet_orders",
+                ("status",),
+                lambda: (((status,), count) for status, count in views.peek_all_counts().items()),
+            ),
+            Family(GaugeMetricFamily, "facet_orders_oldest_age_seconds", ("status",), self._oldest),
+        )
 
     def collect(self) -> Iterator[Metric]:
         for name, (meaning, sample) in GAUGES.items():
             yield GaugeMetricFamily(name, meaning, value=sample(self._storage))
         for name, (meaning, sample) in COUNTERS.items():
             yield CounterMetricFamily(name, meaning, value=sample(self._storage))
-        yield self._loads()
-        yield self._orders()
-        yield self._oldest()
+        yield from super().collect()
 
-    def _loads(self) -> Metric:
-        name = "facet_database_loads"
-        family = CounterMetricFamily(name, LABELLED[name], labels=("what",))
-        for what, count in database_loads(self._storage).items():
-            family.add_metric((what,), count)
-        return family
-
-    def _orders(self) -> Metric:
-        family = GaugeMetricFamily("facet_orders", LABELLED["facet_orders"], labels=("status",))
-        for status, count in self._storage.reads.views.peek_all_counts().items():
-            family.add_metric((status.value,), count)
-        return family
-
-    def _oldest(self) -> Metric:
+    def _oldest(self) -> Iterator[tuple[Any, ...]]:
         """From the maintained lists of the orders that have waited longest: no database read."""
-        name = "facet_orders_oldest_age_seconds"
-        family = GaugeMetricFamily(name, LABELLED[name], labels=("status",))
         now = datetime.now(UTC)
         for status in ACTIVE:
             body = self._storage.reads.views.peek_first(oldest_first(status))
             if body is not None:
                 waited = now - decode_order(body).status_since
-                family.add_metric((status.value,), max(0.0, waited.total_seconds()))
-        return family
+                yield (status,), max(0.0, waited.total_seconds())
 
 
 def oldest_first(status: Status) -> ListQuery:
