@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
 
@@ -15,61 +15,19 @@ class ConfigError(Exception):
     """A setting that cannot be used, in one line."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    host: str
-    port: int
-    data_dir: Path
-    database_url: str
-    redis_url: str
-    redis_prefix: str
-    allow_open_servers: bool
-    admin_token: str
-    workers: int
-    public_url: str
-    log_format: str
-    log_level: str
-    access_log: bool
-    metrics_protected: bool
-    model_workers: int
-    upload_bytes_max: int
-    model_files_bytes: int
-    model_files_days: float
-    backlog_entries: int
-    backlog_bytes: int
-    local_bytes: int
-    keepalive_s: float
-    drain_s: float
-    grace_s: float
-
-    @property
-    def uses_redis(self) -> bool:
-        return bool(self.redis_url)
-
-    @property
-    def uses_postgresql(self) -> bool:
-        return self.database_url.startswith(POSTGRESQL)
-
-    @property
-    def is_public_over_tls(self) -> bool:
-        return self.public_url.startswith("https://")
-
-    @property
-    def lets_many_serve(self) -> bool:
-        """Whether several processes may serve at the same time."""
-        return self.uses_redis and self.uses_postgresql
-
-
 POSTGRESQL = ("postgresql://", "postgres://")
 
 
 class Setting(NamedTuple):
-    field: str
-    variable: str
+    """How a setting is given, and what it means. `field`: of `Settings`; `variable`: of the environment."""
+
     default: str
     unit: str
     meaning: str
     parse: Callable[[str], Any]
     secret: bool = False
+    field: str = ""
+    variable: str = ""
 
 
 def _text(value: str) -> str:
@@ -125,184 +83,176 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
-SETTINGS = (
-    Setting("host", "FACET_HOST", "127.0.0.1", "address", "Where to listen.", _text),
-    Setting("port", "FACET_PORT", "8080", "port", "0 takes a free one.", _whole(0, 65535)),
-    Setting("data_dir", "FACET_DATA_DIR", "./data", "path", "Database, log and models live here.", Path),
-    Setting(
-        "database_url",
-        "FACET_DATABASE_URL",
-        "",
-        "URL",
-        "Empty: SQLite in the data directory (`sqlite:///DATA_DIR/facet.db`). Else `postgresql://...`.",
-        _text,
-        secret=True,
-    ),
-    Setting(
-        "redis_url",
-        "FACET_REDIS_URL",
-        "",
-        "URL",
-        "Empty: no Redis, one process. Else `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or"
-        " `redis+cluster://`.",
-        _text,
-        secret=True,
-    ),
-    Setting(
-        "redis_prefix",
-        "FACET_REDIS_PREFIX",
-        "facet",
-        "name",
-        "What the names of all keys in Redis begin with, in braces.",
-        _prefix,
-    ),
-    Setting(
-        "allow_open_servers",
-        "FACET_ALLOW_OPEN_SERVERS",
-        "0",
-        "0 | 1",
-        "1: Redis and PostgreSQL on other machines may be used without a password, or with the default one.",
-        _flag,
-    ),
-    Setting(
-        "admin_token",
-        "FACET_ADMIN_TOKEN",
-        "",
-        "secret",
-        "When set, a token of role `admin` with this secret is valid.",
-        _text,
-        secret=True,
-    ),
-    Setting(
-        "workers",
-        "FACET_WORKERS",
-        "1",
-        "processes",
-        "More than one needs Redis and PostgreSQL.",
-        _whole(1, 64),
-    ),
-    Setting(
-        "public_url",
-        "FACET_PUBLIC_URL",
-        "",
-        "URL",
-        "How customers reach the service, for links. Empty: the address of the request, which the log says"
-        " each time. With `https://` the cookie of the pages is `Secure`.",
-        _text,
-    ),
-    Setting(
-        "log_format",
-        "FACET_LOG_FORMAT",
-        "auto",
-        "text | json | auto",
-        "auto: JSON unless standard error is a terminal.",
-        _one_of("auto", "text", "json"),
-    ),
-    Setting(
-        "log_level",
-        "FACET_LOG_LEVEL",
-        "info",
-        "level",
-        "debug, info, warning or error.",
-        _one_of("debug", "info", "warning", "error"),
-    ),
-    Setting(
-        "access_log",
-        "FACET_ACCESS_LOG",
-        "0",
-        "0 | 1",
-        "A line per request. Costs about as much as a cached answer does.",
-        _flag,
-    ),
-    Setting(
-        "metrics_protected",
-        "FACET_METRICS_PROTECTED",
-        "0",
-        "0 | 1",
-        "1: `/metrics` needs a token of role `admin`.",
-        _flag,
-    ),
-    Setting(
-        "model_workers",
-        "FACET_MODEL_WORKERS",
-        "2",
-        "processes",
-        "Worker processes that read models.",
-        _whole(1, 64),
-    ),
-    Setting(
-        "upload_bytes_max",
-        "FACET_UPLOAD_BYTES_MAX",
-        "134217728",
-        "bytes",
-        "The largest model accepted.",
-        _whole(1024, 2**33),
-    ),
-    Setting(
-        "model_files_bytes",
-        "FACET_MODEL_FILES_BYTES",
-        "10737418240",
-        "bytes",
-        "Kept model files, all together; the least recently requested go first.",
-        _whole(2**20, 2**46),
-    ),
-    Setting(
-        "model_files_days",
-        "FACET_MODEL_FILES_DAYS",
-        "730",
-        "days",
-        "How long a model file is kept after its last request. Its facts and prices stay.",
-        _number("days", 1 / 24, 36_500),
-    ),
-    Setting(
-        "backlog_entries",
-        "FACET_BACKLOG_ENTRIES",
-        "100000",
-        "entries",
-        "Acknowledged changes the database may lack before writes are answered 503.",
-        _whole(500, 10_000_000),
-    ),
-    Setting(
-        "backlog_bytes",
-        "FACET_BACKLOG_BYTES",
-        "134217728",
-        "bytes",
-        "The same bound in bytes.",
-        _whole(2**20, 2**36),
-    ),
-    Setting(
-        "local_bytes",
-        "FACET_LOCAL_BYTES",
-        "134217728",
-        "bytes",
-        "Orders held in this process.",
-        _whole(2**20, 2**36),
-    ),
-    Setting(
-        "keepalive_s",
-        "FACET_KEEPALIVE_S",
-        "75",
-        "seconds",
-        "An idle connection, or one that does not finish its request's headers, is closed after this.",
-        _seconds(1, 3600),
-    ),
-    Setting(
-        "drain_s",
-        "FACET_DRAIN_S",
-        "30",
-        "seconds",
-        "How long a stop waits for the database to take what it lacks; the log keeps the rest.",
-        _seconds(0, 3600),
-    ),
-    Setting(
-        "grace_s",
-        "FACET_GRACE_S",
-        "2",
-        "seconds",
-        "With Redis and PostgreSQL: how long a stopping process still answers on the connections it has, each"
-        " time with `Connection: close`.",
-        _seconds(0, 3600),
-    ),
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    host: Annotated[str, Setting("127.0.0.1", "address", "Where to listen.", _text)]
+    port: Annotated[int, Setting("8080", "port", "0 takes a free one.", _whole(0, 65535))]
+    data_dir: Annotated[Path, Setting("./data", "path", "Database, log and models live here.", Path)]
+    database_url: Annotated[
+        str,
+        Setting(
+            "",
+            "URL",
+            "Empty: SQLite in the data directory (`sqlite:///DATA_DIR/facet.db`). Else `postgresql://...`.",
+            _text,
+            secret=True,
+        ),
+    ]
+    redis_url: Annotated[
+        str,
+        Setting(
+            "",
+            "URL",
+            "Empty: no Redis, one process. Else `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or"
+            " `redis+cluster://`.",
+            _text,
+            secret=True,
+        ),
+    ]
+    redis_prefix: Annotated[
+        str, Setting("facet", "name", "What the names of all keys in Redis begin with, in braces.", _prefix)
+    ]
+    allow_open_servers: Annotated[
+        bool,
+        Setting(
+            "0",
+            "0 | 1",
+            "1: Redis and PostgreSQL on other machines may be used without a password, or with the"
+            " default one.",
+            _flag,
+        ),
+    ]
+    admin_token: Annotated[
+        str,
+        Setting(
+            "", "secret", "When set, a token of role `admin` with this secret is valid.", _text, secret=True
+        ),
+    ]
+    workers: Annotated[
+        int, Setting("1", "processes", "More than one needs Redis and PostgreSQL.", _whole(1, 64))
+    ]
+    public_url: Annotated[
+        str,
+        Setting(
+            "",
+            "URL",
+            "How customers reach the service, for links. Empty: the address of the request, which the log"
+            " says"
+            " each time. With `https://` the cookie of the pages is `Secure`.",
+            _text,
+        ),
+    ]
+    log_format: Annotated[
+        str,
+        Setting(
+            "auto",
+            "text | json | auto",
+            "auto: JSON unless standard error is a terminal.",
+            _one_of("auto", "text", "json"),
+        ),
+    ]
+    log_level: Annotated[
+        str,
+        Setting(
+            "info", "level", "debug, info, warning or error.", _one_of("debug", "info", "warning", "error")
+        ),
+    ]
+    access_log: Annotated[
+        bool, Setting("0", "0 | 1", "A line per request. Costs about as much as a cached answer does.", _flag)
+    ]
+    metrics_protected: Annotated[
+        bool, Setting("0", "0 | 1", "1: `/metrics` needs a token of role `admin`.", _flag)
+    ]
+    model_workers: Annotated[
+        int, Setting("2", "processes", "Worker processes that read models.", _whole(1, 64))
+    ]
+    upload_bytes_max: Annotated[
+        int, Setting("134217728", "bytes", "The largest model accepted.", _whole(1024, 2**33))
+    ]
+    model_files_bytes: Annotated[
+        int,
+        Setting(
+            "10737418240",
+            "bytes",
+            "Kept model files, all together; the least recently requested go first.",
+            _whole(2**20, 2**46),
+        ),
+    ]
+    model_files_days: Annotated[
+        float,
+        Setting(
+            "730",
+            "days",
+            "How long a model file is kept after its last request. Its facts and prices stay.",
+            _number("days", 1 / 24, 36_500),
+        ),
+    ]
+    backlog_entries: Annotated[
+        int,
+        Setting(
+            "100000",
+            "entries",
+            "Acknowledged changes the database may lack before writes are answered 503.",
+            _whole(500, 10_000_000),
+        ),
+    ]
+    backlog_bytes: Annotated[
+        int, Setting("134217728", "bytes", "The same bound in bytes.", _whole(2**20, 2**36))
+    ]
+    local_bytes: Annotated[
+        int, Setting("134217728", "bytes", "Orders held in this process.", _whole(2**20, 2**36))
+    ]
+    keepalive_s: Annotated[
+        float,
+        Setting(
+            "75",
+            "seconds",
+            "An idle connection, or one that does not finish its request's headers, is closed after this.",
+            _seconds(1, 3600),
+        ),
+    ]
+    drain_s: Annotated[
+        float,
+        Setting(
+            "30",
+            "seconds",
+            "How long a stop waits for the database to take what it lacks; the log keeps the rest.",
+            _seconds(0, 3600),
+        ),
+    ]
+    grace_s: Annotated[
+        float,
+        Setting(
+            "2",
+            "seconds",
+            "With Redis and PostgreSQL: how long a stopping process still answers on the connections it has,"
+            " each"
+            " time with `Connection: close`.",
+            _seconds(0, 3600),
+        ),
+    ]
+
+    @property
+    def uses_redis(self) -> bool:
+        return bool(self.redis_url)
+
+    @property
+    def uses_postgresql(self) -> bool:
+        return self.database_url.startswith(POSTGRESQL)
+
+    @property
+    def is_public_over_tls(self) -> bool:
+        return self.public_url.startswith("https://")
+
+    @property
+    def lets_many_serve(self) -> bool:
+        """Whether several processes may serve at the same time."""
+        return self.uses_redis and self.uses_postgresql
+
+
+SETTINGS = tuple(
+    setting._replace(field=field.name, variable=f"FACET_{field.name.upper()}")
+    for field in msgspec.structs.fields(Settings)
+    for setting in get_args(field.type)[1:]
 )
 
 
