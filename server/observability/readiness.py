@@ -16,7 +16,6 @@ class Phase(StrEnum):
     WARMING = "warming"
     READY = "ready"
     DRAINING = "draining"
-    FAILED = "failed"
 
 
 BACKLOG_SHARE_DEGRADED = 0.5
@@ -34,9 +33,6 @@ class Readiness:
     @property
     def started(self) -> bool:
         return self.phase is not Phase.STARTING
-
-    def fail(self, reason: str) -> None:
-        self.phase, self.reason = Phase.FAILED, reason
 
     def report(self) -> tuple[int, dict[str, Any]]:
         """Status code and body. Degraded is 200: reads and, while there is room, writes are served."""

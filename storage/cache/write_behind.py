@@ -19,6 +19,7 @@ from storage.log.entries import OrderChanged
 from storage.log.log import Position
 from storage.log.tail import AppliedEntry, Tail
 from storage.orders.rules import assigns_operator
+from storage.tasks import Backoff
 from storage.trouble import Trouble
 
 logger = logging.getLogger("facet.write_behind")
@@ -189,15 +190,14 @@ class WriteBehind:
     ) -> list[Rejected] | None:
         """Tries again, with growing pauses, for as long as the database is away. None: another process has
         moved the position, perhaps this process itself in a commit whose outcome got lost."""
-        pause_s = self._bounds.flush_retry_s
+        backoff = Backoff(self._bounds.flush_retry_s, self._bounds.flush_retry_max_s)
         while self._lease.held:
             try:
                 rejected = await self._database.apply([followed.logged for followed in batch], old, new)
             except DatabaseUnavailable as error:
                 self.failures += 1
                 self._trouble.met(error.detail, error.unforeseen)
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, self._bounds.flush_retry_max_s)
+                await backoff.pause()
             except Fenced:
                 await self._fenced(old, new)
                 return None

@@ -7,7 +7,6 @@ and one of them takes over when the lock expires without.
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple, Protocol
@@ -16,6 +15,7 @@ from storage.bounds import Bounds
 from storage.memory.single_flight import SingleFlight
 from storage.models.shared import Model, Refusal, SharedModels
 from storage.shared.locks import Lock, Locks
+from storage.tasks import Backoff
 
 
 class Work(Protocol):
@@ -96,13 +96,13 @@ class ComputeOnce:
     async def _found_by_others(self, sha256: str, lock: Lock) -> Model | Refusal | None:
         """None: this process holds the lock, or the others have taken too long."""
         loop, bounds = asyncio.get_running_loop(), self._bounds
-        deadline_s, pause_s, waited = loop.time() + bounds.model_wait_s, bounds.model_look_s, False
+        deadline_s, waited = loop.time() + bounds.model_wait_s, False
+        backoff = Backoff(bounds.model_look_s, bounds.model_look_max_s, spread=0.5)
         while not await lock.acquire():
             if loop.time() >= deadline_s:
                 return None
             waited = True
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, bounds.model_look_max_s)
+            await backoff.pause()
             if found := await self._copies.find(sha256):
                 self.awaited += 1
                 return found

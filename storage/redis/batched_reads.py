@@ -1,6 +1,7 @@
 """Reads from Redis. Those of one turn of the event loop travel together."""
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from storage.errors import LogUnavailable
 from storage.redis.connection import Argument, CommandRefused, RedisConnection
 
 GETS_TOGETHER = 500
+"""Keys of one MGET: Redis serves no other command while it works on one."""
 
 
 class BatchedReads:
@@ -72,7 +74,9 @@ class BatchedReads:
         self._asks.clear()
 
     async def _ask_together(self, link: RedisConnection) -> None:
-        gets, self._gets = self._gets, {}
+        gets = dict(itertools.islice(self._gets.items(), GETS_TOGETHER))
+        for key in gets:
+            del self._gets[key]
         asks, self._asks = self._asks, deque()
         commands = [command for command, _ in asks]
         if gets:

@@ -43,7 +43,7 @@ from storage.redis.locks import RedisLocks
 from storage.redis.outbox import Flushed, Outbox
 from storage.redis.server_check import RedisServer, examine
 from storage.redis.shared_cache import RedisSharedCache
-from storage.tasks import end
+from storage.tasks import Backoff, end
 from storage.trouble import Trouble
 
 logger = logging.getLogger("facet.redis")
@@ -266,7 +266,7 @@ class RedisChangeLog(Replica):
     async def _keep(self) -> None:
         """Open the links, join, serve until one of them fails; again. Ends only when cancelled, or at the
         start when this Redis can never be used: later a server runs without, and tries again."""
-        pause_s = self._bounds.shared_pause_s
+        backoff = Backoff(self._bounds.shared_pause_s, self._bounds.shared_pause_max_s)
         while True:
             links: list[RedisConnection] = []
             closed = False
@@ -293,12 +293,11 @@ class RedisChangeLog(Replica):
                 for link in links:
                     await link.close()
             if joined_s >= JOINED_S:
-                pause_s = self._bounds.shared_pause_s
+                backoff.reset()
                 if closed:
                     continue  # most likely it is back at once
             self._give_up_waiting()
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, self._bounds.shared_pause_max_s)
+            await backoff.pause()
 
     async def _join(self, links: list[RedisConnection]) -> None:
         """Agree with Redis and the database on the epoch of the log, then follow on, or start over."""

@@ -1,6 +1,7 @@
 """Handlers against the composed application: everything that serves, but for the sockets of the service."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from aiohttp.test_utils import TestClient
 
 from server.app import build
 from server.config import load
+from server.http.keys import STORAGE
 from storage.data_directory import DataDirectory
+from storage.database.records import StoredQuote
 
 TOKEN = "an-admin-token-for-the-application"
 Client = TestClient[web.Request, web.Application]
@@ -80,3 +83,16 @@ async def test_a_refusal_is_a_problem_document(
 async def test_without_a_token_there_is_no_answer(client: Client) -> None:
     answer = await client.get("/v1/orders", headers={"Authorization": ""})
     assert answer.status == 401
+
+
+async def test_a_quote_says_where_it_came_from(client: Client) -> None:
+    storage = client.app[STORAGE]
+    quote = StoredQuote("q_1", None, storage.clock.now() + timedelta(days=1), b'{"id":"q_1"}')
+    await storage.quotes.issue(quote, "a" * 64)
+    await storage.write_behind.wait_for(storage.tail.head, 10)
+    storage.quotes.lru.clear()
+    answers = [await client.get("/v1/prices/q_1") for _ in range(2)]
+    assert [answer.headers["Cache-Status"] for answer in answers] == [
+        "facet; fwd=miss; stored; detail=database",
+        "facet; hit; detail=local",
+    ]

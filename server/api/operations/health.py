@@ -21,7 +21,7 @@ class Alive(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
-    """`ready` or `degraded` (200), `starting`, `warming`, `draining` or `failed` (503)."""
+    """`ready` or `degraded` (200), `starting`, `warming` or `draining` (503)."""
 
     status: str
     troubles: list[str]

@@ -25,6 +25,7 @@ from server.prices.model_uploads import MODEL_UPLOADS, facts_of
 from server.prices.quotes import QuoteView
 from server.prices.quoting import QUOTING
 from server.uploads.model_body import is_form, received
+from storage.database.records import StoredQuote
 from storage.log.entries import Answer
 from storage.models.shared import Model
 from storage.orders.actors import PRICING_ROLES
@@ -211,9 +212,11 @@ async def _price(call: Call, query: PriceQuery, receive: Receive) -> Reply:
 async def get_quote(call: Call) -> web.StreamResponse:
     explain = call.query(Explain).explain
     quoting = call.request.app[QUOTING]
-    stored = await quoting.known_quote(call.named("id"), call.actor)
+    quote_id = call.named("id")
+    source = "local" if isinstance(call.storage.quotes.lru.peek(quote_id), StoredQuote) else "database"
+    stored = await quoting.known_quote(quote_id, call.actor)
     body = quoting.explain(stored) if explain else stored.body
-    return read_answer(call, body, quote_tag(stored.id, explain), "facet; hit; detail=local")
+    return read_answer(call, body, quote_tag(stored.id, explain), cache_status(source))
 
 
 @routes(
