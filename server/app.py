@@ -14,7 +14,6 @@ from pricing.price.price_list import default_metal_fix, default_price_list, read
 from server.api.access import tokens
 from server.api.operations import backups as maintenance
 from server.api.operations import cache, health
-from server.api.operations.cache import warm
 from server.api.orders import lists, orders
 from server.api.prices import batches as price_batches
 from server.api.prices import jobs as job_routes
@@ -49,6 +48,7 @@ from storage.log.entries import MetalFixed, PriceListPublished
 from storage.models.files import ModelFiles
 from storage.services.price_versions import PriceVersions
 from storage.services.stack import Storage
+from storage.services.warming import warm
 from storage.tasks import end
 
 logger = logging.getLogger("facet")

@@ -9,9 +9,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from server.observability.readiness import backlog_share, database_error
-from storage.orders.filters import ListQuery, OrderFilter, Sort, SortField
+from storage.orders.filters import oldest_first
 from storage.orders.order import decode_order
-from storage.orders.workflow import ACTIVE, Status
+from storage.orders.workflow import ACTIVE
 from storage.services.stack import Storage
 
 Sample = Callable[[Storage], float]
@@ -209,11 +209,6 @@ class StorageCollector(Families):
             if body is not None:
                 waited = now - decode_order(body).status_since
                 yield (status,), max(0.0, waited.total_seconds())
-
-
-def oldest_first(status: Status) -> ListQuery:
-    """Orders of a status, the one untouched for longest first."""
-    return ListQuery(filter=OrderFilter(statuses=frozenset({status})), sort=Sort(SortField.UPDATED_AT, False))
 
 
 def database_loads(storage: Storage) -> dict[str, int]:

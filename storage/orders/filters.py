@@ -192,3 +192,8 @@ def _within(moment: datetime | None, start: datetime | None, end: datetime | Non
     if moment is None:
         return False
     return (start is None or moment >= start) and (end is None or moment < end)
+
+
+def oldest_first(status: Status) -> ListQuery:
+    """Orders of a status, the one untouched for longest first."""
+    return ListQuery(filter=OrderFilter(statuses=frozenset({status})), sort=Sort(SortField.UPDATED_AT, False))

@@ -74,9 +74,10 @@ class BatchedReads:
         self._asks.clear()
 
     async def _ask_together(self, link: RedisConnection) -> None:
-        gets = dict(itertools.islice(self._gets.items(), GETS_TOGETHER))
-        for key in gets:
-            del self._gets[key]
+        gets, self._gets = self._gets, {}
+        if len(gets) > GETS_TOGETHER:
+            self._gets = dict(itertools.islice(gets.items(), GETS_TOGETHER, None))
+            gets = dict(itertools.islice(gets.items(), GETS_TOGETHER))
         asks, self._asks = self._asks, deque()
         commands = [command for command, _ in asks]
         if gets:

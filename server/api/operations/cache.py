@@ -10,14 +10,12 @@ from server.http.problems import HttpError
 from server.http.request import Call
 from server.http.responses import json_response
 from server.http.routes import ADMIN, Routes
-from server.observability.storage_metrics import database_loads, oldest_first
-from storage.bounds import Bounds
+from server.observability.storage_metrics import database_loads
 from storage.cache.read_through import Inspected
 from storage.database.records import DeadLetter
 from storage.errors import DatabaseUnavailable, NotFound
-from storage.orders.filters import ALL, ListQuery, OrderFilter
-from storage.orders.workflow import ACTIVE, Status
 from storage.services.stack import Storage
+from storage.services.warming import Warmed, warm
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,12 +76,6 @@ class CacheReport(msgspec.Struct, frozen=True, kw_only=True):
     backlog: Backlog
     dead_letters: int | None
     parked: list[str]
-
-
-class Warmed(msgspec.Struct, frozen=True, kw_only=True):
-    orders: int
-    lists: int
-    models: int
 
 
 class DeadLetters(msgspec.Struct, frozen=True):
@@ -227,20 +219,6 @@ async def replay_dead_letter(call: Call) -> web.StreamResponse:
         raise NotFound("There is no such dead letter.")
     await call.storage.replay_dead_letters(letter.order_id)
     return web.Response(status=204)
-
-
-async def warm(storage: Storage) -> Warmed:
-    """Load what the first requests will ask for: the newest orders, the lists of every status, the
-    counts, the most popular models."""
-    bounds: Bounds = storage.bounds
-    orders = await storage.reads.warm_orders(bounds.warm_orders)
-    for status in Status:
-        await storage.reads.views.bodies(ListQuery(filter=OrderFilter(statuses=frozenset({status}))), 1)
-    for status in ACTIVE:
-        await storage.reads.views.bodies(oldest_first(status), 1)
-    await storage.reads.counts(ALL)
-    models = await storage.models.warm(bounds.warm_models)
-    return Warmed(orders=orders, lists=1 + len(Status) + len(ACTIVE), models=models)
 
 
 def _tier(lru: Any) -> Tier:
