@@ -141,6 +141,8 @@ class FactsPool:
         return answer
 
     async def _read(self, kind: _Kind, body: bytes | Path, content_type: str | None) -> bytes:
+        if not self._limits.workers:
+            raise PoolClosed("The pool has no workers.")
         async with self._free_workers:
             if isinstance(body, Path):
                 return await self._answered((kind, str(body), content_type, self._limits.cpu_s))

@@ -216,4 +216,5 @@ def _relax(components: dict[str, Any]) -> None:
     fields in later releases, though here they are strict about what they are read from."""
     components["Problem"]["additionalProperties"] = True
     for name in ("Order", "OrderPrice", "Was"):
-        components.get(name, {}).pop("additionalProperties", None)
+        if name in components:
+            del components[name]["additionalProperties"]

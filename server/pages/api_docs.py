@@ -1,8 +1,7 @@
 """The OpenAPI document as it is served, and a page that shows it without a network."""
 
 import asyncio
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -13,6 +12,7 @@ from server.http.openapi import openapi
 from server.http.request import Call
 from server.http.routes import Route
 from server.pages.rendering import SAFE_PAGE
+from storage.memory.single_flight import SingleFlight
 
 
 class Documents:
@@ -21,12 +21,19 @@ class Documents:
     def __init__(self, routes: list[Route], templates: Environment) -> None:
         self._routes = routes
         self._templates = templates
+        self._rendered: dict[str, bytes] = {}
+        self._flights: SingleFlight[str, bytes] = SingleFlight()
 
-    @cached_property
+    async def get(self, render: Callable[[], bytes]) -> bytes:
+        """`render`: `json` or `page` of this object; called once."""
+        name = render.__name__
+        if name not in self._rendered:
+            self._rendered[name] = await self._flights.do(name, lambda: asyncio.to_thread(render))
+        return self._rendered[name]
+
     def json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(openapi(self._routes)), indent=1)
 
-    @cached_property
     def page(self) -> bytes:
         document = openapi(self._routes)
         template = self._templates.get_template("docs.html")
@@ -57,12 +64,12 @@ def _schema_name(content: dict[str, Any]) -> str:
 
 def document_routes(documents: Documents) -> list[Route]:
     async def get_openapi(call: Call) -> web.StreamResponse:
-        body = await asyncio.to_thread(lambda: documents.json)
+        body = await documents.get(documents.json)
         return web.Response(body=body, headers={"Content-Type": "application/json"})
 
     async def get_docs(call: Call) -> web.StreamResponse:
         headers = {"Content-Type": "text/html; charset=utf-8", **SAFE_PAGE}
-        body = await asyncio.to_thread(lambda: documents.page)
+        body = await documents.get(documents.page)
         return web.Response(body=body, headers=headers)
 
     return [

@@ -100,7 +100,7 @@ if TYPE_CHECKING:
 
 else:
     Previous = msgspec.defstruct(
-        "Previous",
+        "Was",  # as the document of the API calls it
         [
             (field.name, field.type | UnsetType, UNSET)
             for field in msgspec.structs.fields(Order)

@@ -25,6 +25,7 @@ from storage.errors import (
     PreconditionFailed,
     Superseded,
     Unavailable,
+    Upgrading,
 )
 from storage.ids import new_id
 from storage.log.change_log import ChangeLog
@@ -353,7 +354,10 @@ async def _repeated(position: Position, entry: AnyEntry) -> ChangeOutcome:
         body = answer.body if answer.body is not None else encode_order(order)
     else:
         assert answer.body is not None
-        body, order = answer.body, decode_order(answer.body)
+        try:
+            body, order = answer.body, decode_order(answer.body)
+        except msgspec.ValidationError:  # its order has a field that this release does not know
+            raise Upgrading("A later release has answered this request: it can repeat the answer.") from None
         must_wait = _was_given(order)
     return ChangeOutcome(
         order=order, body=body, position=position, status=answer.status, must_wait=must_wait, repeated=True

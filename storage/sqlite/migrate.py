@@ -34,7 +34,7 @@ def _schema_of(path: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        with closing(sqlite3.connect(path)) as connection:
+        with closing(sqlite3.connect(path, timeout=0)) as connection:
             row = connection.execute(CURRENT_SCHEMA).fetchone()
     except sqlite3.Error:
         return None

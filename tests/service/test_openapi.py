@@ -87,3 +87,11 @@ async def test_the_running_service_shows_this_document_and_a_page_of_it(clients:
         assert path in page
     assert "https://" not in page
     assert "<script" not in page
+
+
+def test_records_that_gain_fields_in_later_releases_are_open() -> None:
+    schemas = document()["components"]["schemas"]
+    for name in ("Order", "OrderPrice", "Was", "Problem"):
+        assert schemas[name].get("additionalProperties", True) is True, name
+    for name in ("NewOrder", "OrderEdit"):
+        assert schemas[name]["additionalProperties"] is False, name

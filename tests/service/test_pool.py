@@ -241,3 +241,12 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.to_thread(os.sched_yield)
+
+
+async def test_a_pool_without_workers_refuses_at_once() -> None:
+    pool = FactsPool(Limits(workers=0))
+    await pool.start()
+    async with asyncio.timeout(5):
+        with pytest.raises(PoolClosed):
+            await pool.analyse(b"solid nothing")
+    await pool.close()

@@ -262,6 +262,14 @@ async def test_a_new_field_or_status_waits_until_every_process_reads_it(
             assert await process.database.load_order(each.id) == each
 
 
+async def test_an_answer_with_a_field_of_a_later_release_is_not_repeated_here(process: Process) -> None:
+    order = await process.shop.order()
+    body = json.dumps({**json.loads(encode_order(order)), "engraving": None}).encode()
+    await process.storage.idempotency.remember(keyed("a"), entries.Answer(status=200, body=body))
+    with pytest.raises(Upgrading):
+        await process.shop.comment(order, keyed=keyed("a"))
+
+
 def test_an_order_without_a_new_field_is_written_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     amount = Money(Decimal("10.50"), "EUR")
     price = OrderPrice(source=PriceSource.QUOTE, net=amount, vat=amount, gross=amount)

@@ -213,7 +213,8 @@ async def get_quote(call: Call) -> web.StreamResponse:
     explain = call.query(Explain).explain
     quoting = call.request.app[QUOTING]
     quote_id = call.named("id")
-    source = "local" if isinstance(call.storage.quotes.lru.peek(quote_id), StoredQuote) else "database"
+    held = isinstance(call.storage.quotes.lru.peek(quote_id), StoredQuote)
+    source = "local" if held or call.storage.tail.pending_quote(quote_id) else "database"
     stored = await quoting.known_quote(quote_id, call.actor)
     body = quoting.explain(stored) if explain else stored.body
     return read_answer(call, body, quote_tag(stored.id, explain), cache_status(source))
