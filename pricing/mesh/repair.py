@@ -31,6 +31,8 @@ REPAIR_FACETS_MAX = 1_000_000
 CRACK_SHARE = 2e-5
 """Vertices of open edges that are closer than this share of the largest extent are one."""
 CRACK_VERTICES_MAX = 200_000
+FEW_POINTS = 64
+"""Up to here points are compared each with each, without a library that takes a while to import."""
 _NEIGHBOURS = 4
 
 STRAY_AREA_SHARE = 1e-3
@@ -107,13 +109,8 @@ def _joined(
     positions: NDArray[np.float64], vertices: NDArray[np.int32], distance: float
 ) -> tuple[NDArray[np.int32], int]:
     """New numbers of all vertices: each of these the smallest of those that hang together with it."""
-    from scipy.spatial import KDTree  # takes a while to import, and few meshes get here
-
-    near = (
-        KDTree(positions[vertices])
-        .query(positions[vertices], k=min(_NEIGHBOURS, len(vertices)), distance_upper_bound=distance)[1]
-        .reshape(len(vertices), -1)
-    )
+    points = positions[vertices]
+    near = nearest_of_few(points, distance) if len(points) <= FEW_POINTS else nearest(points, distance)
     leaders = np.arange(len(vertices) + 1)
     for _ in range(STRAY_ROUNDS):
         least = np.minimum(leaders[:-1], leaders[near].min(axis=1))
@@ -123,6 +120,24 @@ def _joined(
     numbers = np.arange(len(positions), dtype=np.int32)
     numbers[vertices] = vertices[leaders[:-1]]
     return numbers, int((leaders[:-1] != np.arange(len(vertices))).sum())
+
+
+def nearest(points: NDArray[np.float64], distance: float) -> NDArray[np.int64]:
+    """Numbers of the points next to each, itself among them, shape (n, up to _NEIGHBOURS); n where there are
+    fewer within the distance."""
+    from scipy.spatial import KDTree  # takes a while to import, and few meshes get here
+
+    count = min(_NEIGHBOURS, len(points))
+    found: NDArray[np.int64] = KDTree(points).query(points, k=count, distance_upper_bound=distance)[1]
+    return found.reshape(len(points), -1)
+
+
+def nearest_of_few(points: NDArray[np.float64], distance: float) -> NDArray[np.int64]:
+    """As `nearest`, each compared with each."""
+    apart = np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=2))
+    near = np.argsort(apart, axis=1, kind="stable")[:, :_NEIGHBOURS]
+    near[np.take_along_axis(apart, near, axis=1) >= distance] = len(points)
+    return near
 
 
 def _without_strays(mesh: Mesh, edges: Edges, extent: float, warnings: list[MeshWarning]) -> Mesh:

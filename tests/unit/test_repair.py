@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pricing.facts import Facts
 from pricing.mesh.analysis import facts_of
+from pricing.mesh.repair import nearest, nearest_of_few
 from tests.support import meshes
 
 RING = meshes.torus(around=60, across=20)
@@ -114,3 +115,17 @@ def test_several_faults_at_once_are_put_right() -> None:
     facts = of(np.concatenate([flipped, RING[10:12], loose]))
     assert codes(facts) == {"duplicate_facets", "stray_facets", "flipped_facets"}
     assert facts.volume == pytest.approx(TRUE.volume, rel=1e-6)
+
+
+@given(
+    coordinates=st.lists(st.tuples(*[st.floats(-3, 3, width=16)] * 3), min_size=1, max_size=30),
+    distance=st.sampled_from([1e-6, 0.37, 1.13, 20.0]),
+)
+def test_few_points_find_neighbours_as_near_as_many_do(
+    coordinates: list[tuple[float, float, float]], distance: float
+) -> None:
+    points = np.array(coordinates)
+    few, many = nearest_of_few(points, distance), nearest(points, distance)
+    for point, *found in zip(points, few, many, strict=True):
+        one, other = (np.linalg.norm(points[near[near < len(points)]] - point, axis=1) for near in found)
+        assert np.allclose(np.sort(one), np.sort(other))
