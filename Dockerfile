@@ -6,6 +6,8 @@ RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY server ./server
 COPY pricing ./pricing
 COPY storage ./storage
+# Sources belong to root: who serves cannot keep them compiled, and a start would compile them each time.
+RUN python -m compileall -q server pricing storage
 RUN useradd --system --uid 10001 --create-home facet && mkdir /data /machine-code && chown facet /data /machine-code
 USER facet
 # Compiled once here. With a read-only file system numba cannot use it, and every start compiles (10 s).
