@@ -14,6 +14,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 SOURCES = ("server", "pricing", "storage", "tests", "benchmarks")
 
+WORKERS = 3
+"""One more than two cores: many tests wait for other processes. Not by the machine's number of cores, which
+may be more than this may use."""
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 """Hundreds of processes are started: they compile our modules once, not each for itself."""
 
@@ -47,8 +50,7 @@ def stages() -> list[Stage]:
 
 
 def _pytest(folder: str) -> list[str]:
-    workers = str((os.cpu_count() or 1) + 1)  # one more than cores: many tests wait for other processes
-    return [sys.executable, "-m", "pytest", "-n", workers, "--dist", "worksteal", f"tests/{folder}"]
+    return [sys.executable, "-m", "pytest", "-n", str(WORKERS), "--dist", "worksteal", f"tests/{folder}"]
 
 
 def run_stage(stage: Stage) -> Outcome:
