@@ -12,19 +12,16 @@ from aiohttp import web
 from pricing.pool import FactsPool, Limits
 from pricing.price.price_list import default_metal_fix, default_price_list, read_metal_fix, read_price_list
 from server.api.access import tokens
-from server.api.operations import backups as maintenance
-from server.api.operations import cache, health
+from server.api.operations import backups, cache, health
 from server.api.orders import lists, orders
-from server.api.prices import batches as price_batches
-from server.api.prices import jobs as job_routes
-from server.api.prices import models, prices, versions
+from server.api.prices import batches, jobs, models, prices, versions
 from server.config import Settings
 from server.engines import engines_of
 from server.garbage_collector import keep_collected, keep_trimmed, tune_gc
 from server.http.body import BODIES, Bodies
 from server.http.keys import DIRECTORY, SETTINGS, STORAGE
 from server.http.routes import Route, add_routes
-from server.jobs import respond as job_answers
+from server.jobs import respond
 from server.jobs.running import JOBS, Jobs
 from server.links import LINKS, Links
 from server.observability.disk_check import DISK_CHECK, DiskCheck
@@ -65,13 +62,13 @@ def all_routes() -> list[Route]:
         *orders.routes,
         *prices.routes,
         *versions.routes,
-        *price_batches.routes,
-        *job_routes.routes,
+        *batches.routes,
+        *jobs.routes,
         *models.routes,
         *tokens.routes,
         *cache.routes,
         *health.routes,
-        *maintenance.routes,
+        *backups.routes,
     ]
 
 
@@ -97,7 +94,7 @@ def build(
     add_pricing(app, pool, clock)
     app[BODIES] = Bodies()
     app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
-    app[JOBS] = Jobs(storage.change_log.shared_cache, job_answers.gone, clock)
+    app[JOBS] = Jobs(storage.change_log.shared_cache, respond.gone, clock)
     app[DISK_CHECK] = DiskCheck(directory.path)
     app[READINESS] = Readiness(storage, app[DISK_CHECK], settings)
     app[LOOP_MONITOR] = LoopMonitor()

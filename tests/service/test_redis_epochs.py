@@ -160,14 +160,19 @@ async def test_a_replica_without_the_tail_takes_over(
         assert [item.version for item in await here.database.load_history(order.id)] == [1, 2, 3]
 
 
-async def test_a_cluster_node_is_killed_and_comes_back(
-    migrated_database: str, redis_cluster: ValkeyCluster
-) -> None:
+@pytest.fixture
+def on_cluster(migrated_database: str, redis_cluster: ValkeyCluster) -> RedisFacet:
+    """Facet on a cluster that is whole and empty."""
     redis_cluster.wait_until_ok()
     for each in redis_cluster.nodes:
         ask(each.port, "FLUSHALL")
-    facet = RedisFacet(PostgresData(migrated_database), redis_cluster.url, lambda: None)
-    async with facet.open(BOUNDS) as process:
+    return RedisFacet(PostgresData(migrated_database), redis_cluster.url, lambda: None)
+
+
+async def test_a_cluster_node_is_killed_and_comes_back(
+    on_cluster: RedisFacet, redis_cluster: ValkeyCluster
+) -> None:
+    async with on_cluster.open(BOUNDS) as process:
         async with process.writes.closed():
             order = await process.shop.order()
             epoch = process.tier.epoch
@@ -178,13 +183,9 @@ async def test_a_cluster_node_is_killed_and_comes_back(
         assert [item.version for item in await process.database.load_history(order.id)] == [1, 2]
 
 
-async def test_the_slot_moves_to_another_node(migrated_database: str, redis_cluster: ValkeyCluster) -> None:
+async def test_the_slot_moves_to_another_node(on_cluster: RedisFacet, redis_cluster: ValkeyCluster) -> None:
     """The link learns of it by MOVED; what the other node lacks comes from the process."""
-    redis_cluster.wait_until_ok()
-    for each in redis_cluster.nodes:
-        ask(each.port, "FLUSHALL")
-    facet = RedisFacet(PostgresData(migrated_database), redis_cluster.url, lambda: None)
-    async with facet.open(BOUNDS) as process:
+    async with on_cluster.open(BOUNDS) as process:
         async with process.writes.closed():
             order = await process.shop.order()
             epoch = process.tier.epoch
@@ -195,13 +196,9 @@ async def test_the_slot_moves_to_another_node(migrated_database: str, redis_clus
         assert [item.version for item in await process.database.load_history(order.id)] == [1, 2]
 
 
-async def test_the_slot_moves_with_its_keys(migrated_database: str, redis_cluster: ValkeyCluster) -> None:
+async def test_the_slot_moves_with_its_keys(on_cluster: RedisFacet, redis_cluster: ValkeyCluster) -> None:
     """Key by key, while both nodes have a part: nothing is acknowledged that only one of them keeps."""
-    redis_cluster.wait_until_ok()
-    for each in redis_cluster.nodes:
-        ask(each.port, "FLUSHALL")
-    facet = RedisFacet(PostgresData(migrated_database), redis_cluster.url, lambda: None)
-    async with facet.open(BOUNDS) as process:
+    async with on_cluster.open(BOUNDS) as process:
         async with process.writes.closed():
             order = await process.shop.order()
             moving = asyncio.create_task(
