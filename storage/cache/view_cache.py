@@ -48,7 +48,6 @@ class ViewCache:
         self._bounds = bounds
         self._views: Lru[Query, ListView | CountsView] = Lru(bounds.views, bounds.views_bytes)
         self._flights: SingleFlight[Query, ListView | CountsView] = SingleFlight()
-        self._refills: set[asyncio.Task[object]] = set()
         self._invalidations = 0
         self.loads = 0
 
@@ -143,9 +142,7 @@ class ViewCache:
 
     def _refill(self, query: ListQuery) -> None:
         """A list that has become short is loaded again before a caller has to wait for it."""
-        task = asyncio.create_task(_drop_result(self._flights.do(query, lambda: self._load(query))))
-        self._refills.add(task)
-        task.add_done_callback(self._refills.discard)
+        self._flights.start(query, lambda: self._load(query))
 
     async def _load(self, query: Query) -> ListView | CountsView:
         for attempt in range(LOAD_ATTEMPTS):
@@ -201,7 +198,3 @@ class ViewCache:
         if isinstance(held, EncodedOrder) and held.version == order.version:
             return held.body
         return encode_order(order)
-
-
-async def _drop_result(load: Awaitable[object]) -> None:
-    await load

@@ -17,12 +17,16 @@ class SingleFlight(Generic[Key, Value]):
         self._flights: dict[Key, asyncio.Task[Value]] = {}
 
     async def do(self, key: Key, load: Callable[[], Awaitable[Value]]) -> Value:
+        return await asyncio.shield(self.start(key, load))
+
+    def start(self, key: Key, load: Callable[[], Awaitable[Value]]) -> "asyncio.Task[Value]":
+        """The load of this key, begun if none is under way. Nobody need wait for it."""
         flight = self._flights.get(key)
         if flight is None:
             flight = asyncio.create_task(_run(load), name=f"load {key}")
             self._flights[key] = flight
             flight.add_done_callback(lambda done: self._landed(key, done))
-        return await asyncio.shield(flight)
+        return flight
 
     def under_way(self, key: Key) -> bool:
         return key in self._flights

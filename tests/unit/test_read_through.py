@@ -1,6 +1,7 @@
 """Reading: one load for any number of callers, never older than what is known."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from storage.bounds import Bounds, smaller
 from storage.cache.read_through import CacheStatus, ReadThrough
-from storage.errors import Behind, NotFound
+from storage.database.records import ListSnapshot
+from storage.errors import Behind, DatabaseUnavailable, NotFound
 from storage.log.log import Position
 from storage.memory.lru import ABSENT, MISS
 from storage.orders.filters import ALL, ListQuery, OrderFilter
@@ -385,9 +387,9 @@ async def test_warmed_orders_are_hits_and_never_older_than_what_is_held(
     assert (await reads.order(orders[4].id)).version == 2
 
 
-async def test_a_list_that_became_short_is_loaded_again_before_somebody_waits(
-    tmp_path: Path, clock: ManualClock
-) -> None:
+@pytest.fixture
+async def short_list(tmp_path: Path, clock: ManualClock) -> AsyncIterator[tuple[Storage, ListQuery]]:
+    """A list that was loaded once and has become short since."""
     bounds = smaller(view_rows=202, view_rows_min=201, warm_orders=10)
     async with opened(tmp_path / "data", clock, bounds) as storage:
         shop = Workshop(storage)
@@ -399,6 +401,33 @@ async def test_a_list_that_became_short_is_loaded_again_before_somebody_waits(
             await shop.step(order, Status.FILE_UPLOADED, SHOP)
         await shop.persisted()
         assert storage.reads.views.loads == 1
-        found = await storage.reads.page(query, 10, clock.now())
-        assert found.source == CacheStatus.LOCAL
-        await until(lambda: storage.reads.views.loads == 2)
+        yield storage, query
+
+
+async def test_a_list_that_became_short_is_loaded_again_before_somebody_waits(
+    short_list: tuple[Storage, ListQuery], clock: ManualClock
+) -> None:
+    storage, query = short_list
+    found = await storage.reads.page(query, 10, clock.now())
+    assert found.source == CacheStatus.LOCAL
+    await until(lambda: storage.reads.views.loads == 2)
+
+
+async def test_a_short_list_that_cannot_be_loaded_again_is_served_as_it_is(
+    short_list: tuple[Storage, ListQuery], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody's log is filled with loads that nobody waited for."""
+    storage, query = short_list
+    unseen: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))
+
+    async def away(query: ListQuery, limit: int) -> ListSnapshot:
+        raise DatabaseUnavailable("It is away.")
+
+    monkeypatch.setattr(storage.database, "load_list", away)
+    for _ in range(3):
+        assert (await storage.reads.page(query, 10, clock.now())).source == CacheStatus.LOCAL
+        await turns()
+    assert storage.reads.views.loads > 1
+    gc.collect()
+    assert unseen == []
