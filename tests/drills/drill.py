@@ -24,6 +24,7 @@ from tests.drills.drill_faults import FAULTS, Fault, Scene
 from tests.drills.drill_judge import Window, divergences, drained, judge, stored
 from tests.drills.drill_world import SERVERS, World, opened_world
 from tests.support.altered_server import PLANTS
+from tests.support.unseen import unseen_failures
 
 SERVICE_S = 10.0
 GIVE_UP_S = 45.0
@@ -185,6 +186,8 @@ async def run(seed: int, faults: list[Fault], directory: Path, plant: str = "") 
         codes = await world.stop_services()
         if any(codes):
             drill.violations.append(f"the servers stopped with exit codes {codes}")
+        for service in world.services:
+            drill.violations += unseen_failures(service.log_text())
     seconds = time.monotonic() - began_s
     return Report(seed, drill.happened, floor.counts, drill.violations, lost, seconds)
 

@@ -34,8 +34,10 @@ from tests.drills.race_faults import Fault
 from tests.drills.race_judge import KINDS, Facts, Wrong, judge, read_records, read_state
 from tests.drills.race_process import Spec
 from tests.support.shared_stacks import PREFIX
+from tests.support.unseen import unseen_failures
 
 ROOT = Path(__file__).parents[2]
+ERRORS = "errors.log"
 START_S, STOP_S, EXAMINE_S = 60.0, 40.0, 120.0
 STALLED_S = 30.0
 POLL_S = 0.05
@@ -101,7 +103,7 @@ class Racer:
         """Returns once it follows the log."""
         record = str(self._directory / f"{self.spec.index}-{self.spec.incarnation + 1}.jsonl")
         self.spec = msgspec.structs.replace(self.spec, incarnation=self.spec.incarnation + 1, record=record)
-        with (self._directory / "errors.log").open("ab") as log:
+        with (self._directory / ERRORS).open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tests.drills.race_process", msgspec.json.encode(self.spec).decode()),
                 cwd=ROOT,
@@ -275,7 +277,9 @@ class Race:
         ends = await asyncio.gather(*leaving, return_exceptions=True)
         for racer in self._racers:
             await racer.kill()
-        return [Wrong("unexpected", str(end)) for end in ends if isinstance(end, Exception)]
+        unexpected = [str(end) for end in ends if isinstance(end, Exception)]
+        unexpected += unseen_failures((self._directory / ERRORS).read_text())
+        return [Wrong("unexpected", words) for words in unexpected]
 
     def _add_counts(self, facts: list[Facts]) -> None:
         for fact in facts:
