@@ -342,9 +342,8 @@ def test_garbage_is_refused_at_once_however_long(word: bytes, garbage: bytes) ->
     assert time.process_time() - before < 1
 
 
-def test_memory_kept_is_72_bytes_a_facet_and_less_than_the_size_of_the_body_is_reserved() -> None:
-    body = solid_of(["0.00000"] * 9 * 20_000)
-    corners_of(solid_of(["0"]))
+def memory_to_read(body: bytes) -> tuple[int, int]:
+    """Bytes kept, and the most there were meanwhile."""
     tracemalloc.start()
     try:
         corners = corners_of(body)
@@ -352,5 +351,13 @@ def test_memory_kept_is_72_bytes_a_facet_and_less_than_the_size_of_the_body_is_r
     finally:
         tracemalloc.stop()
     assert corners.nbytes == 72 * 20_000
-    assert kept < corners.nbytes + 20_000
+    return kept - corners.nbytes, peak
+
+
+def test_memory_kept_is_72_bytes_a_facet_and_less_than_the_size_of_the_body_is_reserved() -> None:
+    body = solid_of(["0.00000"] * 9 * 20_000)
+    corners_of(solid_of(["0"]))
+    # The least of three: other threads of the test process are counted as well, and can only add to it.
+    kept, peak = map(min, zip(*(memory_to_read(body) for _ in range(3)), strict=True))
+    assert kept < 20_000
     assert peak < 0.84 * len(body) + 200_000
