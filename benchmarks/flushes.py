@@ -20,8 +20,7 @@ from storage.database.order_rows import ORDER_NAMES, UPDATED_NAMES
 from storage.database.rows import HISTORY_NAMES
 from storage.database.schema import ORDERS_POSITION
 from storage.ids import new_id
-from storage.log.entries import OrderChanged
-from storage.log.log import LogRecord, Position
+from storage.log.entries import LogRecord, OrderChanged, Position
 from storage.orders.order import Change, Order
 from storage.orders.rules import StatusRequest, advance, create
 from storage.orders.workflow import Status

@@ -24,8 +24,7 @@ from storage.database.order_rows import ORDER_NAMES
 from storage.database.rows import HISTORY_NAMES
 from storage.database.schema import order_history
 from storage.ids import new_id
-from storage.log.entries import OrderChanged
-from storage.log.log import LogRecord
+from storage.log.entries import LogRecord, OrderChanged
 from storage.orders.actors import Actor, Role
 from storage.orders.order import Change, Order, encode_order
 from storage.orders.rules import StatusRequest, advance

@@ -19,7 +19,7 @@ from server.open_servers import refuse_open_servers
 from storage.data_directory import DataDirectory
 from storage.database.migrate import known_schemas
 from storage.errors import Incompatible, StorageError
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.postgresql.examine import examine_postgresql
 from storage.redis.connection import CommandRefused, opened
 from storage.redis.server_check import examine as examine_redis

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from server.http.problems import HttpError
 from storage.errors import Invalid
-from storage.log.log import Position, parse_position
+from storage.log.entries import Position, parse_position
 
 _TAG = re.compile(r'[\s,]*(?:W/)?"([^"]*)"\s*(?:,|$)')
 _SUFFIX = r"[-;][A-Za-z0-9_.-]+"

@@ -7,8 +7,7 @@ from aiohttp import web
 
 from server.http.request import Call
 from server.http.responses import json_response
-from storage.log.entries import Answer, AnyEntry
-from storage.log.log import Position
+from storage.log.entries import Answer, AnyEntry, Position
 from storage.services.idempotency import IdempotencyKey
 
 

@@ -25,7 +25,7 @@ from server.http.keys import STORAGE
 from server.http.problems import HttpError
 from server.http.query import Record, convert_query
 from storage.errors import Invalid
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.orders.actors import Actor
 from storage.services.idempotency import IdempotencyKey
 from storage.services.orders import ChangeRequest

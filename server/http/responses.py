@@ -9,7 +9,7 @@ from aiohttp import web
 from server.http.headers import matches_etag
 from server.http.ready_response import ReadyResponse
 from server.http.request import Call
-from storage.log.log import Position
+from storage.log.entries import Position
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

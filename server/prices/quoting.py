@@ -25,7 +25,7 @@ from server.prices.quotes import (
 from storage.clock import Clock
 from storage.database.records import StoredQuote
 from storage.errors import NotFound
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.models.shared import Model
 from storage.orders.actors import Actor
 from storage.services.price_versions import PriceVersions

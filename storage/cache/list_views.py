@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.log.tail import AppliedEntry
 from storage.orders.filters import ListQuery, OrderFilter, Place, SortField, encode_cursor, place_of
 from storage.orders.order import Order, encode_order

@@ -19,8 +19,7 @@ from storage.database.contract import Database
 from storage.errors import Behind, NotFound, StorageError, Upgrading
 from storage.ids import is_id
 from storage.log.change_log import ChangeLog, InShared
-from storage.log.entries import CacheKind, Invalidated
-from storage.log.log import Position
+from storage.log.entries import CacheKind, Invalidated, Position
 from storage.log.tail import AppliedEntry, Tail
 from storage.memory.lru import ABSENT, MISS, Lru, Sentinel
 from storage.memory.single_flight import SingleFlight

@@ -9,8 +9,7 @@ import hashlib
 import msgspec
 
 from storage.database.records import CountsSnapshot, ListSnapshot
-from storage.log.entries import Invalidated
-from storage.log.log import Position
+from storage.log.entries import Invalidated, Position
 from storage.log.tail import Tail
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.order import Order

@@ -11,7 +11,7 @@ from storage.cache.snapshots import Snapshots
 from storage.database.contract import Database
 from storage.database.records import CountsSnapshot, ListSnapshot
 from storage.errors import Behind
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.log.tail import Tail
 from storage.memory.lru import MISS, Lru, Sentinel
 from storage.memory.single_flight import SingleFlight

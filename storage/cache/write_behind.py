@@ -15,8 +15,7 @@ from storage.database.lease import Lease
 from storage.database.records import Rejected
 from storage.errors import DatabaseUnavailable, Fenced, OrderParked, OutcomeUnknown
 from storage.log.change_log import ChangeLog
-from storage.log.entries import OrderChanged
-from storage.log.log import Position
+from storage.log.entries import OrderChanged, Position
 from storage.log.tail import AppliedEntry, Tail
 from storage.orders.rules import assigns_operator
 from storage.tasks import Backoff

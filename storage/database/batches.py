@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from storage.log.entries import OrderChanged
-from storage.log.log import LogRecord
+from storage.log.entries import LogRecord, OrderChanged
 from storage.orders.order import Order
 
 LATER = "a later release has written this: it can bring it to the database"

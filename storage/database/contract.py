@@ -21,8 +21,7 @@ from storage.database.records import (
     StoredToken,
     StoredVersion,
 )
-from storage.log.entries import AnyEntry
-from storage.log.log import LogRecord, Position
+from storage.log.entries import AnyEntry, LogRecord, Position
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.order import HistoryItem, Order
 

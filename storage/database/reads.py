@@ -24,8 +24,7 @@ from storage.database.records import (
 )
 from storage.database.rows import HISTORY_COLUMNS, MODEL_COLUMNS, Rows, answer_of
 from storage.database.schema import ORDERS_POSITION
-from storage.log.entries import AnyEntry
-from storage.log.log import LogRecord, Position
+from storage.log.entries import AnyEntry, LogRecord, Position
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.order import HistoryItem, Order
 from storage.orders.workflow import Status

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from storage.log.log import LogRecord, Position
+from storage.log.entries import LogRecord, Position
 from storage.orders.actors import Role
 from storage.orders.order import Order
 from storage.orders.workflow import Status

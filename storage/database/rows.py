@@ -11,14 +11,18 @@ from storage.database.records import DeadLetter, StoredModel, StoredQuote, Store
 from storage.log.entries import (
     AnyEntry,
     Entry,
+    LogRecord,
     MetalFixed,
     OrderChanged,
+    Position,
     PriceListPublished,
     QuoteIssued,
     TokenIssued,
     TokenRevoked,
+    logged_of,
+    payload_of,
+    require_known,
 )
-from storage.log.log import LogRecord, Position, logged_of, payload_of, require_known
 from storage.orders.actors import Role
 from storage.orders.order import HistoryItem, Previous
 from storage.orders.unknown_fields import from_json

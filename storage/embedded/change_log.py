@@ -18,8 +18,8 @@ from storage.errors import (
     Unavailable,
 )
 from storage.log.change_log import Freshness, InShared, LogStatus
-from storage.log.entries import LEVEL, AnyEntry, OrderChanged, require_level
-from storage.log.log import Log, Position
+from storage.log.entries import LEVEL, AnyEntry, OrderChanged, Position, require_level
+from storage.log.log import Log
 from storage.log.replica import Replica
 from storage.log.tail import AppliedEntry, Tail
 from storage.memory.lru import MISS, Sentinel

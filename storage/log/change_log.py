@@ -10,8 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from storage.log.entries import LEVEL, AnyEntry
-from storage.log.log import Position
+from storage.log.entries import LEVEL, AnyEntry, Position
 from storage.log.tail import AppliedEntry
 from storage.orders.order import Order
 from storage.shared.cache import SharedCache

@@ -1,4 +1,6 @@
-"""What the log holds. One struct per kind of entry, tagged, so that a newer reader knows an older entry.
+"""What the log holds, and where: a position is (epoch, n), and n only grows within an epoch.
+
+One struct per kind of entry, tagged, so that a newer reader knows an older entry.
 
 A new kind of entry, a new field of an order and a new status make a new level of the log: they are named in
 KIND_LEVELS, marked `Since` in `Order`, named in STATUS_LEVELS. Nothing of a level is written while a process
@@ -12,7 +14,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from storage.errors import Upgrading
+from storage.errors import Invalid, Upgrading
 from storage.orders.actors import Role
 from storage.orders.fields import Since
 from storage.orders.order import Change, Order, Stored
@@ -21,6 +23,24 @@ from storage.orders.workflow import STATUS_LEVELS
 
 FORMAT = 1
 """Version of the encoding, the first byte of each stored entry."""
+
+
+class Position(msgspec.Struct, gc=False, frozen=True, order=True):
+    epoch: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.n}"
+
+
+def parse_position(text: str) -> Position:
+    """Raises Invalid for anything that is not `epoch-n`."""
+    epoch, separator, n = text.partition("-")
+    if not (separator and epoch.isascii() and n.isascii() and epoch.isdigit() and n.isdigit()):
+        raise Invalid(("", "not a position of this service"))
+    if len(epoch) > 18 or len(n) > 18:
+        raise Invalid(("", "not a position of this service"))
+    return Position(int(epoch), int(n))
 
 
 class Answer(Stored, frozen=True, kw_only=True, omit_defaults=True):
@@ -199,3 +219,33 @@ def _later_entry(data: Any) -> AnyEntry:
         return msgspec.convert(known_part(kept, LaterEntry), LaterEntry)
     except msgspec.ValidationError:
         return LaterEntry(id=str(kept.get("id", "")), at=EPOCH)
+
+
+class LogRecord(msgspec.Struct, gc=False, frozen=True):
+    """An entry that is durable, with where it stands and how long it is."""
+
+    n: int
+    entry: AnyEntry
+    byte_count: int
+    body: bytes | None = None
+    """The order of a change as answers show it, where it has been encoded already."""
+    later: bytes | None = None
+    """As a later release has written it, when this one does not know all of it."""
+
+
+def logged_of(n: int, payload: bytes) -> LogRecord:
+    """An entry as it was stored."""
+    entry, whole = decode_entry(payload)
+    return LogRecord(n, entry, len(payload), later=None if whole else payload)
+
+
+def require_known(logged: LogRecord) -> LogRecord:
+    """Raises Upgrading when this release does not know all of it."""
+    if logged.later is not None:
+        raise Upgrading("A later release has answered this request: it can repeat the answer.")
+    return logged
+
+
+def payload_of(logged: LogRecord) -> bytes:
+    """An entry as it is stored."""
+    return logged.later if logged.later is not None else encode_entry(logged.entry)

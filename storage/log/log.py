@@ -1,64 +1,10 @@
-"""The log: every accepted change is one entry in it, and everything else follows it.
-
-A position is (epoch, n). An epoch is one epoch of the log; n only grows within it.
-"""
+"""The log in a file: every accepted change is one entry in it, and everything else follows it."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-import msgspec
-
-from storage.errors import Invalid, Upgrading
-from storage.log.entries import AnyEntry, decode_entry, encode_entry
-
-
-class Position(msgspec.Struct, gc=False, frozen=True, order=True):
-    epoch: int
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.epoch}-{self.n}"
-
-
-def parse_position(text: str) -> Position:
-    """Raises Invalid for anything that is not `epoch-n`."""
-    epoch, separator, n = text.partition("-")
-    if not (separator and epoch.isascii() and n.isascii() and epoch.isdigit() and n.isdigit()):
-        raise Invalid(("", "not a position of this service"))
-    if len(epoch) > 18 or len(n) > 18:
-        raise Invalid(("", "not a position of this service"))
-    return Position(int(epoch), int(n))
-
-
-class LogRecord(msgspec.Struct, gc=False, frozen=True):
-    """An entry that is durable, with where it stands and how long it is."""
-
-    n: int
-    entry: AnyEntry
-    byte_count: int
-    body: bytes | None = None
-    """The order of a change as answers show it, where it has been encoded already."""
-    later: bytes | None = None
-    """As a later release has written it, when this one does not know all of it."""
-
-
-def logged_of(n: int, payload: bytes) -> LogRecord:
-    """An entry as it was stored."""
-    entry, whole = decode_entry(payload)
-    return LogRecord(n, entry, len(payload), later=None if whole else payload)
-
-
-def require_known(logged: LogRecord) -> LogRecord:
-    """Raises Upgrading when this release does not know all of it."""
-    if logged.later is not None:
-        raise Upgrading("A later release has answered this request: it can repeat the answer.")
-    return logged
-
-
-def payload_of(logged: LogRecord) -> bytes:
-    """An entry as it is stored."""
-    return logged.later if logged.later is not None else encode_entry(logged.entry)
+from storage.log.entries import AnyEntry, LogRecord, Position
 
 
 class Log(Protocol):
@@ -98,7 +44,7 @@ class Log(Protocol):
         ...
 
     async def begin_epoch(self, epoch: int) -> None:
-        """Start a new life: all entries are gone, positions begin again."""
+        """Start a new epoch: all entries are gone, positions begin again."""
         ...
 
     async def close(self) -> None: ...

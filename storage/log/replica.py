@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 
 from storage.errors import OrderParked, Superseded, Upgrading
 from storage.log.change_log import Follower, Reload
-from storage.log.entries import AnyEntry, OrderChanged
-from storage.log.log import LogRecord, Position
+from storage.log.entries import AnyEntry, LogRecord, OrderChanged, Position
 from storage.log.tail import Tail
 from storage.memory.lru import Lru
 

@@ -14,8 +14,7 @@ import msgspec
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.errors import BacklogFull
-from storage.log.entries import OrderChanged, QuoteIssued
-from storage.log.log import LogRecord, Position
+from storage.log.entries import LogRecord, OrderChanged, Position, QuoteIssued
 from storage.orders.encoded import EncodedOrder, encoded_order
 from storage.orders.order import HistoryItem, Order, history_item
 

@@ -16,8 +16,7 @@ from storage.database.records import Rejected
 from storage.database.rows import order_id_of
 from storage.database.schema import ORDERS_POSITION
 from storage.errors import Fenced
-from storage.log.entries import OrderChanged
-from storage.log.log import LogRecord, Position
+from storage.log.entries import LogRecord, OrderChanged, Position
 from storage.orders.order import Order
 from storage.orders.workflow import Kind
 from storage.postgresql.connection import FAILURES, Connection, StatementRefused, is_refusal, refusal

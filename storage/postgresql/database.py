@@ -17,7 +17,7 @@ from storage.database.records import (
 )
 from storage.database.schema import ORDER_NUMBERS, ORDERS_POSITION
 from storage.errors import Conflict, Fenced
-from storage.log.log import LogRecord, Position
+from storage.log.entries import LogRecord, Position
 from storage.postgresql.apply import (
     COPIED_ROWS_MIN,
     any_parked,

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from storage.database.schema import ORDERS_POSITION
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.postgresql.connection import session
 
 DEADLINE_S = 5.0

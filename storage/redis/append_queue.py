@@ -26,13 +26,14 @@ from storage.log.entries import (
     AnyEntry,
     CacheKind,
     Invalidated,
+    LogRecord,
     MetalFixed,
     OrderChanged,
+    Position,
     PriceListPublished,
     QuoteIssued,
     encode_entry,
 )
-from storage.log.log import LogRecord, Position
 from storage.log.tail import Tail
 from storage.orders.order import encode_order
 from storage.redis.connection import Argument, RedisConnection

@@ -27,8 +27,15 @@ from storage.errors import (
     Unavailable,
 )
 from storage.log.change_log import InShared, LogStatus
-from storage.log.entries import AnyEntry, OrderChanged, require_level
-from storage.log.log import LogRecord, Position, logged_of, require_known
+from storage.log.entries import (
+    AnyEntry,
+    LogRecord,
+    OrderChanged,
+    Position,
+    logged_of,
+    require_known,
+    require_level,
+)
 from storage.log.replica import Replica
 from storage.log.tail import AppliedEntry, Tail
 from storage.orders.order import Order, decode_order

@@ -17,8 +17,7 @@ from storage.database.contract import Database
 from storage.database.records import Epoch
 from storage.errors import DatabaseUnavailable, Fenced, Incompatible, LogUnavailable
 from storage.ids import new_id
-from storage.log.entries import LEVEL, AnyEntry, CacheKind, Invalidated, OrderChanged
-from storage.log.log import LogRecord, logged_of
+from storage.log.entries import LEVEL, AnyEntry, CacheKind, Invalidated, LogRecord, OrderChanged, logged_of
 from storage.log.tail import Tail
 from storage.redis.connection import CommandRefused, RedisConnection
 from storage.redis.keys import Keys

@@ -9,8 +9,7 @@ from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.errors import LogUnavailable
 from storage.log.change_log import Freshness
-from storage.log.entries import AnyEntry
-from storage.log.log import LogRecord, Position, logged_of
+from storage.log.entries import AnyEntry, LogRecord, Position, logged_of
 from storage.log.tail import Tail
 from storage.redis.connection import RedisConnection
 from storage.redis.keys import Keys

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from storage.bounds import Bounds
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.orders.order import Order, encode_order
 from storage.redis.connection import Argument, CommandRefused, RedisConnection
 from storage.redis.keys import Keys, encode_value

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.redis.connection import CommandRefused, RedisConnection
 from storage.redis.keys import Keys
 

@@ -11,8 +11,7 @@ from storage.clock import Clock
 from storage.errors import AlreadyAnswered, KeyReused, OutcomeUnknown, Unavailable
 from storage.ids import new_id
 from storage.log.change_log import ChangeLog
-from storage.log.entries import Answer, AnswerKept, AnyEntry, IdempotencyRecord
-from storage.log.log import Position
+from storage.log.entries import Answer, AnswerKept, AnyEntry, IdempotencyRecord, Position
 from storage.memory.keyed_locks import KeyedLocks
 
 Result = TypeVar("Result")

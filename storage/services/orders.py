@@ -29,8 +29,7 @@ from storage.errors import (
 )
 from storage.ids import new_id
 from storage.log.change_log import ChangeLog
-from storage.log.entries import Answer, AnyEntry, OrderChanged
-from storage.log.log import Position
+from storage.log.entries import Answer, AnyEntry, OrderChanged, Position
 from storage.log.tail import Tail
 from storage.memory.keyed_locks import KeyedLocks
 from storage.orders.actors import Actor

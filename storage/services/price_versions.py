@@ -11,8 +11,7 @@ from storage.database.records import StoredVersion
 from storage.errors import Claimed, Conflict, Upgrading
 from storage.ids import new_id
 from storage.log.change_log import ChangeLog
-from storage.log.entries import IdempotencyRecord, MetalFixed, PriceListPublished
-from storage.log.log import Position
+from storage.log.entries import IdempotencyRecord, MetalFixed, Position, PriceListPublished
 from storage.log.tail import AppliedEntry
 
 logger = logging.getLogger("facet.published")

@@ -6,8 +6,7 @@ from storage.database.records import StoredQuote
 from storage.errors import Behind, Claimed, NotFound
 from storage.ids import new_id
 from storage.log.change_log import ChangeLog
-from storage.log.entries import QuoteIssued
-from storage.log.log import Position
+from storage.log.entries import Position, QuoteIssued
 from storage.log.tail import AppliedEntry, Tail
 from storage.memory.keyed_locks import KeyedLocks
 from storage.memory.lru import ABSENT, Lru, Sentinel

@@ -12,8 +12,7 @@ from storage.database.records import StoredToken
 from storage.errors import Behind, Invalid, NotFound
 from storage.ids import new_id
 from storage.log.change_log import ChangeLog
-from storage.log.entries import IdempotencyRecord, TokenIssued, TokenRevoked
-from storage.log.log import Position
+from storage.log.entries import IdempotencyRecord, Position, TokenIssued, TokenRevoked
 from storage.log.tail import AppliedEntry
 from storage.memory.single_flight import SharedLook
 from storage.orders.actors import TENANT_ROLES, Actor, Role

@@ -17,7 +17,7 @@ from storage.database.records import Rejected
 from storage.database.rows import order_id_of
 from storage.database.schema import ORDERS_POSITION
 from storage.errors import Fenced
-from storage.log.log import LogRecord, Position
+from storage.log.entries import LogRecord, Position
 from storage.orders.order import Order
 from storage.sqlite.rows import (
     INSERT_DEAD_LETTER,

@@ -21,7 +21,7 @@ from storage.database.records import (
 )
 from storage.database.schema import ORDER_NUMBERS, ORDERS_POSITION
 from storage.errors import Conflict, Fenced
-from storage.log.log import LogRecord, Position
+from storage.log.entries import LogRecord, Position
 from storage.sqlite import leases
 from storage.sqlite.apply import (
     REFUSED,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from storage.clock import from_micros, to_text
 from storage.database.schema import ORDERS_POSITION
 from storage.errors import Incompatible
-from storage.log.log import Position
+from storage.log.entries import Position
 
 RESTORED_EPOCHS = 1_000
 """How far a restored database jumps: further than the life that is abandoned can have gone."""

@@ -9,8 +9,7 @@ import aiosqlite
 
 from storage.clock import to_micros
 from storage.errors import Incompatible, LogUnavailable
-from storage.log.entries import AnyEntry, encode_entry
-from storage.log.log import LogRecord, Position, logged_of, require_known
+from storage.log.entries import AnyEntry, LogRecord, Position, encode_entry, logged_of, require_known
 from storage.sqlite.connection import SqliteReaders, open_writer
 
 _SCHEMA_VERSION = 1

@@ -20,8 +20,15 @@ from storage.errors import (
     Superseded,
     Unavailable,
 )
-from storage.log.entries import Answer, AnswerKept, CacheKind, IdempotencyRecord, Invalidated, OrderChanged
-from storage.log.log import Position
+from storage.log.entries import (
+    Answer,
+    AnswerKept,
+    CacheKind,
+    IdempotencyRecord,
+    Invalidated,
+    OrderChanged,
+    Position,
+)
 from storage.orders.actors import Role
 from storage.orders.encoded import EncodedOrder
 from storage.orders.filters import ListQuery

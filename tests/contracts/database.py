@@ -18,12 +18,12 @@ from storage.errors import Conflict, Fenced
 from storage.log.entries import (
     AnyEntry,
     MetalFixed,
+    Position,
     PriceListPublished,
     QuoteIssued,
     TokenIssued,
     TokenRevoked,
 )
-from storage.log.log import Position
 from storage.orders.actors import Role
 from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField
 from storage.orders.order import Change, Order, history_item

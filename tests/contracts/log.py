@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from storage.errors import LogUnavailable
-from storage.log.entries import AnswerKept, AnyEntry, encode_entry
-from storage.log.log import Log, Position
+from storage.log.entries import AnswerKept, AnyEntry, Position, encode_entry
+from storage.log.log import Log
 from tests.support.changes import START, an_order, created, entry_of, id_of, remembered
 
 LATER = START + timedelta(days=1)

@@ -8,7 +8,7 @@ import mmap
 from pathlib import Path
 from random import Random
 
-from storage.log.log import Position
+from storage.log.entries import Position
 
 RACERS = 3
 WRITERS = RACERS + 1

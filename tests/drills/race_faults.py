@@ -21,7 +21,7 @@ from storage.clock import Clock, SharedClock, SystemClock
 from storage.database.batches import expected_versions
 from storage.database.records import Rejected
 from storage.errors import AlreadyAnswered, LogUnavailable, NotFound, OutcomeUnknown
-from storage.log.log import LogRecord, Position
+from storage.log.entries import LogRecord, Position
 from storage.log.tail import AppliedEntry
 from storage.orders.encoded import EncodedOrder
 from storage.orders.order import Order

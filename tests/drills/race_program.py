@@ -23,7 +23,7 @@ from storage.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.orders.actors import Actor, Role
 from storage.orders.encoded import EncodedOrder
 from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField

@@ -9,7 +9,7 @@ from benchmarks import coherence, flushes, shared_gets, uploads, writes_layers
 from benchmarks.engines import Engines, engines
 from benchmarks.flushes import Executemany, Log
 from benchmarks.pool_each import PoolChanges
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.orders.workflow import Status
 from storage.postgresql.database import PostgresDatabase
 from storage.postgresql.migrate import migrate_postgresql

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from storage.clock import SystemClock
-from storage.log.log import parse_position
+from storage.log.entries import parse_position
 from storage.orders.new_order import NewOrder
 from storage.orders.order import Order
 from storage.orders.rules import StatusRequest, advance

@@ -12,7 +12,7 @@ import pytest
 from server.demo.private_servers.servers import PostgresServer
 from storage.database.contract import Database
 from storage.errors import DatabaseUnavailable, Fenced
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.orders.filters import ListQuery
 from storage.postgresql.connection import connect, is_refusal, session, unavailable
 from storage.postgresql.database import PostgresDatabase

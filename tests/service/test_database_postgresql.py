@@ -10,7 +10,7 @@ import pytest
 
 from storage.database.contract import Database
 from storage.database.schema import FIRST_ORDER_NUMBER, metadata
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.workflow import Kind, Status
 from storage.postgresql.database import PostgresDatabase

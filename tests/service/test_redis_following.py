@@ -9,7 +9,7 @@ import redis
 
 from storage.bounds import smaller
 from storage.errors import Claimed
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.memory.lru import MISS
 from storage.orders.encoded import EncodedOrder
 from tests.contracts.change_log import listed

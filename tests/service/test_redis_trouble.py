@@ -12,7 +12,7 @@ from server.demo.private_servers.servers import ValkeyServer, ask
 from storage.bounds import smaller
 from storage.cache.read_through import CacheStatus
 from storage.errors import LogUnavailable, OutcomeUnknown, Unavailable
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.orders.filters import ListQuery
 from storage.orders.order import Order
 from storage.redis.connection import opened

@@ -15,8 +15,17 @@ from storage.bounds import smaller
 from storage.database.records import StoredVersion
 from storage.errors import Incompatible, Upgrading
 from storage.log import entries
-from storage.log.entries import FORMAT, LEVEL, AnswerKept, LaterEntry, MetalFixed, decode_entry, encode_entry
-from storage.log.log import logged_of, payload_of
+from storage.log.entries import (
+    FORMAT,
+    LEVEL,
+    AnswerKept,
+    LaterEntry,
+    MetalFixed,
+    decode_entry,
+    encode_entry,
+    logged_of,
+    payload_of,
+)
 from storage.orders.encoded import EncodedOrder
 from storage.orders.order import Money, Order, OrderPrice, PriceSource, encode_order
 from storage.orders.workflow import Status

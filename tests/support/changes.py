@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 
 from storage.bounds import Bounds
-from storage.log.entries import Answer, AnyEntry, IdempotencyRecord, OrderChanged, encode_entry
-from storage.log.log import LogRecord
+from storage.log.entries import Answer, AnyEntry, IdempotencyRecord, LogRecord, OrderChanged, encode_entry
 from storage.log.tail import AppliedEntry, Tail
 from storage.orders.order import Change, Order, Previous
 from storage.orders.rules import create

@@ -9,8 +9,7 @@ from typing import Any, cast
 
 from storage.database.records import CountsSnapshot, ListSnapshot, Rejected
 from storage.errors import DatabaseUnavailable, LogUnavailable
-from storage.log.entries import AnyEntry
-from storage.log.log import LogRecord, Position
+from storage.log.entries import AnyEntry, LogRecord, Position
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.order import HistoryItem, Order
 from storage.services.stack import Storage

@@ -17,7 +17,7 @@ from storage.database.lease import DatabaseLease, Lease, SoleLease
 from storage.database.records import Rejected
 from storage.embedded.change_log import EmbeddedChangeLog
 from storage.errors import DatabaseUnavailable
-from storage.log.log import LogRecord, Position
+from storage.log.entries import LogRecord, Position
 from storage.postgresql.database import PostgresDatabase
 from storage.redis.change_log import RedisChangeLog
 from storage.redis.endpoint import endpoint_of

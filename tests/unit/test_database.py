@@ -9,7 +9,7 @@ import pytest
 
 from storage.database.contract import Database
 from storage.errors import DatabaseUnavailable
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.migrate import migrate_sqlite
 from tests.contracts.database import DatabaseContract, Opened, apply, life

@@ -20,7 +20,7 @@ from server.http.headers import (
     version_of,
 )
 from server.http.problems import HttpError
-from storage.log.log import Position
+from storage.log.entries import Position
 
 
 class Headers:

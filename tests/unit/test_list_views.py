@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.cache.list_views import CountsQuery, CountsView, ListView, Page
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField, decode_cursor
 from storage.orders.order import Change, Order, encode_order
 from storage.orders.workflow import Status

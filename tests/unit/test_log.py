@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import Incompatible, Invalid, LogUnavailable
-from storage.log.entries import encode_entry
-from storage.log.log import Log, Position, parse_position
+from storage.log.entries import Position, encode_entry, parse_position
+from storage.log.log import Log
 from storage.sqlite.log import SqliteLog
 from tests.contracts.log import LATER, LogContract, Opens, plain
 from tests.support.gates import execute, locked

@@ -12,7 +12,7 @@ from storage.bounds import Bounds, smaller
 from storage.cache.read_through import CacheStatus, ReadThrough
 from storage.database.records import ListSnapshot
 from storage.errors import Behind, DatabaseUnavailable, NotFound
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.memory.lru import ABSENT, MISS
 from storage.orders.filters import ALL, ListQuery, OrderFilter
 from storage.orders.order import Order

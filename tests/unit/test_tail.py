@@ -4,8 +4,7 @@ import pytest
 
 from storage.bounds import Bounds, smaller
 from storage.errors import BacklogFull
-from storage.log.entries import QuoteIssued
-from storage.log.log import Position
+from storage.log.entries import Position, QuoteIssued
 from storage.log.tail import Tail
 from storage.orders.order import Change
 from tests.support.changes import START, an_order, changed, created, entry_of, id_of, logged

@@ -9,7 +9,7 @@ import pytest
 from storage.bounds import smaller
 from storage.embedded.change_log import EmbeddedChangeLog
 from storage.errors import Conflict, OutcomeUnknown, Unavailable
-from storage.log.log import Position
+from storage.log.entries import Position
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.order import Order
 from storage.orders.workflow import Status

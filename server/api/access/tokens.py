@@ -9,8 +9,7 @@ from server.http.request import Call
 from server.http.responses import json_response
 from server.http.routes import ADMIN, EVERYBODY, Routes
 from server.links import LINKS
-from storage.log.entries import Answer, AnyEntry, TokenIssued
-from storage.log.log import Position
+from storage.log.entries import Answer, AnyEntry, Position, TokenIssued
 from storage.orders.actors import Role
 from storage.orders.fields import Name
 from storage.services.tokens import PREFIX, Token

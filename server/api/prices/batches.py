@@ -19,8 +19,7 @@ from server.jobs.running import Job, Progress
 from server.prices.model_uploads import MODEL_UPLOADS
 from server.prices.quotes import NotExplainable, QuoteView
 from server.prices.quoting import QUOTING, Quoted
-from storage.log.entries import Answer
-from storage.log.log import Position
+from storage.log.entries import Answer, Position
 from storage.orders.actors import PRICING_ROLES
 from storage.orders.fields import Sha256
 

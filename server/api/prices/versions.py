@@ -13,8 +13,7 @@ from server.http.responses import json_response
 from server.http.routes import ADMIN, Routes
 from server.prices.quoting import QUOTING
 from storage.database.records import StoredVersion
-from storage.log.entries import Answer, AnyEntry
-from storage.log.log import Position
+from storage.log.entries import Answer, AnyEntry, Position
 from storage.services.price_versions import PriceVersions
 
 routes = Routes("prices")
