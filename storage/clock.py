@@ -12,20 +12,16 @@ from typing import Protocol
 class Clock(Protocol):
     def now(self) -> datetime:
         """The wall clock, UTC, microseconds."""
-        ...
 
     def monotonic_s(self) -> float:
         """Seconds that only grow; for ages and deadlines."""
-        ...
 
     @property
     def difference_s(self) -> float:
         """How far this machine's clock is ahead of the one that is shared; 0 when none is."""
-        ...
 
     def measured(self, shared: datetime, asked_s: float, answered_s: float) -> None:
         """The shared clock said this, at some moment between two of `monotonic_s`."""
-        ...
 
 
 class SystemClock:

@@ -34,7 +34,6 @@ class ByteSource(Protocol):
 
     async def read_chunk(self) -> bytes:
         """Some bytes; none at the end."""
-        ...
 
 
 class PaceBounds(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,11 +40,9 @@ class Lease(Protocol):
 
     def only_while(self, useful: Callable[[], bool]) -> None:
         """Leave it to others while this process could do nothing with it."""
-        ...
 
     async def wait(self, timeout_s: float) -> None:
         """Returns when it is held, or after the time."""
-        ...
 
     async def run(self) -> None: ...
 

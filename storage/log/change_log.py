@@ -75,12 +75,10 @@ class ChangeLog(Protocol):
     @property
     def last_error(self) -> str | None:
         """Why the log cannot be appended to; None when it can."""
-        ...
 
     @property
     def groups(self) -> int:
         """Groups of entries that were written together."""
-        ...
 
     @property
     def appended(self) -> int: ...
@@ -92,20 +90,16 @@ class ChangeLog(Protocol):
 
     def follow(self, follower: Follower) -> None:
         """Call the follower with every entry from now on."""
-        ...
 
     def on_start_over(self, reload: Reload) -> None:
         """Called when following begins, and again whenever this process cannot simply follow on."""
-        ...
 
     def on_flushed_elsewhere(self, told: Callable[[Position, dict[int, str]], None]) -> None:
         """Called when another process has brought the log to the database, up to a position and but for the
         refused entries."""
-        ...
 
     async def open(self) -> None:
         """Begin to follow the log where the database has read it to."""
-        ...
 
     async def append(self, entry: AnyEntry, seen: Position | None = None) -> Position:
         """Accept a change: durable in the log, and visible to readers of this process, on return.
@@ -115,43 +109,33 @@ class ChangeLog(Protocol):
         came in between, Claimed, AlreadyAnswered, BacklogFull, OrderParked, or LogUnavailable when the
         outcome is not known.
         """
-        ...
 
     async def find_remembered(self, scope: str) -> tuple[Position, AnyEntry] | None:
         """The entry with which a keyed request was answered before."""
-        ...
 
     async def catch_up(self) -> bool:
         """Wait a moment for this process to be fresh. False: the log cannot be followed now."""
-        ...
 
     async def reach_head(self) -> bool:
         """Wait a moment until this process holds everything accepted before the call. False: it does not."""
-        ...
 
     async def load(self, order_id: str) -> Order | None:
         """An order as Redis holds it. None: ask the database; nothing of it is pending elsewhere
         that this process has not followed."""
-        ...
 
     async def inspect(self, order_id: str) -> InShared | None:
         """What is held of an order, by asking. Raises LogUnavailable."""
-        ...
 
     def offer(self, order: Order, seen: Position) -> None:
         """An order that was read from the database when the log was followed to `seen`, for others."""
-        ...
 
     async def flushed(self, batch: Sequence[AppliedEntry], rejected: Collection[int]) -> None:
         """The database has these, but for the rejected ones."""
-        ...
 
     async def run(self) -> None:
         """Until stopped."""
-        ...
 
     def stop(self) -> None:
         """Accept no more; let `run` end once everything accepted is written."""
-        ...
 
     async def close(self) -> None: ...

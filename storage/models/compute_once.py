@@ -23,15 +23,12 @@ class Work(Protocol):
 
     def hold(self) -> AbstractContextManager[None]:
         """The file stays until this is left, also when its upload is over."""
-        ...
 
     def drop(self) -> None:
         """The file is not needed: what another caller has is used."""
-        ...
 
     async def compute(self) -> bytes | Refusal:
         """Encoded facts, or why there are none and never will be. Raises what passes."""
-        ...
 
 
 Source = Literal["local", "shared", "database", "computed"]

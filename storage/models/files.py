@@ -29,17 +29,14 @@ class KeptFiles(Protocol):
 
     def path(self, name: str) -> Path | None:
         """Where a kept file can be read for a while; asked for, it is kept longer. None: it is not kept."""
-        ...
 
     def keep(self, name: str, body: bytes | Path) -> None:
         """Keep a file. It appears whole or not at all; one that is kept already stays."""
-        ...
 
     def discard(self, name: str) -> None: ...
 
     def tidy(self) -> int:
         """Remove what is kept too long or too much; returns the bytes that are left."""
-        ...
 
 
 class _Seen(NamedTuple):

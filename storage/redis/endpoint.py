@@ -65,7 +65,6 @@ _ABRUPT: dict[type[AbstractConnection], type[AbstractConnection]] = {
 class Endpoint(Protocol):
     async def options(self) -> dict[str, Any]:
         """What a connection to the server that has our keys is made of. Raises LogUnavailable."""
-        ...
 
 
 class Node(NamedTuple):

@@ -10,20 +10,16 @@ from typing import Protocol
 class SharedCache(Protocol):
     async def get(self, key: str) -> bytes | None:
         """None when it is missing or cannot be asked for. Never waits long, never fails."""
-        ...
 
     def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Leave a copy for others, some time soon."""
-        ...
 
     async def keep(self, key: str, value: bytes, ttl_s: float) -> None:
         """Leave a copy that others find on return, if there is a place for it. Never waits long, never
         fails."""
-        ...
 
     async def drop(self, key: str) -> None:
         """Leave no copy. Never waits long, never fails."""
-        ...
 
 
 class NoSharedCache:

@@ -16,15 +16,12 @@ from storage.tasks import end
 class Locks(Protocol):
     async def acquire(self, name: str, owner: str, ttl_s: float) -> bool:
         """True when no other owner holds it, or the others cannot be asked."""
-        ...
 
     async def extend(self, name: str, owner: str, ttl_s: float) -> None:
         """Hold it for longer, if this owner holds it."""
-        ...
 
     async def release(self, name: str, owner: str) -> None:
         """Release it, if this owner holds it."""
-        ...
 
 
 class NoLocks:

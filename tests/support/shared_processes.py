@@ -60,11 +60,9 @@ class Data(Protocol):
 
     def execute(self, statement: str) -> Sequence[Any]:
         """Said by another program."""
-        ...
 
     def poison(self, order_id: str) -> None:
         """From now on the database refuses history rows of this order."""
-        ...
 
     def cure(self) -> None: ...
 
@@ -177,7 +175,6 @@ class Facet(Protocol):
 
     async def lose_the_log(self) -> None:
         """As if what holds it was replaced; nobody has it open, or everybody notices."""
-        ...
 
 
 class EmbeddedFacet:
