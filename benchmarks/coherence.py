@@ -56,8 +56,7 @@ class Process:
 
     def _read(self) -> str:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
+        if not (line := self._process.stdout.readline()):
             raise RuntimeError("the storage process ended")
         return line
 

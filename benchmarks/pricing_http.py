@@ -161,7 +161,6 @@ def _received(connection: socket.socket) -> tuple[bytes, bytes]:
 
 
 def _more(connection: socket.socket) -> bytes:
-    chunk = connection.recv(RECEIVE_BYTES)
-    if not chunk:
+    if not (chunk := connection.recv(RECEIVE_BYTES)):
         raise ConnectionError(f"the server closed the connection; process {os.getpid()}")
     return chunk

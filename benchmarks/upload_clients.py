@@ -100,8 +100,7 @@ async def _status(connection: socket.socket) -> str:
     """The status of the next answer, once all of it is here."""
     loop, answer = asyncio.get_running_loop(), b""
     while (end := answer.find(HEAD_END)) < 0 or len(answer) < end + len(HEAD_END) + _length(answer[:end]):
-        received = await loop.sock_recv(connection, ANSWER_BYTES)
-        if not received:
+        if not (received := await loop.sock_recv(connection, ANSWER_BYTES)):
             raise ConnectionError(f"closed after {answer!r}")
         answer += received
     return answer[9:12].decode()

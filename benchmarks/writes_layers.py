@@ -143,8 +143,7 @@ async def work_for(wanted: Iterator[tuple[str, Status]], make: Make, seconds: fl
 
     async def caller() -> None:
         while (began_s := time.perf_counter()) < until_s:
-            one = next(wanted, None)
-            if one is None:
+            if (one := next(wanted, None)) is None:
                 return
             async with turns.hold(one[0]):
                 await make(*one)

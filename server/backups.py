@@ -33,8 +33,7 @@ async def back_up(storage: Storage, directory: DataDirectory, target: Path) -> d
     """
     if not await storage.change_log.reach_head():
         raise Unavailable("Redis is away: a backup now might lack acknowledged changes.")
-    head = storage.tail.head
-    await storage.write_behind.wait_for(head, storage.bounds.drain_deadline_s)
+    await storage.write_behind.wait_for(storage.tail.head, storage.bounds.drain_deadline_s)
     with tempfile.TemporaryDirectory(dir=directory.path) as scratch:
         copy = Path(scratch) / DATABASE
         await storage.database.backup(copy)

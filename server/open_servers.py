@@ -27,8 +27,7 @@ def refuse_open_servers(settings: Settings) -> None:
 def fault_of(url: str) -> str | None:
     """Why this server may be open to others; None when it is not, or is on this machine."""
     parts = urlsplit(url)
-    away = [host for host in _hosts(parts) if not is_loopback(host)]
-    if not away:
+    if not (away := [host for host in _hosts(parts) if not is_loopback(host)]):
         return None
     user, password = _login(parts)
     if (user, password) in DEFAULT_PASSWORDS:

@@ -174,8 +174,7 @@ class DataDirectory:
         if not self.path.is_dir():
             return
         for path in self.path.iterdir():
-            match = _LOCK_NAME.fullmatch(path.name)
-            if match is not None:
+            if (match := _LOCK_NAME.fullmatch(path.name)) is not None:
                 yield int(match[1] or 1), path
 
 

@@ -169,8 +169,7 @@ def _solid(corners: Corners, measures: Measures, surface: _Surface) -> _Solid:
     if edges.sound:
         return _sound(measures, welded, corners, edges, bodies, warnings)
     mesh = mesh_of(welded, corners)
-    repaired = repair(mesh, max(_extent(measures)))
-    if repaired is not None:
+    if (repaired := repair(mesh, max(_extent(measures)))) is not None:
         return _repaired(repaired, warnings)
     return _measured(measures, surface, bodies, [*warnings, *_edge_warnings(mesh, corners, edges)])
 
@@ -178,8 +177,7 @@ def _solid(corners: Corners, measures: Measures, surface: _Surface) -> _Solid:
 def _with_areas(welded: Welded) -> tuple[Welded, list[MeshWarning]]:
     """Without the facets that have two equal corners: they border nothing."""
     faces = with_areas(welded.faces)
-    left_out = len(welded.faces) - len(faces)
-    if not left_out:
+    if not (left_out := len(welded.faces) - len(faces)):
         return welded, []
     said = f"{left_out} facets with two equal corners are left out."
     return Welded(faces, welded.places), [MeshWarning("degenerate_facets", said)]

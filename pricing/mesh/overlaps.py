@@ -117,8 +117,7 @@ def _recovered(
             continue
         if np.isin(parts.labels, group).sum() > UNITED_FACETS_MAX:
             return _unchecked(signed, area, warnings, f"{len(group)} bodies that may meet have many facets.")
-        union = _union(mesh, parts, signed, group)
-        if union is None:
+        if (union := _union(mesh, parts, signed, group)) is None:
             return _unchecked(signed, area, warnings, f"{len(group)} bodies meet and could not be united.")
         if not total.add_group(signed[group], float(area[group].sum()), union):
             said = f"{len(group)} bodies meet, and some that face inwards lie not wholly within another."

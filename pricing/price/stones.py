@@ -46,8 +46,7 @@ def check_counts(stones: tuple[StoneCount, ...]) -> None:
 
 
 def _stone(part: str) -> StoneCount:
-    found = _ASKED.fullmatch(part)
-    if found is None:
+    if (found := _ASKED.fullmatch(part)) is None:
         raise _malformed(f"{part[:80]!r} is not a kind of stone and a number.")
     return StoneCount(found[1], int(found[2]))
 

@@ -62,8 +62,7 @@ def _rows(body: memoryview) -> _Rows:
 
 
 def _without_keyword(words: list[bytes]) -> list[bytes]:
-    keyword = _KEYWORD.match(words[0])
-    if keyword is None:
+    if (keyword := _KEYWORD.match(words[0])) is None:
         raise malformed("off", "The file does not begin with OFF.")
     if keyword[1] or keyword[2]:
         raise unsupported("The vertices do not have three coordinates.")
@@ -73,8 +72,7 @@ def _without_keyword(words: list[bytes]) -> list[bytes]:
 
 
 def _next(rows: _Rows, what: str, announced: int, index: int) -> tuple[int, list[bytes]]:
-    row = next(rows, None)
-    if row is None:
+    if (row := next(rows, None)) is None:
         raise malformed("off", f"The file announces {announced} {what} and ends after {index}.")
     return row
 

@@ -98,8 +98,7 @@ def _header(head: bytes) -> _Header:
     # Where lines end with CR alone, a first row may begin with an LF; elsewhere LF and CRLF may be mixed.
     first = re.match(rb"ply[ \t]*(\r?\n|\r)", head)
     line_end = rb"\r" if first and first[1] == b"\r" else rb"\r?\n"
-    end = re.search(rb"[\r\n]end_header[ \t]*" + line_end, head)
-    if end is None:
+    if (end := re.search(rb"[\r\n]end_header[ \t]*" + line_end, head)) is None:
         raise malformed("ply", "The header has no end.")
     order: str | None = None
     elements: list[_Element] = []
@@ -161,8 +160,7 @@ def _ascii(header: _Header, content: memoryview) -> tuple[Points, _Faces]:
     for element in header.elements:
         axes = [index for axis in "xyz" for index, c in enumerate(element.properties) if c.name == axis]
         for number in range(1, element.rows + 1):
-            row = next(rows, None)
-            if row is None:
+            if (row := next(rows, None)) is None:
                 raise malformed("ply", f"The file ends before row {number} of '{element.name}'.")
             if element.name == "vertex":
                 positions.extend(_ascii_vertex(element, row, axes, number))
@@ -207,8 +205,7 @@ def _binary(header: _Header, content: memoryview) -> tuple[Points, _Faces]:
     faces: _Faces = (np.empty(0, np.int64), np.empty(0, np.int64))
     offset = 0
     for element in (element for element in header.elements if element.rows and element.properties):
-        rows = _equal_rows(header, element, content, offset)
-        if rows is None:
+        if (rows := _equal_rows(header, element, content, offset)) is None:
             found, offset = _unequal_faces(header, element, content, offset)
         else:
             offset += rows.nbytes

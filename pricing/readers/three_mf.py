@@ -208,8 +208,7 @@ class _Build:
         return self._parts[name]
 
     def _object(self, key: _Key) -> _Object:
-        found = self._part(key[0]).objects.get(key[1])
-        if found is None:
+        if (found := self._part(key[0]).objects.get(key[1])) is None:
             raise malformed("3mf", f"Object {key[1][:20]!r} of {key[0][:80]!r} does not exist.")
         return found
 

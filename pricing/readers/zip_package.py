@@ -99,8 +99,7 @@ class Package:
 
     def read(self, name: str, reader: Callable[[IO[bytes]], None]) -> None:
         """Give `reader` the inflated member; its size and checksum are those the archive states."""
-        member = self._members.get(name) or self._members.get(unquote(name))
-        if member is None:
+        if (member := self._members.get(name) or self._members.get(unquote(name))) is None:
             raise malformed("3mf", f"The part {name[:80]!r} does not exist.")
         with self._archive.open(member) as stream:
             reader(stream)

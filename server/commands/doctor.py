@@ -38,8 +38,7 @@ class Finding(NamedTuple):
 
 def examine(settings: Settings) -> list[Finding]:
     directory = DataDirectory(settings.data_dir)
-    holder = directory.holder()
-    if holder is not None:
+    if (holder := directory.holder()) is not None:
         settings = _as_the_demo_has_it(settings)
     findings = [_python(), _packages(), _public_url(settings)]
     if holder is None:

@@ -77,13 +77,11 @@ def run(settings: Settings, *, embedded: bool) -> int:
     """Fill the directory on first use, then serve. Raises ConfigError for anybody else's directory."""
     configure(settings)
     directory = DataDirectory(settings.data_dir)
-    is_new = not (settings.data_dir / MARK).exists()
-    if is_new:
+    if is_new := not (settings.data_dir / MARK).exists():
         _require_unused(directory)
     elif embedded and kept_in(directory.path):
         raise ConfigError(f"the demo in {directory.path} keeps its data in PostgreSQL: leave out --embedded")
-    holder = directory.holder()
-    if holder is not None:
+    if (holder := directory.holder()) is not None:
         raise ConfigError(f"{directory.path} is in use by process {holder.pid}")
     with contextlib.ExitStack() as stack:
         if not (embedded or settings.uses_redis or settings.uses_postgresql or directory.database.exists()):
@@ -274,8 +272,7 @@ class Workshop:
     async def _price(self, order: Order) -> OrderPrice | None:
         if order.model is None:
             return None
-        found = await self._storage.models.find(order.model)
-        if found is None:
+        if (found := await self._storage.models.find(order.model)) is None:
             return None
         options = Options(material=order.material or "silver-925", quantity=order.quantity)
         asker = Actor(token_id="", name="", role=Role.PARTNER, customer=order.customer)

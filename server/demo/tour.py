@@ -272,8 +272,7 @@ async def two_operators_one_order(guide: Guide) -> None:
     await asyncio.sleep(0)  # he has begun, through the first connection
     with guide.from_beside():
         olga = await guide.show("olga", "POST", path)
-    answers = (await ivan, olga)
-    won, lost = sorted(answers, key=lambda answer: answer.status)
+    won, lost = sorted((await ivan, olga), key=lambda answer: answer.status)
     expect((won.status, lost.status) == (200, 409), "one 200 and one 409")
     expect(won.headers["Durability"] == "database", "confirmed by the database")
     expect(lost.json["operator"] == won.json["operator"], "the loser is told who")

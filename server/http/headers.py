@@ -52,8 +52,7 @@ def if_none_match(request: web.Request) -> Container[int]:
 
 def matches_etag(request: web.Request, etag: str) -> bool:
     """Whether the caller has this already. `etag` as sent; compared weakly, as RFC 9110 asks for GET."""
-    given = request.headers.get("If-None-Match")
-    if given is None:
+    if (given := request.headers.get("If-None-Match")) is None:
         return False
     if given == etag:
         return True
@@ -80,8 +79,7 @@ def version_of(tag: str) -> int | None:
 
 
 def echoed_position(request: web.Request) -> Position | None:
-    given = request.headers.get("Facet-Position")
-    if given is None:
+    if (given := request.headers.get("Facet-Position")) is None:
         return None
     try:
         return parse_position(given)
@@ -101,8 +99,7 @@ NO_PREFERENCES = Preferences()
 
 
 def preferences(request: web.Request) -> Preferences:
-    headers = request.headers.getall("Prefer", ())
-    if not headers:
+    if not (headers := request.headers.getall("Prefer", ())):
         return NO_PREFERENCES
     given: dict[str, str] = {}
     for item in ",".join(headers).split(","):
@@ -139,8 +136,7 @@ def announced_digest(request: web.BaseRequest) -> bytes | None:
     for header in DIGESTS:
         for item in ",".join(request.headers.getall(header, ())).split(","):
             if item.partition("=")[0].strip() == "sha-256":
-                match = _SHA256.fullmatch(item.strip())
-                if match is None:
+                if (match := _SHA256.fullmatch(item.strip())) is None:
                     raise HttpError(400, "invalid_digest", f"{header} has no SHA-256 in base64.")
                 announced.add(base64.b64decode(match[1]))
     if len(announced) > 1:
@@ -150,8 +146,7 @@ def announced_digest(request: web.BaseRequest) -> bytes | None:
 
 def _tags(request: web.Request, header: str) -> list[str] | Anything | None:
     """None without the header. Raises HttpError 400, also for an empty list."""
-    values = request.headers.getall(header, ())
-    if not values:
+    if not (values := request.headers.getall(header, ())):
         return None
     given = ",".join(values)
     if given.strip() == "*":
@@ -159,8 +154,7 @@ def _tags(request: web.Request, header: str) -> list[str] | Anything | None:
     given = given.rstrip(", \t")  # empty elements are passed over (RFC 9110)
     tags, at = [], 0
     while at < len(given):
-        match = _TAG.match(given, at)
-        if match is None:
+        if (match := _TAG.match(given, at)) is None:
             break
         tags.append(match[1])
         at = match.end()

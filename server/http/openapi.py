@@ -29,8 +29,7 @@ _HEADERS: dict[str, tuple[str, str]] = {
 
 
 def openapi(routes: list[Route]) -> dict[str, Any]:
-    records = _records(routes)
-    _, components = msgspec.json.schema_components(records, ref_template=_REF)
+    _, components = msgspec.json.schema_components(_records(routes), ref_template=_REF)
     _relax(components)
     return {
         "openapi": "3.1.0",

@@ -148,8 +148,7 @@ class Call:
 
     def keyed(self, body: bytes) -> IdempotencyKey | None:
         """The request's Idempotency-Key; `body` is what tells it from another with the same key."""
-        key = self.request.headers.get("Idempotency-Key")
-        if key is None:
+        if (key := self.request.headers.get("Idempotency-Key")) is None:
             return None
         if not _KEY.match(key) or len(self.request.headers.getall("Idempotency-Key")) > 1:
             raise HttpError(
@@ -192,10 +191,9 @@ class Call:
         """Waits a moment when the caller, or the log, is ahead of this process: nothing is decided or shown
         on an older state than the caller has seen. Raises Behind, HttpError 400."""
         reads = self.storage.reads
-        if "Facet-Position" in self.request.headers:
-            echoed = echoed_position(self.request)
-            if echoed is not None:
-                await reads.require_position(echoed)
+        # The header is looked for here: most requests have none, and this is on the way of all.
+        if "Facet-Position" in self.request.headers and (echoed := echoed_position(self.request)) is not None:
+            await reads.require_position(echoed)
         if not reads.fresh:
             self.disconnected = not await reads.in_step()
         self.as_of = (self.storage.tail.epoch, self.storage.tail.head)

@@ -197,8 +197,7 @@ def _is_empty(request: web.Request) -> bool:
 
 def _refuse_query(request: web.Request) -> None:
     """What would not be read is refused. Raises Invalid."""
-    unknown = dict.fromkeys(request.query)
-    if unknown:
+    if unknown := dict.fromkeys(request.query):
         raise Invalid(*((f"/{name}", "unknown parameter") for name in unknown))
 
 
@@ -233,8 +232,7 @@ async def _authorized(request: web.Request, roles: frozenset[Role]) -> Actor:
 
 async def authenticate(request: web.Request) -> Actor:
     """Raises HttpError 401; Behind when it cannot be known whether the token is valid."""
-    header = request.headers.get("Authorization")
-    if header is None:
+    if (header := request.headers.get("Authorization")) is None:
         if is_local(request):
             return LOCAL_ADMIN
         raise HttpError(401, "unauthenticated", "Send Authorization: Bearer <token>.", _CHALLENGE)
@@ -283,8 +281,7 @@ async def _expected_upload(request: web.Request) -> web.StreamResponse | None:
 
 async def _expected(request: web.Request) -> web.StreamResponse | None:
     """As above; the body is small and invited at once."""
-    response = await _expected_upload(request)
-    if response is None:
+    if (response := await _expected_upload(request)) is None:
         await invite_body(request)
     return response
 

@@ -34,8 +34,7 @@ async def respond_later(
     progress = progress or Progress()
     jobs = call.request.app[JOBS]
     scope = None if keyed is None else f"{keyed.scope} {keyed.body_hash}"
-    record = jobs.same(scope)
-    if record is None:
+    if (record := jobs.same(scope)) is None:
         held = resources.pop_all()
 
         async def run(progress: Progress) -> Outcome:

@@ -187,8 +187,7 @@ class Jobs:
     async def close(self) -> None:
         """Let jobs under way finish for a while; what is left then has failed, and says why."""
         self.stop()
-        tasks = [job.task for job in self._running.values()]
-        if tasks:
+        if tasks := [job.task for job in self._running.values()]:
             _, late = await asyncio.wait(tasks, timeout=self._bounds.drain_s)
             for task in late:
                 task.cancel()
@@ -212,8 +211,7 @@ class Jobs:
             )
 
     def _held(self, job_id: str) -> JobRecord | None:
-        running = self._running.get(job_id)
-        if running is not None:
+        if (running := self._running.get(job_id)) is not None:
             return self._shown(running)
         ended = self._ended.peek(job_id)
         if not isinstance(ended, JobRecord):

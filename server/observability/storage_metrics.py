@@ -205,8 +205,7 @@ class StorageCollector(Families):
         """From the maintained lists of the orders that have waited longest: no database read."""
         now = datetime.now(UTC)
         for status in ACTIVE:
-            body = self._storage.reads.views.peek_first(oldest_first(status))
-            if body is not None:
+            if (body := self._storage.reads.views.peek_first(oldest_first(status))) is not None:
                 waited = now - decode_order(body).status_since
                 yield (status,), max(0.0, waited.total_seconds())
 

@@ -213,8 +213,7 @@ def _empty(problem: str | None) -> dict[str, Any]:
 
 async def _visitor(call: Call) -> Actor | None:
     """Who is logged in."""
-    token = call.request.cookies.get(COOKIE)
-    if token is not None:
+    if (token := call.request.cookies.get(COOKIE)) is not None:
         return await call.storage.tokens.find(token)
     return LOCAL_ADMIN if is_local(call.request) else None
 

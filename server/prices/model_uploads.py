@@ -102,8 +102,7 @@ class ModelUploads:
 
     async def file_of(self, model: Model) -> Path:
         """The path of a kept model. Raises HttpError 404."""
-        path = await asyncio.to_thread(self._files.path, model.sha256)
-        if path is None:
+        if (path := await asyncio.to_thread(self._files.path, model.sha256)) is None:
             raise HttpError(404, "file_gone", "The file is no longer kept; its facts are. Upload it again.")
         return path
 
@@ -113,8 +112,7 @@ class ModelUploads:
 
     async def read_anew(self, sha256: str) -> bool:
         """Find the facts of a kept file anew, after the analyser has changed. False: try again later."""
-        path = await asyncio.to_thread(self._files.path, sha256)
-        if path is None:
+        if (path := await asyncio.to_thread(self._files.path, sha256)) is None:
             return True
         try:
             byte_count = (await asyncio.to_thread(path.stat)).st_size

@@ -52,8 +52,7 @@ class OrderPrices:
     async def check_edit(self, order: Order, fields: dict[str, Any], actor: Actor) -> None:
         """Raises Invalid for a choice the price list does not have, or a quote for something else."""
         self._check_choices(fields)
-        quote_id = fields.get("quote")
-        if quote_id is None:
+        if (quote_id := fields.get("quote")) is None:
             return
         quote = await self._quote_for(quote_id, actor)
         after = {name: fields.get(name, getattr(order, name)) for name in _ASKED}

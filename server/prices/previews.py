@@ -42,10 +42,8 @@ class Previews:
 
     async def _load(self, sha256: str) -> Preview:
         name = f"{sha256}-{PREVIEW_VERSION}.glb"
-        body = await asyncio.to_thread(self._read, name)
-        if body is None:
-            source = await asyncio.to_thread(self._models.path, sha256)
-            if source is None:
+        if (body := await asyncio.to_thread(self._read, name)) is None:
+            if (source := await asyncio.to_thread(self._models.path, sha256)) is None:
                 raise HttpError(404, "file_gone", "The model's file is no longer kept. Upload it again.")
             body = await self._pool.preview(source)
             await asyncio.to_thread(self._kept.keep, name, body)

@@ -53,8 +53,7 @@ def run(settings: Settings, started: Callable[[str], None] | None = None) -> int
 def reload(settings: Settings) -> int:
     """Ask for a rolling restart; the process that was asked. Raises ConfigError."""
     directory = DataDirectory(settings.data_dir)
-    parent = _parent_of(directory)
-    if parent is None:
+    if (parent := _parent_of(directory)) is None:
         raise ConfigError(f"no server with several workers (FACET_WORKERS) is running on {settings.data_dir}")
     return parent
 
@@ -266,8 +265,7 @@ class Parent:
     async def _keep_filled(self, index: int) -> None:
         deaths = 0
         while True:
-            worker = self._places[index]
-            if worker is not None:
+            if (worker := self._places[index]) is not None:
                 code = await asyncio.shield(worker.ended)  # the canceller waits for the process itself
                 if worker is not self._places[index]:
                     continue  # it was replaced

@@ -106,8 +106,7 @@ class ListView:
 
     def page(self, limit: int, now: datetime, pages_max: int) -> Page:
         """The first `limit` rows. Call only when it `holds` them."""
-        cached = self._pages.get(limit)
-        if cached is not None:
+        if (cached := self._pages.get(limit)) is not None:
             return cached.page
         page, bound = self._encode(limit, now)
         # A cursor into a list by `updated_at` carries the moment its walk began: never shared.

@@ -235,8 +235,7 @@ class ReadThrough:
             return Found(held, CacheStatus.LOCAL)
         if held is ABSENT or not is_id(order_id):
             raise NotFound("There is no such order.")
-        pending = self._tail.pending(order_id)
-        if pending is not None:
+        if (pending := self._tail.pending(order_id)) is not None:
             self.pending_hits += 1
             self.local.replace(pending.held)
             return Found(pending.held, CacheStatus.PENDING)
@@ -328,8 +327,7 @@ class ReadThrough:
 
     async def find_reference(self, created_by: str, reference: str) -> str | None:
         """The order that holds this reference of this token."""
-        order_id = self._tail.pending_reference(created_by, reference)
-        if order_id is None:
+        if (order_id := self._tail.pending_reference(created_by, reference)) is None:
             self.loads["reference"] += 1
             order_id = await self._database.find_reference(created_by, reference)
         if order_id is None or (await self.order(order_id)).reference != reference:

@@ -64,8 +64,7 @@ class Snapshots:
             self._keep(order_filter, _Kept(FORMAT, position.epoch, position.n, [], counts))
 
     async def _find(self, query: ListQuery | OrderFilter) -> _Kept | None:
-        value = await self._copies.get(_key(query))
-        if value is None:
+        if (value := await self._copies.get(_key(query))) is None:
             return None
         try:
             kept = _decode(value)

@@ -177,16 +177,14 @@ class ViewCache:
 
     async def _list(self, query: ListQuery, limit: int) -> ListSnapshot:
         """As another process has read it, else from the database."""
-        snapshot = await self._snapshots.find_list(query)
-        if snapshot is None:
+        if (snapshot := await self._snapshots.find_list(query)) is None:
             self.loads += 1
             snapshot = await self._database.load_list(query, limit)
             self._snapshots.keep_list(query, snapshot)
         return snapshot
 
     async def _counts(self, order_filter: OrderFilter) -> CountsSnapshot:
-        snapshot = await self._snapshots.find_counts(order_filter)
-        if snapshot is None:
+        if (snapshot := await self._snapshots.find_counts(order_filter)) is None:
             self.loads += 1
             snapshot = await self._database.load_counts(order_filter)
             self._snapshots.keep_counts(order_filter, snapshot)

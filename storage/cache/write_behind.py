@@ -168,8 +168,7 @@ class WriteBehind:
             self.flushed_elsewhere(stands, await self._database.rejected(old, stands))
 
     async def _flush(self) -> None:
-        batch = self._tail.batch(self._bounds.flush_batch_entries)
-        if not batch:
+        if not (batch := self._tail.batch(self._bounds.flush_batch_entries)):
             return
         old = Position(self._tail.epoch, self._tail.flushed)
         new = Position(old.epoch, batch[-1].n)

@@ -48,6 +48,5 @@ class DatabaseHealth:
     async def measure_clock(self) -> None:
         """Raises DatabaseUnavailable."""
         asked_s = self._clock.monotonic_s()
-        moment = await self._database.now()
-        if moment is not None:
+        if (moment := await self._database.now()) is not None:
             self._clock.measured(moment, asked_s, self._clock.monotonic_s())

@@ -127,8 +127,7 @@ class EmbeddedChangeLog(Replica):
         return None  # what is pending is in the tail
 
     async def inspect(self, order_id: str) -> InShared | None:
-        pending = self._tail.pending(order_id)
-        if pending is None:
+        if (pending := self._tail.pending(order_id)) is None:
             return None
         return InShared(version=pending.order.version, position=pending.n, pending=True)
 

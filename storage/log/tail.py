@@ -206,8 +206,7 @@ class Tail:
 
     def unpark(self, order_id: str) -> None:
         """The database has taken the order's dead letters after all."""
-        pending = self._pending.get(order_id)
-        if pending is not None:
+        if (pending := self._pending.get(order_id)) is not None:
             # Of this order alone: the letters may be of an earlier epoch, their positions taken by others.
             waiting = {
                 followed.n
@@ -230,8 +229,7 @@ class Tail:
         assert followed.order is not None
         assert followed.held is not None
         order = followed.order
-        pending = self._pending.get(order.id)
-        if pending is None:
+        if (pending := self._pending.get(order.id)) is None:
             pending = self._pending[order.id] = PendingOrder(order, followed.held, followed.n)
         else:
             pending.order, pending.held, pending.n = order, followed.held, followed.n

@@ -33,8 +33,7 @@ class _Hold(Generic[Key]):
         if self._key not in self._locks:
             self._locks[self._key] = None
             return
-        waiting = self._locks[self._key]
-        if waiting is None:
+        if (waiting := self._locks[self._key]) is None:
             waiting = self._locks[self._key] = deque()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append(turn)

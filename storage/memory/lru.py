@@ -45,8 +45,7 @@ class Lru(Generic[Key, Value]):
 
     def get(self, key: Key) -> Value | Sentinel:
         """The value, now the most recently used; MISS when it is not held."""
-        held = self._held.pop(key, None)
-        if held is None:
+        if (held := self._held.pop(key, None)) is None:
             self.misses += 1
             return MISS
         self._held[key] = held
@@ -69,8 +68,7 @@ class Lru(Generic[Key, Value]):
             self._evict()
 
     def discard(self, key: Key) -> bool:
-        held = self._held.pop(key, None)
-        if held is None:
+        if (held := self._held.pop(key, None)) is None:
             return False
         self.byte_count -= held[1]
         return True

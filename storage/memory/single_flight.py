@@ -21,8 +21,7 @@ class SingleFlight(Generic[Key, Value]):
 
     def start(self, key: Key, load: Callable[[], Awaitable[Value]]) -> "asyncio.Task[Value]":
         """The load of this key, begun if none is under way. Nobody need wait for it."""
-        flight = self._flights.get(key)
-        if flight is None:
+        if (flight := self._flights.get(key)) is None:
             flight = asyncio.create_task(_run(load), name=f"load {key}")
             self._flights[key] = flight
             flight.add_done_callback(lambda done: self._landed(key, done))

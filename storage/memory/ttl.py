@@ -22,8 +22,7 @@ class TtlCache(Generic[Key, Value]):
         return len(self._held)
 
     def get(self, key: Key) -> Value | None:
-        held = self._held.get(key)
-        if held is None:
+        if (held := self._held.get(key)) is None:
             return None
         value, since_s = held
         if self._clock.monotonic_s() - since_s >= self._age_s:

@@ -36,8 +36,7 @@ class PopularModels:
 
     def get(self, sha256: str) -> Model | Sentinel:
         for part in (self._main, self._window):
-            model = part.pop(sha256, None)
-            if model is not None:
+            if (model := part.pop(sha256, None)) is not None:
                 part[sha256] = model
                 self.hits += 1
                 return model

@@ -71,8 +71,7 @@ class ComputeOnce:
             if known := await self._look_up(sha256):
                 return known
             lock = Lock(self._locks, f"facts:{sha256}", self._bounds.model_turn_s)
-            found = await self._found_by_others(sha256, lock)
-            if found is not None:
+            if (found := await self._found_by_others(sha256, lock)) is not None:
                 self._keep(sha256, found)
                 return Known(found, "shared")
             async with lock.kept():

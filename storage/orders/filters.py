@@ -81,8 +81,7 @@ FIRST_MICROS, LAST_MICROS = -(2**62), 2**62
 
 
 def place_of(order: Order, sort: Sort) -> Place:
-    moment = getattr(order, sort.field)
-    if moment is None:
+    if (moment := getattr(order, sort.field)) is None:
         return Place(FIRST_MICROS if sort.descending else LAST_MICROS, order.id)
     return Place(to_micros(moment), order.id)
 

@@ -88,8 +88,7 @@ def advance(
     if wish.status is order.status:
         _require_role(MAY_SET[wish.status] | {Role.ADMIN}, actor, wish.status)
         return _repeat(order, wish, actor, now, said)
-    step = STEPS.get((order.status, wish.status))
-    if step is None:
+    if (step := STEPS.get((order.status, wish.status))) is None:
         return _correct(order, wish, actor, now)
     _require_role(step.roles, actor, wish.status)
     _check_details(order, wish, step, actor)

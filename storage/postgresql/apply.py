@@ -94,8 +94,7 @@ async def apply_together(
 ) -> None:
     """The common case: everything fits. `before`: the version that each order must have, 0 for a new one.
     Raises Refused, or what the server says, when something does not fit."""
-    changed = changes_of(batch)
-    if changed:
+    if changed := changes_of(batch):
         rows = _rows_of(changed, before, epoch)
         add = _copy if len(changed) >= copied_rows_min else _insert
         if await _store(connection, rows, add) != len(before) - len(rows.new):
@@ -103,8 +102,7 @@ async def apply_together(
     if len(changed) == len(batch):
         return
     for logged in batch:
-        other = ROWS.other_row(logged.entry)
-        if other is not None:
+        if (other := ROWS.other_row(logged.entry)) is not None:
             await connection.execute(STORE_OTHER[other[0]], *other[1])
 
 
@@ -185,8 +183,7 @@ async def apply_one_by_one(connection: Connection, batch: Sequence[LogRecord], e
     rejected: list[Rejected] = []
     orders = await _orders_of(connection, batch)
     for logged in batch:
-        error = await _try(connection, logged, epoch, orders)
-        if error is not None:
+        if (error := await _try(connection, logged, epoch, orders)) is not None:
             rejected.append(Rejected(logged, error))
             orders.parked.add(order_id_of(logged))
             letter = ROWS.dead_letter_row(logged, epoch, error)
@@ -238,8 +235,7 @@ async def _try(connection: Connection, logged: LogRecord, epoch: int, orders: Or
         if error is not None:
             return error
     before = {order.id: order.version - 1 for _, order in changes_of([logged])}
-    error = await _refusal(connection, [logged], before, epoch)
-    if error is None:
+    if (error := await _refusal(connection, [logged], before, epoch)) is None:
         for _, order in changes_of([logged]):
             orders.known[order.id, order.version] = logged.entry.id
             orders.versions[order.id] = order.version
@@ -263,8 +259,7 @@ async def _orders_of(connection: Connection, batch: Sequence[LogRecord]) -> Orde
 
 async def _known(connection: Connection, batch: Sequence[LogRecord]) -> dict[tuple[str, int], str]:
     """(order, version) -> the entry that the history has there."""
-    changed = changes_of(batch)
-    if not changed:
+    if not (changed := changes_of(batch)):
         return {}
     ids, versions = [order.id for _, order in changed], [order.version for _, order in changed]
     rows = await connection.fetch(_KNOWN, ids, versions)

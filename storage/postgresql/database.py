@@ -192,8 +192,7 @@ class PostgresDatabase(Reads):
             )
             for row in sorted(rows, key=lambda row: (row[1], row[2])):
                 _, logged = ROWS.dead_letter_of(row)
-                rejected = await apply_one_by_one(connection, [logged], row[1])
-                if rejected:
+                if rejected := await apply_one_by_one(connection, [logged], row[1]):
                     raise Conflict(f"The database still refuses it: {rejected[0].error}")
 
         await self._writer.run(job)

@@ -146,8 +146,7 @@ class AppendQueue:
 
     def visible(self, n: int) -> None:
         """This process has followed the log to here."""
-        append = self._invisible.pop(n, None)
-        if append is not None:
+        if (append := self._invisible.pop(n, None)) is not None:
             append.accept(n)
         while self._superseded and self._superseded[0][0] <= n:
             self._superseded.popleft()[1].fail(Superseded())

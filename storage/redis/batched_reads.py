@@ -24,8 +24,7 @@ class BatchedReads:
 
     async def get(self, key: str) -> bytes | None:
         """A value; one MGET for all who ask meanwhile. Raises LogUnavailable."""
-        waiting = self._gets.get(key)
-        if waiting is None:
+        if (waiting := self._gets.get(key)) is None:
             if len(self._gets) >= self._waiting_max:
                 raise LogUnavailable("Too many reads are waiting for Redis.")
             waiting = self._gets[key] = asyncio.get_running_loop().create_future()

@@ -176,8 +176,7 @@ class RedisChangeLog(Replica):
         joined, keys = await self._is_joined(), self._keys
         if not joined:
             raise LogUnavailable("Redis is away: it cannot be said whether this was answered before.")
-        value = await self._reader.get(keys.answer(scope))
-        if value is not None:
+        if (value := await self._reader.get(keys.answer(scope))) is not None:
             n, _, payload = value.partition(b" ")
             found = require_known(logged_of(int(n), payload))
             return Position(keys.epoch, found.n), found.entry
@@ -229,8 +228,7 @@ class RedisChangeLog(Replica):
         key = keys.order(order_id)
         asked = (("GET", key), ("TTL", key), ("HGET", keys.marks, order_id), ("HGET", keys.meta, "flushed"))
         value, ttl_s, mark, flushed = await asyncio.gather(*map(self._reader.ask, asked))
-        version = version_of(value)
-        if version is None:
+        if (version := version_of(value)) is None:
             return None
         position = None if mark is None else int(mark.split()[1])
         pending = position is not None and position > int(flushed or 0)

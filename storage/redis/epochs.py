@@ -288,8 +288,7 @@ class Epochs:
         pattern = f"{keys.tag.replace('[', '?')}:*"
         while True:
             cursor, found = await link.call("SCAN", cursor, "MATCH", pattern, "COUNT", UNLINK_TOGETHER)
-            old = [name for name in found if _is_earlier(name, keys)]
-            if old:
+            if old := [name for name in found if _is_earlier(name, keys)]:
                 await link.call("UNLINK", *old)
             if cursor == b"0":
                 return

@@ -53,19 +53,16 @@ class Idempotency:
         if keyed is None:
             return await act()
         async with self._locks.hold(keyed.scope):
-            found = await self._find(keyed)
-            if found is None:
+            if (found := await self._find(keyed)) is None:
                 try:
                     return await act()
                 except AlreadyAnswered:
-                    found = await self._find(keyed)
-                    if found is None:
+                    if (found := await self._find(keyed)) is None:
                         raise OutcomeUnknown from None
                 except Unavailable:
                     raise
                 except Exception:
-                    found = await self._find(keyed)
-                    if found is None:
+                    if (found := await self._find(keyed)) is None:
                         raise
         return await again(*found)
 
@@ -76,8 +73,7 @@ class Idempotency:
         return await self._change_log.append(entry)
 
     async def _find(self, keyed: IdempotencyKey) -> tuple[Position, AnyEntry] | None:
-        found = await self._change_log.find_remembered(keyed.scope)
-        if found is None:
+        if (found := await self._change_log.find_remembered(keyed.scope)) is None:
             return None
         remembered = found[1].remembered
         if remembered is None or remembered.body_hash != keyed.body_hash:

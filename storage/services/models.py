@@ -194,8 +194,7 @@ class Models:
             return self._hold(copy), "shared"
         if self.absences.get(sha256):
             return None
-        loaded = await self._load(sha256)
-        if loaded is None:
+        if (loaded := await self._load(sha256)) is None:
             self.absences.put(sha256, True)
             return None
         return loaded, "database"
@@ -206,8 +205,7 @@ class Models:
     async def _loaded(self, sha256: str) -> Model | None:
         self.loads += 1
         ticket = self._invalidations
-        stored = await self._database.load_model(sha256)
-        if stored is None:
+        if (stored := await self._database.load_model(sha256)) is None:
             return None
         if ticket != self._invalidations:
             return _model_of(stored)

@@ -272,8 +272,7 @@ class OrderService:
         wanted = request.if_match is None or order.version in request.if_match
         if not wanted or order.version in request.if_none_match:
             raise PreconditionFailed(f"The order has version {order.version}.", current=order)
-        change = await decide(order)
-        if change is None:
+        if (change := await decide(order)) is None:
             raise _NothingToDo(order)
         return await self._accept(change, request, seen)
 

@@ -67,8 +67,7 @@ class Quotes:
         return None if pending is None else _stored(pending)
 
     async def _find(self, quote_id: str) -> StoredQuote | None:
-        known = self._followed(quote_id)
-        if known is not None:
+        if (known := self._followed(quote_id)) is not None:
             return known
         loaded = await self._flights.do(quote_id, lambda: self._load(quote_id))
         return loaded if isinstance(loaded, StoredQuote) else None
@@ -95,8 +94,7 @@ class Quotes:
 
     async def _load(self, quote_id: str) -> StoredQuote | Sentinel:
         self.loads += 1
-        stored = await self._database.load_quote(quote_id)
-        if stored is None:
+        if (stored := await self._database.load_quote(quote_id)) is None:
             return ABSENT
         self.lru.put(stored.id, stored, len(stored.body))
         return stored

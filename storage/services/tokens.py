@@ -81,13 +81,12 @@ class Tokens:
         self._by_hash[_hash(secret)] = Actor(token_id="configured", name="admin", role=Role.ADMIN)
 
     def authenticate(self, secret: str) -> Actor | None:
-        actor = self._memo.get(secret)
-        if actor is None:
-            actor = self._by_hash.get(_hash(secret))
-            if actor is not None:
-                if len(self._memo) >= MEMO_ENTRIES:
-                    self._memo.clear()
-                self._memo[secret] = actor
+        if (actor := self._memo.get(secret)) is not None:
+            return actor
+        if (actor := self._by_hash.get(_hash(secret))) is not None:
+            if len(self._memo) >= MEMO_ENTRIES:
+                self._memo.clear()
+            self._memo[secret] = actor
         return actor
 
     async def find(self, secret: str) -> Actor | None:
@@ -149,8 +148,7 @@ class Tokens:
         )
 
     def _remove(self, token_id: str) -> None:
-        known = self._tokens.pop(token_id, None)
-        if known is not None:
+        if (known := self._tokens.pop(token_id, None)) is not None:
             self._by_hash.pop(known[1], None)
             self._memo.clear()
 

@@ -55,8 +55,7 @@ async def move_position(connection: aiosqlite.Connection, old: Position, new: Po
 async def flows(connection: aiosqlite.Connection, batch: Sequence[LogRecord]) -> bool:
     """Whether every change of the batch follows the version that is stored, and none belongs behind a dead
     letter: alone it would fit, and skip a version."""
-    expected = expected_versions(batch)
-    if expected is None:
+    if (expected := expected_versions(batch)) is None:
         return False
     if not expected:
         return True
@@ -66,16 +65,14 @@ async def flows(connection: aiosqlite.Connection, batch: Sequence[LogRecord]) ->
 
 async def apply_together(connection: aiosqlite.Connection, batch: Sequence[LogRecord], epoch: int) -> None:
     """The common case: everything fits. Raises one of REFUSED when something does not."""
-    changed = changes_of(batch)
-    if changed:
+    if changed := changes_of(batch):
         history = [ROWS.history_row(logged, epoch) for logged, _ in changed]
         await _insert(connection, INSERT_HISTORY, INSERT_HISTORIES, history)
         latest = {order.id: order for _, order in changed}
         orders = [ROWS.order_row(order) for order in latest.values()]
         await _insert(connection, UPSERT_ORDER, UPSERT_ORDERS, orders)
     for logged in batch:
-        statement = other_statement(logged.entry)
-        if statement is not None:
+        if (statement := other_statement(logged.entry)) is not None:
             await connection.execute(*statement)
 
 
@@ -88,8 +85,7 @@ async def store_answers(
 
 
 async def _insert(connection: aiosqlite.Connection, one: str, many: str, rows: list[tuple[Any, ...]]) -> None:
-    full = len(rows) - len(rows) % ROWS_TOGETHER
-    if full:
+    if full := len(rows) - len(rows) % ROWS_TOGETHER:
         groups = (rows[start : start + ROWS_TOGETHER] for start in range(0, full, ROWS_TOGETHER))
         await connection.executemany(many, [list(chain.from_iterable(group)) for group in groups])
     if full < len(rows):
@@ -104,8 +100,7 @@ async def apply_one_by_one(
     rejected: list[Rejected] = []
     parked = await _parked_orders(connection)
     for logged in batch:
-        error = await _try(connection, logged, epoch, parked)
-        if error is not None:
+        if (error := await _try(connection, logged, epoch, parked)) is not None:
             rejected.append(Rejected(logged, error))
             parked.add(order_id_of(logged))
             await connection.execute(INSERT_DEAD_LETTER, ROWS.dead_letter_row(logged, epoch, error))

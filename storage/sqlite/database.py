@@ -147,8 +147,7 @@ class SqliteDatabase(Reads):
             )
             for letter, logged in letters:
                 epoch = int(letter.position.partition("-")[0])
-                rejected = await apply_one_by_one(connection, [logged], epoch)
-                if rejected:
+                if rejected := await apply_one_by_one(connection, [logged], epoch):
                     raise Conflict(f"The database still refuses it: {rejected[0].error}")
 
         await self._writer.run(job)

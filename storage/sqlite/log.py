@@ -82,8 +82,7 @@ class SqliteLog:
         return logged
 
     async def recover(self) -> list[LogRecord]:
-        found = await self._fetch_logged(self._writer, self._head, -1)
-        if found:
+        if found := await self._fetch_logged(self._writer, self._head, -1):
             self._head = found[-1].n
         return found
 

@@ -214,7 +214,6 @@ def order_filter(filters: Filters, actor: Actor) -> OrderFilter:
 
 def _statuses(text: str | None) -> frozenset[Status]:
     names = [] if text is None else [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in Status.__members__]
-    if unknown:
+    if unknown := [name for name in names if name not in Status.__members__]:
         raise Invalid(("/status", f"no such status: {', '.join(unknown)[:100] or 'one is empty'}"))
     return frozenset(Status(name) for name in names)

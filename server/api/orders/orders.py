@@ -146,8 +146,7 @@ async def get_history(call: Call) -> web.StreamResponse:
     changes=True,
 )
 async def create_order(call: Call) -> web.StreamResponse:
-    new = await call.body(NewOrder)
-    draft = _draft(new, call.actor)
+    draft = _draft(await call.body(NewOrder), call.actor)
     prices = call.request.app[ORDER_PRICES]
     outcome = await call.storage.orders.create(
         lambda: prices.complete_draft(draft, call.actor), call.change(success=201)

@@ -105,8 +105,7 @@ async def post_model(call: Call) -> web.StreamResponse:
 )
 async def get_model(call: Call) -> web.StreamResponse:
     units = check_declared_unit(call.query(Units).units)
-    uploads = call.request.app[MODEL_UPLOADS]
-    model, source = await uploads.known_model(_sha256(call), call.actor)
+    model, source = await call.request.app[MODEL_UPLOADS].known_model(_sha256(call), call.actor)
     etag = f'"{model.analyser}-{model.sha256[:32]}-{units}"'
     body = msgspec.json.encode(ModelBody(view_of(model, units)))
     return read_answer(call, body, etag, cache_status(source))

@@ -131,8 +131,7 @@ async def post_price(call: Call) -> web.StreamResponse:
     if not is_form(call.request):
         query = call.query(PriceQuery)
         check_options(query.options(), quoting.current()[0])
-        sha256 = await _known_already(call)
-        if sha256 is not None:
+        if (sha256 := await _known_already(call)) is not None:
             reply = await _price_once(call, sha256.encode(), query, lambda: _known(call, sha256))
             reply.response.force_close()  # the body held back is not waited for
             return reply.response
@@ -165,8 +164,7 @@ async def _known(call: Call, sha256: str) -> tuple[Model, str]:
 
 async def _known_already(call: Call) -> str | None:
     """The hash of a body that is held back, when its sender has uploaded that model before."""
-    sha256 = announced_sha256(call.request)
-    if sha256 is None:
+    if (sha256 := announced_sha256(call.request)) is None:
         return None
     uploads, length = call.request.app[MODEL_UPLOADS], call.request.content_length
     try:
@@ -183,8 +181,7 @@ async def _price_once(call: Call, identity: bytes, query: PriceQuery, receive: R
     """The price of the model that `receive` returns; a request that was answered before is not priced.
     `identity`: what tells its body from others."""
 
-    keyed = call.keyed(identity)
-    if keyed is None:
+    if (keyed := call.keyed(identity)) is None:
         return await _price(call, query, receive)
     return await once(call, keyed, lambda: _price(call, query, receive), as_kept)
 
@@ -195,8 +192,7 @@ async def _price(call: Call, query: PriceQuery, receive: Receive) -> Reply:
     quoted = await quoting.quote(model, options, call.actor)
     body = quoting.priced(model, options.units, quoted.stored, query.explain)
     headers = {"Cache-Status": cache_status(source), "Facet-Position": str(quoted.as_of)}
-    response = json_response(body, headers=headers)
-    return Reply(response, Answer(status=200, body=body))
+    return Reply(json_response(body, headers=headers), Answer(status=200, body=body))
 
 
 @routes(

