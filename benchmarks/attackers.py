@@ -23,7 +23,7 @@ import uvloop
 
 from benchmarks.harness import ADMIN_TOKEN
 from benchmarks.load import request
-from benchmarks.upload_clients import SENDER_NICENESS, _connected, _status
+from benchmarks.upload_clients import SENDER_NICENESS, connected, status_of_answer
 
 BODIES_AT_ONCE = 4
 READERS = 20
@@ -101,7 +101,7 @@ class Attackers:
 
     async def _send_bodies(self) -> None:
         for path, body in self._bodies:
-            async with _connected(self._port) as connection:
+            async with connected(self._port) as connection:
                 length = str(len(body))
                 head = request(
                     "POST", path, ADMIN_TOKEN, Content_Type="application/json", Content_Length=length
@@ -109,7 +109,7 @@ class Attackers:
                 with contextlib.suppress(ConnectionError):  # of a body that is not read to its end
                     await asyncio.get_running_loop().sock_sendall(connection, head + body)
                 with contextlib.suppress(ConnectionError):
-                    self.seen[f"bodies_{await _status(connection)}"] += 1
+                    self.seen[f"bodies_{await status_of_answer(connection)}"] += 1
 
     async def _never_read(self, kind: str, asked: bytes) -> None:
         with socket.socket() as connection:
@@ -121,13 +121,13 @@ class Attackers:
                 await asyncio.get_running_loop().sock_sendall(connection, asked * PIPELINED)
 
     async def _stay_silent(self) -> None:
-        async with _connected(self._port) as connection:
+        async with connected(self._port) as connection:
             self.seen["silent_forms"] += 1
             await asyncio.get_running_loop().sock_sendall(connection, self._form() + b"--ed")
-            self.seen[f"silent_forms_{await _status(connection)}"] += 1
+            self.seen[f"silent_forms_{await status_of_answer(connection)}"] += 1
 
     async def _drip(self) -> None:
-        async with _connected(self._port) as connection:
+        async with connected(self._port) as connection:
             loop = asyncio.get_running_loop()
             self.seen["drips"] += 1
             await loop.sock_sendall(connection, self._form() + b"--edge\r\nX: ")
@@ -138,22 +138,22 @@ class Attackers:
     async def _leave_unfinished(self) -> None:
         length = 256 << 10
         head = request("POST", LIST, ADMIN_TOKEN, Content_Type="application/json", Content_Length=str(length))
-        async with _connected(self._port) as connection:
+        async with connected(self._port) as connection:
             self.seen["unfinished"] += 1
             await asyncio.get_running_loop().sock_sendall(connection, head + b" " * (length - 1))
-            self.seen[f"unfinished_{await _status(connection)}"] += 1
+            self.seen[f"unfinished_{await status_of_answer(connection)}"] += 1
 
     async def _send_long_head(self) -> None:
         fields = b"".join(b"X-%d: %b\r\n" % (number, b"x" * 8_000) for number in range(118))
         head = request("GET", "/livez", "").removesuffix(b"\r\n") + fields
-        async with _connected(self._port) as connection:
+        async with connected(self._port) as connection:
             self.seen["heads"] += 1
             await asyncio.get_running_loop().sock_sendall(connection, head)
-            self.seen[f"heads_{await _status(connection)}"] += 1
+            self.seen[f"heads_{await status_of_answer(connection)}"] += 1
 
     async def _send_tiny_chunks(self) -> None:
         head = request("POST", "/v1/models", ADMIN_TOKEN, Transfer_Encoding="chunked")
-        async with _connected(self._port) as connection:
+        async with connected(self._port) as connection:
             self.seen["chunked"] += 1
             await asyncio.get_running_loop().sock_sendall(connection, head)
             while True:

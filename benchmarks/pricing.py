@@ -63,13 +63,9 @@ def _sha256(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()
 
 
-def _hash_and_facts(body: bytes) -> tuple[bytes, Measures]:
-    return _sha256(body), _facts(body)
-
-
 _BINARY: Variants = {
     "facts": _facts,
-    "hash_and_facts": _hash_and_facts,
+    "hash_and_facts": lambda body: (_sha256(body), _facts(body)),
     "sha256": _sha256,
     "analyse": analyse,
     "trimesh_volume": _trimesh_volume,

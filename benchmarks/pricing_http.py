@@ -53,7 +53,7 @@ def run(rounds: int = ROUNDS, facets: int = FACETS) -> dict[str, Any]:
         directory = Path(name)
         with facet(directory) as ours:
             read = _by_hash(ours, rounds)
-            with baseline("benchmarks.bare_upload", directory) as bare:
+            with baseline("benchmarks.bare", directory) as bare:
                 sent = _by_upload(ours, bare, torus_stl(facets), rounds)
     ratios = {
         "price_by_hash_of_status_by_cpu": ratio(read["price"], read["status"], "cpu_us"),
@@ -133,8 +133,7 @@ def _ratio(sent: dict[str, list[Uploaded]], field: str) -> float:
 
 def _sent(connection: socket.socket, path: str, body: bytes) -> bytes:
     """The body of the answer to a POST."""
-    head = request("POST", path, ADMIN_TOKEN, Content_Length=str(len(body)))
-    connection.sendall(head)
+    connection.sendall(request("POST", path, ADMIN_TOKEN, Content_Length=str(len(body))))
     connection.sendall(body)
     return _received(connection)[1]
 

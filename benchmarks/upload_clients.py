@@ -64,7 +64,7 @@ class Senders:
     async def _send_on(self, number: int) -> None:
         # Not all at once: they would go on in step.
         await asyncio.sleep(number * self._piece_s / SENDERS)
-        async with _connected(self._port) as connection:
+        async with connected(self._port) as connection:
             while self._going:
                 self.statuses[await self._send(connection)] += 1
 
@@ -81,7 +81,7 @@ class Senders:
             await loop.sock_sendall(connection, self._rest[begin : begin + PIECE_BYTES])
             due_s = max(due_s + self._piece_s, time.perf_counter() - self._piece_s)
             await asyncio.sleep(due_s - time.perf_counter())
-        return await _status(connection)
+        return await status_of_answer(connection)
 
     @property
     def _piece_s(self) -> float:
@@ -89,14 +89,14 @@ class Senders:
 
 
 @contextlib.asynccontextmanager
-async def _connected(port: int) -> AsyncIterator[socket.socket]:
+async def connected(port: int) -> AsyncIterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield connection
 
 
-async def _status(connection: socket.socket) -> str:
+async def status_of_answer(connection: socket.socket) -> str:
     """The status of the next answer, once all of it is here."""
     loop, answer = asyncio.get_running_loop(), b""
     while (end := answer.find(HEAD_END)) < 0 or len(answer) < end + len(HEAD_END) + _length(answer[:end]):
@@ -118,13 +118,13 @@ async def ask(port: int, path: str, seconds: float) -> dict[str, Any]:
     async def ask_on(number: int) -> None:
         loop, pause_s = asyncio.get_running_loop(), ASKERS / ASKED_PER_S
         await asyncio.sleep(number * pause_s / ASKERS)
-        async with _connected(port) as connection:
+        async with connected(port) as connection:
             due_s = time.perf_counter()
             until_s = due_s + seconds
             while due_s < until_s:
                 began_s = time.perf_counter()
                 await loop.sock_sendall(connection, asked)
-                if (status := await _status(connection)) != "200":
+                if (status := await status_of_answer(connection)) != "200":
                     raise RuntimeError(f"{path} was answered {status}")
                 taken_s.append(time.perf_counter() - began_s)
                 due_s = max(due_s + pause_s, time.perf_counter())

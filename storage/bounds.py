@@ -2,8 +2,6 @@
 must hold between them. Fixed ones stand beside the code they bound. Times in seconds, sizes in bytes.
 """
 
-from typing import Any
-
 import msgspec
 
 
@@ -175,8 +173,3 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
             "freshness_s < 1": self.freshness_s < 1.0,
             "log_group_entries <= journal_entries": self.log_group_entries <= self.journal_entries,
         }
-
-
-def smaller(**changes: Any) -> Bounds:
-    """Bounds with some of them changed, for tests that must reach one."""
-    return msgspec.structs.replace(Bounds(), **changes)

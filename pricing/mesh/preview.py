@@ -115,10 +115,6 @@ def _first_cell(corners: Corners, lower: NDArray[np.float64], upper: NDArray[np.
     return cell
 
 
-def _cells_across(extent: NDArray[np.float64], cell: float) -> NDArray[np.int64]:
-    return np.floor(extent / cell).astype(np.int64) + 1
-
-
 def _cell_count(extent: NDArray[np.float64], cell: float) -> int:
     # As Python numbers, which do not overflow.
     x, y, z = (int(length / cell) + 1 for length in extent.tolist())
@@ -129,7 +125,7 @@ def _clustered(
     corners: Corners, lower: NDArray[np.float64], upper: NDArray[np.float64], cell: float
 ) -> Shape | None:
     """None when more facets are left than there may be."""
-    across = _cells_across(upper - lower, cell)
+    across = np.floor((upper - lower) / cell).astype(np.int64) + 1
     count = int(across.prod())
     members = np.zeros(count)
     sums = np.zeros((3, count))
@@ -144,8 +140,7 @@ def _clustered(
         keys = np.union1d(keys, _keys(cells, count))
         if len(keys) > PREVIEW_FACETS_MAX:
             return None
-    faces = _faces(keys, count)
-    used, numbered = np.unique(faces, return_inverse=True)
+    used, numbered = np.unique(_faces(keys, count), return_inverse=True)
     return Shape((sums[:, used] / members[used]).T, numbered.reshape(-1, 3))
 
 

@@ -139,7 +139,8 @@ def _variable(name: str, value: Decimal, money: str, versions: dict[str, str]) -
 def _quantities(facts: Facts, options: Options, price_list: PriceList, priced: Price) -> tuple[Working, ...]:
     """From the file's own numbers to the ones that rates apply to."""
     unit = effective_unit(facts, options.units)
-    scale = Variable("mm_per_unit", _text(MILLIMETRES_PER_UNIT[unit]), f"mm/{unit}", _unit_source(facts))
+    source = _REQUEST if facts.unit is None else f"{_MODEL}: the file states its unit"
+    scale = Variable("mm_per_unit", _text(MILLIMETRES_PER_UNIT[unit]), f"mm/{unit}", source)
     material = next(row for row in price_list.materials if row.code == priced.material)
     volume = Decimal(str(facts.volume))
     area = Decimal(str(facts.area))
@@ -214,10 +215,6 @@ def _sum(code: str, variables: tuple[Variable, ...], result: Decimal | None, mon
     return Working(
         code, " + ".join(variable.name for variable in variables), variables, _text(result), money, 2
     )
-
-
-def _unit_source(facts: Facts) -> str:
-    return _REQUEST if facts.unit is None else f"{_MODEL}: the file states its unit"
 
 
 def _places(value: Decimal, places: int) -> Decimal:

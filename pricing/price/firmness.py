@@ -67,8 +67,7 @@ def firmness_of(facts: Facts, units: str) -> Firmness:
     doubts = _size_doubts(facts, unit)
     doubtful = doubts or any(warning.code in _DOUBTFUL for warning in facts.warnings)
     priceable: Priceable = "manual" if obstacles else "provisional" if doubtful else "auto"
-    notes = _notes(facts, unit, units)
-    return Firmness(priceable, (*facts.warnings, *obstacles, *doubts, *notes))
+    return Firmness(priceable, (*facts.warnings, *obstacles, *doubts, *_notes(facts, unit, units)))
 
 
 def _obstacles(facts: Facts, unit: str) -> list[MeshWarning]:

@@ -269,8 +269,9 @@ def _decode_record(
         return None
     before = len(problems)
     kinds, required = _fields(record)
-    unknown = itertools.islice((name for name in raw if name not in kinds), _PROBLEMS_MAX)
-    problems += [(f"{pointer}/{_escaped(name)}", "is not a known field") for name in unknown]
+    escaped = (name.replace("~", "~0").replace("/", "~1") for name in raw if name not in kinds)
+    unknown = itertools.islice(escaped, _PROBLEMS_MAX)
+    problems += [(f"{pointer}/{name}", "is not a known field") for name in unknown]
     problems += [(f"{pointer}/{name}", "is missing") for name in sorted(required - raw.keys())]
     values = {
         name: _decode(kinds[name], value, f"{pointer}/{name}", problems)
@@ -307,10 +308,6 @@ def _decode_decimal(raw: object, pointer: str, problems: list[Problem]) -> Decim
         problems.append((pointer, f"must be 0 or more, with at most {_DIGITS_MAX} digits"))
         return None
     return value
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _length_problems(document: object) -> list[Problem]:

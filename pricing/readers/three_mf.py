@@ -90,7 +90,7 @@ class _Part:
         self.objects: dict[str, _Object] = {}
         self.items: list[_Reference] = []
         self._open: list[str | None] = []
-        self._object: _Object | None = None
+        self._object: _Object  # the one that is open: only its children ask for it
         self._stream = ElementStream(self._start, self._end)
         self.read = self._stream.read
 
@@ -131,22 +131,18 @@ class _Part:
         self._object = self.objects[identity] = _Object(attributes.get("type", "model"))
 
     def _mesh(self, attributes: Attributes) -> None:
-        assert self._object is not None
         if self._object.positions:
             raise ValueError("an object has two meshes")
 
     def _vertex(self, attributes: Attributes) -> None:
-        assert self._object is not None
         for axis in "xyz":
             self._object.positions.append(self._number(attributes[axis]))
 
     def _triangle(self, attributes: Attributes) -> None:
-        assert self._object is not None
         for corner in ("v1", "v2", "v3"):
             self._object.corners.append(whole_number(attributes[corner].strip().encode()))
 
     def _component(self, attributes: Attributes) -> None:
-        assert self._object is not None
         self._object.components.append(self._reference(attributes))
 
     def _item(self, attributes: Attributes) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.metadata
+import platform
 import shutil
 import socket
 import stat
@@ -67,8 +68,7 @@ def _public_url(settings: Settings) -> Finding:
 
 
 def _python() -> Finding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    return Finding(sys.version_info >= (3, 11), "python", version)
+    return Finding(sys.version_info >= (3, 11), "python", platform.python_version())
 
 
 def _packages() -> Finding:

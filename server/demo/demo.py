@@ -206,8 +206,9 @@ class Workshop:
         for share in moments:
             self._clock.moment = self._today - timedelta(weeks=WEEKS) * (1 - share) + timedelta(seconds=1)
             draft = self._draft(models)
+            opener = self._actors["aurora jewels" if draft.customer == PARTNER else "shop"]
             outcome = await self._storage.orders.create(
-                functools.partial(_ready, draft), ChangeRequest(actor=self._opener(str(draft.customer)))
+                functools.partial(_ready, draft), ChangeRequest(actor=opener)
             )
             self._orders.append(outcome.order)
         self._clock.moment = None
@@ -242,9 +243,6 @@ class Workshop:
             note=chance.choice(REMARKS) if chance.random() < 0.25 else None,
             reference=f"WEB-{len(self._orders) + 5001}" if customer != PARTNER else None,
         )
-
-    def _opener(self, customer: str) -> Actor:
-        return self._actors["aurora jewels" if customer == PARTNER else "shop"]
 
     async def _live(self, order: Order, chance: random.Random) -> None:
         """Step by step, until a step would lie in the future or the order's luck runs out."""

@@ -108,7 +108,7 @@ def _record_errors(
 def _field_errors(value: dict[str, Any], fields: dict[str, Any], pointer: str) -> Iterator[tuple[str, str]]:
     for name in value:
         if name not in fields:
-            yield f"{pointer}/{_escape(name)}", "unknown field"
+            yield f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}", "unknown field"
     for name, field in fields.items():
         if name in value:
             yield from _errors(value[name], field.type, f"{pointer}/{name}")
@@ -177,7 +177,3 @@ def _check_text(text: str) -> None:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise MalformedJson("A text contains half of a surrogate pair.") from None
-
-
-def _escape(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")

@@ -239,7 +239,7 @@ class Jobs:
         record = msgspec.structs.replace(shown, state=state, stage=state.value, outcome=outcome)
         del self._running[record.id]
         self.ended[state] += 1
-        self._ended.put(record.id, record, _size(outcome))
+        self._ended.put(record.id, record, len(bytes(outcome.body)))
         telling = asyncio.create_task(self._tell(record), name=f"job {record.id}")
         self._ending.add(telling)
         telling.add_done_callback(self._ending.discard)
@@ -274,10 +274,6 @@ class Jobs:
 
 def _key(job_id: str) -> str:
     return f"job:{job_id}"
-
-
-def _size(outcome: Outcome) -> int:
-    return len(bytes(outcome.body))
 
 
 JOBS: web.AppKey[Jobs] = web.AppKey("jobs", Jobs)

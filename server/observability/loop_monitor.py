@@ -48,8 +48,7 @@ class Held:
     def add(self, held_s: float) -> None:
         self.counts[bisect_left(BOUNDS_S, held_s)] += 1
         self.sum_s += held_s
-        if held_s > self.longest_s:
-            self.longest_s = held_s
+        self.longest_s = max(self.longest_s, held_s)
 
 
 class LoopMonitor:

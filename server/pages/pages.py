@@ -1,5 +1,6 @@
 """Pages rendered here: the newest orders with a price form, and a customer's page of one order."""
 
+import contextlib
 import http
 from collections.abc import Collection
 from typing import Annotated, Any, TypeVar
@@ -143,10 +144,8 @@ class Pages:
         order_id = links.order_id(call.request.match_info["link"], call.storage.clock.now())
         order = None
         if order_id is not None:
-            try:
+            with contextlib.suppress(NotFound):
                 order = await call.storage.reads.order(order_id)
-            except NotFound:
-                pass
         status = 404 if order is None else 200
         return render(self._templates, "customer.html", lang, http_status=status, order=order)
 

@@ -52,8 +52,7 @@ def run(settings: Settings, started: Callable[[str], None] | None = None) -> int
 
 def reload(settings: Settings) -> int:
     """Ask for a rolling restart; the process that was asked. Raises ConfigError."""
-    directory = DataDirectory(settings.data_dir)
-    if (parent := _parent_of(directory)) is None:
+    if (parent := _parent_of(DataDirectory(settings.data_dir))) is None:
         raise ConfigError(f"no server with several workers (FACET_WORKERS) is running on {settings.data_dir}")
     return parent
 

@@ -54,8 +54,7 @@ class ListView:
         self.complete = complete
         self._descending = query.sort.descending
         self._rows_max = rows_max
-        if self._descending:
-            rows = rows[::-1]
+        rows = rows[::-1] if self._descending else rows
         self._places = [place_of(order, query.sort) for order, _ in rows]
         self._bodies = [body for _, body in rows]
         self._pages: dict[int, _CachedPage] = {}

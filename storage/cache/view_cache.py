@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import TypeVar
 
 from storage.bounds import Bounds
 from storage.cache.list_views import CountsQuery, CountsView, ListView, Page
@@ -27,6 +28,7 @@ EPOCH_PAUSE_S = 0.05
 """Between a new epoch of the log in the database and here there is a moment."""
 
 Query = ListQuery | CountsQuery
+View = TypeVar("View", ListView, CountsView)
 
 
 class ViewCache:
@@ -66,9 +68,7 @@ class ViewCache:
 
     async def page(self, query: ListQuery, limit: int, now: datetime) -> tuple[Page, Position]:
         """Load the list and show its first rows, with the position they are complete to."""
-        view = await self._flights.do(query, lambda: self._load(query))
-        assert isinstance(view, ListView)
-        self._catch_up(view)
+        view = await self._loaded(query, ListView)
         return view.page(limit, now, self._bounds.view_pages), Position(view.epoch, view.n)
 
     def peek_counts(self, order_filter: OrderFilter) -> bytes | Sentinel:
@@ -77,9 +77,7 @@ class ViewCache:
 
     async def counts(self, order_filter: OrderFilter) -> tuple[bytes, Position]:
         query = CountsQuery(order_filter)
-        view = await self._flights.do(query, lambda: self._load(query))
-        assert isinstance(view, CountsView)
-        self._catch_up(view)
+        view = await self._loaded(query, CountsView)
         return view.body, Position(view.epoch, view.n)
 
     async def bodies(self, query: ListQuery, limit: int) -> list[bytes]:
@@ -90,10 +88,7 @@ class ViewCache:
         """The same, with the position they are complete to."""
         view = self._current(query)
         if not isinstance(view, ListView):
-            loaded = await self._flights.do(query, lambda: self._load(query))
-            assert isinstance(loaded, ListView)
-            view = loaded
-            self._catch_up(view)
+            view = await self._loaded(query, ListView)
         return view.bodies[:limit], Position(view.epoch, view.n)
 
     def peek_first(self, query: ListQuery) -> bytes | None:
@@ -143,6 +138,13 @@ class ViewCache:
     def _refill(self, query: ListQuery) -> None:
         """A list that has become short is loaded again before a caller has to wait for it."""
         self._flights.start(query, lambda: self._load(query))
+
+    async def _loaded(self, query: Query, kind: type[View]) -> View:
+        """The list as it is loaded for all who ask meanwhile, brought up to date."""
+        view = await self._flights.do(query, lambda: self._load(query))
+        assert isinstance(view, kind)
+        self._catch_up(view)
+        return view
 
     async def _load(self, query: Query) -> ListView | CountsView:
         for attempt in range(LOAD_ATTEMPTS):

@@ -112,10 +112,8 @@ class DatabaseLease:
     async def close(self) -> None:
         """Release it."""
         self._until_s = 0.0
-        try:
+        with contextlib.suppress(DatabaseUnavailable):  # it runs out by itself
             await self._database.give_lease(self._name, self._holder)
-        except DatabaseUnavailable:
-            pass  # it runs out by itself
 
     async def _renew(self) -> None:
         asked_s = self._clock.monotonic_s()

@@ -83,11 +83,10 @@ def _conditions(order_filter: OrderFilter) -> list[sa.ColumnElement[bool]]:
     conditions: list[sa.ColumnElement[bool]] = []
     if order_filter.statuses:
         conditions.append(column.status.in_(sorted(status.value for status in order_filter.statuses)))
-    if order_filter.operator is not None:
-        if order_filter.operator == NO_OPERATOR:
-            conditions.append(column.operator.is_(None))
-        else:
-            conditions.append(column.operator == order_filter.operator)
+    if order_filter.operator == NO_OPERATOR:
+        conditions.append(column.operator.is_(None))
+    elif order_filter.operator is not None:
+        conditions.append(column.operator == order_filter.operator)
     for name in ("customer", "number", "reference"):
         if (value := getattr(order_filter, name)) is not None:
             conditions.append(column[name] == value)

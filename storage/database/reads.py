@@ -72,8 +72,7 @@ class Reads(ABC):
         return Epoch(Position(epoch, n), lineage)
 
     async def installation(self) -> str:
-        rows = await self._fetch("SELECT id FROM installation")
-        return str(rows[0][0])
+        return str((await self._fetch("SELECT id FROM installation"))[0][0])
 
     async def load_order(self, order_id: str) -> Order | None:
         rows = await self._find(_SELECT_ORDER, order_id)

@@ -77,7 +77,7 @@ class Rows:
         """From a row of HISTORY_COLUMNS."""
         return HistoryItem(
             version=row[0],
-            kind=_kind_of(row[1]),
+            kind=Kind(row[1]) if row[1] in Kind.__members__.values() else row[1],
             from_status=None if row[2] is None else Status(row[2]),
             to_status=Status(row[3]),
             actor=row[4],
@@ -179,10 +179,6 @@ def _previous_of(text: str) -> Previous:
         return _decode_previous(text)
     except msgspec.ValidationError:
         return from_json(text, Previous)
-
-
-def _kind_of(text: str) -> Kind | str:
-    return Kind(text) if text in Kind.__members__.values() else text
 
 
 def order_id_of(logged: LogRecord) -> str | None:

@@ -178,8 +178,7 @@ class PostgresDatabase(Reads):
         return [row[0] for row in rows]
 
     async def prune_answers(self, before: datetime, limit: int) -> int:
-        rows = await self._readers.fetch(_PRUNE_ANSWERS, before, limit)
-        return int(rows[0][0])
+        return int((await self._readers.fetch(_PRUNE_ANSWERS, before, limit))[0][0])
 
     async def replay(self, order_id: str) -> None:
         async def job(connection: Connection) -> None:
@@ -212,8 +211,7 @@ class PostgresDatabase(Reads):
         await self._writer.run(job)
 
     async def lease_numbers(self, count: int) -> range:
-        rows = await self._readers.fetch(_LEASE_NUMBERS, count, ORDER_NUMBERS)
-        following = rows[0][0]
+        [[following]] = await self._readers.fetch(_LEASE_NUMBERS, count, ORDER_NUMBERS)
         return range(following - count, following)
 
     async def begin_epoch(self, old: int, new: int) -> None:
@@ -240,8 +238,7 @@ class PostgresDatabase(Reads):
         await self._readers.fetch(_ATTEND, process, united, level)
 
     async def raise_level(self, within_s: float, least: int = 0) -> int:
-        rows = await self._readers.fetch(_LEVEL, within_s, least)
-        in_force, recorded = rows[0]
+        [[in_force, recorded]] = await self._readers.fetch(_LEVEL, within_s, least)
         if in_force > recorded:  # seldom: most of the time this only reads
             await self._readers.fetch(_RAISE_LEVEL, in_force)
         return int(in_force)

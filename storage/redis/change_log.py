@@ -376,7 +376,9 @@ class RedisChangeLog(Replica):
             self._serving = None
             await end(*tasks)
         task = next(iter(done))
-        raise LogUnavailable("The epoch of the log is over.") if task.cancelled() else _reason(task)
+        if task.cancelled():
+            raise LogUnavailable("The epoch of the log is over.")
+        raise task.exception() or StorageError("A task of Redis ended.")
 
     async def _measure_clock(self) -> None:
         """Until cancelled, or the link fails: then its own task says so."""
@@ -437,7 +439,3 @@ class RedisChangeLog(Replica):
     def _notice(self, notice: Notice) -> None:
         if notice.after <= self._tail.flushed:  # else one was lost: the database knows what it refused
             self._on_notice(notice.upto, notice.rejected)
-
-
-def _reason(task: "asyncio.Task[None]") -> BaseException:
-    return task.exception() or StorageError("A task of Redis ended.")

@@ -7,6 +7,7 @@ database. Then one of them begins the next life, with an empty Redis.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
@@ -86,10 +87,8 @@ class Epochs:
     async def close(self) -> None:
         if self._beating is not None:
             await end(self._beating)
-        try:
+        with contextlib.suppress(DatabaseUnavailable):  # it is forgotten after a while
             await self._database.leave(self._process)
-        except DatabaseUnavailable:
-            pass  # it is forgotten after a while
 
     async def agree(self, link: RedisConnection, tail: Tail, accepted_unapplied: Sequence[LogRecord]) -> Meta:
         """Returns when Redis and the database are in the same life. Raises LogUnavailable to try again,

@@ -44,8 +44,9 @@ class RedisMeta(NamedTuple):
 
 async def read_meta(link: RedisConnection, prefix: str) -> RedisMeta:
     """Raises LogUnavailable, CommandRefused."""
-    reply = await link.call("HMGET", Keys(prefix, 0).meta, "installation", "epoch", "head", "flushed")
-    installation, *numbers = reply
+    installation, *numbers = await link.call(
+        "HMGET", Keys(prefix, 0).meta, "installation", "epoch", "head", "flushed"
+    )
     epoch, head, flushed = (int(number or 0) for number in numbers)
     return RedisMeta((installation or b"").decode(), Position(epoch, head), Position(epoch, flushed))
 

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from storage.bounds import Bounds, smaller
+from storage.bounds import Bounds
 from storage.errors import (
     AlreadyAnswered,
     AlreadyTaken,
@@ -39,6 +39,7 @@ from tests.support.acts import keyed
 from tests.support.changes import an_order, changed, created, entry_of, id_of
 from tests.support.gates import turns, until
 from tests.support.shared_processes import Facet, Process
+from tests.support.small_bounds import smaller
 from tests.support.stacks import IVAN, OLGA
 
 

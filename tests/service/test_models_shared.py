@@ -9,7 +9,6 @@ import pytest
 import redis
 
 from server.demo.private_servers.servers import ValkeyServer
-from storage.bounds import smaller
 from storage.models.shared import Refusal
 from storage.services.models import ModelRefused
 from storage.services.stack import Storage
@@ -17,6 +16,7 @@ from tests.support.computations import FACTS, Computation
 from tests.support.floods import answered_from_memory, ask_once, make_popular, stored, upload_all
 from tests.support.gates import until
 from tests.support.shared_processes import PostgresData, Process, RedisFacet
+from tests.support.small_bounds import smaller
 
 RING = "5" * 64
 COPY = f"{{facet}}:copy:facts:1:{RING}"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from storage.bounds import smaller
 from storage.database.records import StoredModel
 from storage.memory.popularity import added, rank
 from storage.memory.ttl import TtlCache
@@ -17,6 +16,7 @@ from tests.support.changes import START
 from tests.support.computations import FACTS, Computation
 from tests.support.floods import answered_from_memory, make_popular, stored, upload_all
 from tests.support.gates import execute, locked, turns, until
+from tests.support.small_bounds import smaller
 from tests.support.stacks import ManualClock, opened
 
 WEEK_S = 7 * 86_400.0

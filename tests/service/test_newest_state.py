@@ -7,7 +7,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from storage.bounds import smaller
 from storage.errors import AlreadyTaken, PreconditionFailed
 from storage.orders.order import Order
 from storage.orders.workflow import Status
@@ -16,6 +15,7 @@ from tests.drills.drill_world import FaultyProxy
 from tests.support.acts import Workshop
 from tests.support.gates import until
 from tests.support.shared_stacks import opened_shared
+from tests.support.small_bounds import smaller
 from tests.support.stacks import IVAN, OLGA
 
 LAG_S = 0.1

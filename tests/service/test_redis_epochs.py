@@ -15,7 +15,6 @@ from server.demo.private_servers.servers import (
     ValkeyServer,
     ask,
 )
-from storage.bounds import smaller
 from storage.errors import Incompatible, LogUnavailable
 from storage.memory.lru import MISS
 from storage.orders.order import Order
@@ -24,6 +23,7 @@ from tests.support.acts import keyed
 from tests.support.gates import until
 from tests.support.proxies import Proxy, proxied
 from tests.support.shared_processes import PostgresData, Process, RedisFacet
+from tests.support.small_bounds import smaller
 
 BOUNDS = smaller(rebase_patience_s=0.5, lease_s=0.5)
 

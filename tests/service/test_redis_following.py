@@ -7,7 +7,6 @@ import time
 import pytest
 import redis
 
-from storage.bounds import smaller
 from storage.errors import Claimed
 from storage.log.entries import Position
 from storage.memory.lru import MISS
@@ -17,6 +16,7 @@ from tests.support.changes import an_order, created, entry_of
 from tests.support.gates import until
 from tests.support.proxies import proxied
 from tests.support.shared_processes import PostgresData, Process, RedisFacet
+from tests.support.small_bounds import smaller
 from tests.support.stacks import IVAN, ManualClock
 
 BOUNDS = smaller(lease_s=0.5, rebase_patience_s=0.5)

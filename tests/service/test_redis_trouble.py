@@ -9,7 +9,6 @@ import pytest
 import redis
 
 from server.demo.private_servers.servers import ValkeyServer, ask
-from storage.bounds import smaller
 from storage.cache.read_through import CacheStatus
 from storage.errors import LogUnavailable, OutcomeUnknown, Unavailable
 from storage.log.entries import Position
@@ -23,6 +22,7 @@ from tests.support.acts import keyed
 from tests.support.gates import turns, until
 from tests.support.proxies import proxied
 from tests.support.shared_processes import PostgresData, Process, RedisFacet
+from tests.support.small_bounds import smaller
 
 BOUNDS = smaller(lease_s=0.5, rebase_patience_s=0.5, shared_idle_s=0.1)
 

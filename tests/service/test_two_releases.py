@@ -11,7 +11,6 @@ import msgspec
 import pytest
 import redis
 
-from storage.bounds import smaller
 from storage.database.records import StoredVersion
 from storage.errors import Incompatible, Upgrading
 from storage.log import entries
@@ -35,6 +34,7 @@ from tests.support.acts import keyed
 from tests.support.changes import an_order, changed, created, entry_of
 from tests.support.gates import until
 from tests.support.shared_processes import PREFIX, PostgresData, Process, RedisFacet
+from tests.support.small_bounds import smaller
 
 BOUNDS = smaller(flush_silence_s=0.2, attend_s=0.05)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

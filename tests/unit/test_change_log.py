@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from storage.bounds import smaller
 from storage.errors import BacklogFull, DuplicateReference, LogUnavailable, NotFound, OrderParked, Superseded
 from storage.orders.filters import ListQuery
 from storage.orders.order import Order
@@ -16,6 +15,7 @@ from storage.services.stack import Storage
 from tests.support.acts import Workshop, keyed
 from tests.support.changes import an_order, changed, created, entry_of, id_of
 from tests.support.gates import GatedDatabase, GatedLog, cure, gated_database, gated_log, poison, turns, until
+from tests.support.small_bounds import smaller
 from tests.support.stacks import ManualClock, opened
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from storage.bounds import smaller
 from storage.errors import (
     AlreadyTaken,
     DuplicateReference,
@@ -24,6 +23,7 @@ from storage.services.stack import Storage
 from tests.support.acts import Workshop, keyed
 from tests.support.changes import id_of
 from tests.support.gates import GatedDatabase, cure, gated_database, locked, poison
+from tests.support.small_bounds import smaller
 from tests.support.stacks import IVAN, OLGA, SHOP, ManualClock, actor, by, opened
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from storage.bounds import smaller
 from storage.memory.lru import MISS
 from storage.memory.popularity import Popularity
 from storage.models.cache import PopularModels
@@ -18,6 +17,7 @@ from storage.tasks import end
 from tests.support.changes import START
 from tests.support.computations import FACTS, Computation
 from tests.support.gates import execute, locked, turns, until
+from tests.support.small_bounds import smaller
 from tests.support.stacks import opened
 
 WEEK_S = 7 * 86_400.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from storage.bounds import Bounds, smaller
+from storage.bounds import Bounds
 from storage.cache.read_through import CacheStatus, ReadThrough
 from storage.database.records import ListSnapshot
 from storage.errors import Behind, DatabaseUnavailable, NotFound
@@ -21,6 +21,7 @@ from storage.services.stack import Storage
 from tests.support.acts import Workshop
 from tests.support.changes import an_order, changed, created, entry_of, id_of
 from tests.support.gates import Gate, GatedDatabase, cure, execute, gated_database, poison, turns, until
+from tests.support.small_bounds import smaller
 from tests.support.stacks import SHOP, ManualClock, opened
 
 

@@ -2,12 +2,13 @@
 
 import pytest
 
-from storage.bounds import Bounds, smaller
+from storage.bounds import Bounds
 from storage.errors import BacklogFull
 from storage.log.entries import Position, QuoteIssued
 from storage.log.tail import Tail
 from storage.orders.order import Change
 from tests.support.changes import START, an_order, changed, created, entry_of, id_of, logged
+from tests.support.small_bounds import smaller
 from tests.support.stacks import ManualClock
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from storage.bounds import smaller
 from storage.embedded.change_log import EmbeddedChangeLog
 from storage.errors import Conflict, OutcomeUnknown, Unavailable
 from storage.log.entries import Position
@@ -20,6 +19,7 @@ from storage.sqlite.migrate import migrate_sqlite
 from tests.support.acts import Workshop, keyed
 from tests.support.changes import created, entry_of
 from tests.support.gates import GatedDatabase, cure, execute, gated_database, locked, poison, turns, until
+from tests.support.small_bounds import smaller
 from tests.support.stacks import IVAN, SHOP, ManualClock, log_of, opened
 
 

@@ -62,17 +62,17 @@ def json_row(row: Row) -> dict[str, Any]:
         shown["price"] = _json_price(row.price)
     if row.explanation:
         shown["explanation"] = [
-            {"code": step.code, "variables": _texts(step), "amount": str(step.amount)}
+            {
+                "code": step.code,
+                "variables": {name: str(value) for name, value in step.variables},
+                "amount": str(step.amount),
+            }
             for step in row.explanation
         ]
     if row.refusal:
         refusal = row.refusal
         shown["error"] = {"code": refusal.code, "detail": refusal.detail, "remedy": refusal.remedy}
     return shown
-
-
-def _texts(step: Explanation) -> dict[str, str]:
-    return {name: str(value) for name, value in step.variables}
 
 
 def _json_price(priced: Price) -> dict[str, Any]:

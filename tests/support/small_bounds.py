@@ -1,0 +1,12 @@
+"""Bounds that a test can reach."""
+
+from typing import Any
+
+import msgspec
+
+from storage.bounds import Bounds
+
+
+def smaller(**changes: Any) -> Bounds:
+    """Bounds with some of them changed, for tests that must reach one."""
+    return msgspec.structs.replace(Bounds(), **changes)
