@@ -45,7 +45,7 @@ class PoolBusy(Exception):
 
 
 class PoolClosed(Exception):
-    """The pool has not been started, or has been closed."""
+    """The pool has no workers, or has been closed."""
 
 
 class Limits(NamedTuple):
@@ -65,12 +65,14 @@ class Limits(NamedTuple):
 
 
 class FactsPool:
-    """`analyse` for an event loop. Use `start`, then `analyse` from any number of tasks, then `close`."""
+    """`analyse` for an event loop, from any number of tasks; then `close`. Whatever needs the workers first
+    starts them."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
-        self._pool: ProcessPool | None = None
-        self._replacing = asyncio.Lock()
+        self._closed = not self._limits.workers
+        # A task: who waits for it may go away, and the workers would be nobody's.
+        self._started: asyncio.Task[ProcessPool] | None = None
         # Files wait here and not within pebble: its pipe then never fills, and a full pipe whose readers were
         # stopped would block the closing of the pool for ever.
         self._free_workers = asyncio.Semaphore(self._limits.workers)
@@ -80,13 +82,29 @@ class FactsPool:
         many waited already."""
 
     async def start(self) -> None:
-        """Start the workers and wait until they answer. Without workers it stays closed."""
-        if not self._limits.workers:
-            return
-        async with self._replacing:
-            self._pool = await asyncio.to_thread(self._started_pool)
+        """Start the workers, if they are not, and wait until they answer: a second, most of it imports.
+        Raises PoolClosed."""
+        await self._working_pool()
 
-    def _started_pool(self) -> ProcessPool:
+    def _require_open(self) -> None:
+        if self._closed:
+            raise PoolClosed("The pool is not running.")
+
+    async def _working_pool(self) -> ProcessPool:
+        self._require_open()
+        started = self._started
+        if started is None or (started.done() and (started.exception() or not started.result().active)):
+            started = asyncio.create_task(self._start(started), name="start model workers")
+            self._started = started
+        return await asyncio.shield(started)
+
+    async def _start(self, before: asyncio.Task[ProcessPool] | None) -> ProcessPool:
+        pool = await asyncio.to_thread(self._new_pool)
+        if before is not None and not before.exception():
+            await asyncio.to_thread(_stop, before.result())
+        return pool
+
+    def _new_pool(self) -> ProcessPool:
         limits = self._limits
         pool = ProcessPool(
             max_workers=limits.workers,
@@ -101,10 +119,11 @@ class FactsPool:
 
     async def close(self) -> None:
         """Stop the workers at once; analyses under way fail with PoolClosed."""
-        async with self._replacing:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            await asyncio.to_thread(_stop, pool)
+        self._closed = True
+        started, self._started = self._started, None
+        if started is not None:
+            with suppress(Exception):  # said to those who waited for the start
+                await asyncio.to_thread(_stop, await started)
 
     @property
     def outstanding(self) -> int:
@@ -141,8 +160,7 @@ class FactsPool:
         return answer
 
     async def _read(self, kind: _Kind, body: bytes | Path, content_type: str | None) -> bytes:
-        if not self._limits.workers:
-            raise PoolClosed("The pool has no workers.")
+        self._require_open()
         async with self._free_workers:
             if isinstance(body, Path):
                 return await self._answered((kind, str(body), content_type, self._limits.cpu_s))
@@ -163,16 +181,6 @@ class FactsPool:
                 return await self._answer(pool, job)
         raise _worker_died("more than once")
 
-    async def _working_pool(self) -> ProcessPool:
-        async with self._replacing:
-            if self._pool is None:
-                raise PoolClosed("The pool is not running.")
-            if not self._pool.active:
-                broken = self._pool
-                self._pool = await asyncio.to_thread(self._started_pool)
-                await asyncio.to_thread(_stop, broken)
-            return self._pool
-
     async def _answer(self, pool: ProcessPool, job: _Job) -> bytes:
         try:
             future = pool.schedule(_work, job, timeout=self._limits.wall_s)
@@ -185,7 +193,7 @@ class FactsPool:
             raise _worker_died(f"with code {died.exitcode}") from died
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._pool is None and task is not None and not task.cancelling():
+            if self._closed and task is not None and not task.cancelling():
                 raise PoolClosed("The pool was closed.") from None
             raise
 

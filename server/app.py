@@ -52,6 +52,10 @@ logger = logging.getLogger("facet")
 
 DAY_S = 86_400.0
 
+MODEL_WORKERS_PAUSE_S = 10.0
+"""From a start to that of the model workers, when no model wants them before."""
+
+
 Failed = Callable[[str, BaseException], None]
 
 
@@ -106,9 +110,7 @@ def build(
 
     async def open_everything(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            # Its interpreters import and load compiled code for about as long as all the rest takes.
-            pool_starts = asyncio.create_task(pool.start())
-            stack.push_async_callback(abandon, pool, pool_starts)
+            stack.push_async_callback(pool.close)  # whatever becomes of the start, no worker is left
             await open_engines()
             stack.push_async_callback(storage.close)
             await app[LINKS].open(storage.database)
@@ -117,14 +119,13 @@ def build(
             await storage.open(failed)
             stack.push_async_callback(drain, app)
             await publish_defaults(storage, app[QUOTING].price_lists, app[QUOTING].metal_fixes)
-            await pool_starts
             stack.push_async_callback(pool.close)
             stack.push_async_callback(app[JOBS].close)
             app[READINESS].phase = Phase.WARMING
             warmed = await warm(storage)
             logger.info("warm: %d orders, %d lists, %d models", warmed.orders, warmed.lists, warmed.models)
             tune_gc(RESERVED_BYTES_TOTAL)
-            for watch in (app[DISK_CHECK].run(), keep_trimmed(), keep_collected()):
+            for watch in (app[DISK_CHECK].run(), keep_trimmed(), keep_collected(), prepare(pool)):
                 stack.push_async_callback(end, asyncio.create_task(watch))
             app[LOOP_MONITOR].start()  # what a start does at once delays no request
             stack.callback(app[LOOP_MONITOR].stop)
@@ -167,10 +168,14 @@ def reload_of(published: PriceVersions[Any], load: Callable[[], Awaitable[list[S
     return reload
 
 
-async def abandon(pool: FactsPool, pool_starts: "asyncio.Task[None]") -> None:
-    """Whatever became of the start, no worker is left."""
-    await asyncio.gather(pool_starts, return_exceptions=True)
-    await pool.close()
+async def prepare(pool: FactsPool) -> None:
+    """So that the first model need not wait for workers. What waited for this server comes first: they take
+    as much of the processor as all the rest of its start."""
+    await asyncio.sleep(MODEL_WORKERS_PAUSE_S)
+    try:
+        await pool.start()
+    except Exception:
+        logger.exception("the model workers do not start: the next model tries it again")
 
 
 async def drain(app: web.Application) -> None:

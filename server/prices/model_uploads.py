@@ -117,7 +117,7 @@ class ModelUploads:
         try:
             byte_count = (await asyncio.to_thread(path.stat)).st_size
             facts = await self._pool.analyse(path)
-        except (PoolBusy, PoolClosed, OSError):  # closed: not started yet, or about to end
+        except (PoolBusy, PoolClosed, OSError):  # closed: about to end
             return False
         except Refused as refused:  # what was priced before stays priced
             logger.warning("model %s is refused by this analyser: %s", sha256, refused)

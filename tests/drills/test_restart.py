@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from pricing.sample_ring import ring_stl
 from storage.clock import SystemClock
 from storage.log.entries import parse_position
 from storage.orders.new_order import NewOrder
@@ -302,11 +303,14 @@ def _until_ended(pids: set[int], *, all_of_them: bool) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
-def test_killed_service_leaves_no_worker_processes(tmp_path: Path) -> None:
+async def test_killed_service_leaves_no_worker_processes(tmp_path: Path) -> None:
     service = Service(tmp_path / "data")
     service.start()
+    async with clients_of(service.url) as clients:
+        uploaded = await clients.admin.send("POST", "/v1/models", data=ring_stl(8.0, 1.5, 0, 0.0))
     below = _processes_below(service.pid)
-    assert len(below) >= 2, "the workers that read models"
     service.kill()
+    assert uploaded.status == 201, uploaded
+    assert len(below) >= 2, "the workers that read models"
     _until_ended(below, all_of_them=True)
     assert [pid for pid in below if _alive(pid)] == []

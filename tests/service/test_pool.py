@@ -198,11 +198,25 @@ async def test_workers_give_way_to_the_server() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_pool_that_is_not_running_says_so() -> None:
+async def test_a_pool_that_is_closed_says_so() -> None:
     pool = FactsPool(Limits(workers=1))
+    await pool.close()
     with pytest.raises(PoolClosed):
         await pool.analyse(RING)
+
+
+@pytest.mark.asyncio
+async def test_a_model_starts_the_workers_and_whoever_goes_away_meanwhile_leaves_none_behind() -> None:
+    pool = FactsPool(Limits(workers=1))
+    gone = asyncio.create_task(pool.analyse(RING))
+    await asyncio.sleep(0)
+    gone.cancel()
+    facts = await pool.analyse(RING)
+    started = workers(os.getpid())
+    assert len(started) == 1
     await pool.close()
+    assert facts.closed
+    assert all(worker.ended(10) for worker in started)
 
 
 @pytest.mark.asyncio
@@ -245,7 +259,6 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_pool_without_workers_refuses_at_once() -> None:
     pool = FactsPool(Limits(workers=0))
-    await pool.start()
     async with asyncio.timeout(5):
         with pytest.raises(PoolClosed):
             await pool.analyse(b"solid nothing")
