@@ -52,7 +52,7 @@ logger = logging.getLogger("facet")
 
 DAY_S = 86_400.0
 
-MODEL_WORKERS_PAUSE_S = 10.0
+MODEL_WORKERS_PAUSE_S = 30.0
 """From a start to that of the model workers, when no model wants them before."""
 
 

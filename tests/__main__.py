@@ -14,9 +14,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 SOURCES = ("server", "pricing", "storage", "tests", "benchmarks")
 
-WORKERS = 3
-"""One more than two cores: many tests wait for other processes. Not by the machine's number of cores, which
-may be more than this may use."""
+WORKERS = 4
+"""Twice as many as two cores: many tests wait for other processes. Not by the machine's number of cores,
+which may be more than this may use."""
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 """Hundreds of processes are started: they compile our modules once, not each for itself."""
 

@@ -175,8 +175,9 @@ async def test_one_scrape_shows_every_worker(service: Service, engines: dict[str
 
 
 async def test_servers_that_begin_together_set_the_installation_up_once_and_open_each_others_links(
-    tmp_path: Path, engines: dict[str, str]
+    tmp_path: Path, engines: dict[str, str], fresh_database: str
 ) -> None:
+    engines["FACET_DATABASE_URL"] = fresh_database
     pair = [Service(tmp_path / name, **engines, FACET_ADMIN_TOKEN="") for name in ("one", "two")]
     await asyncio.gather(*(asyncio.to_thread(service.start) for service in pair))
     try:

@@ -163,11 +163,11 @@ async def harm_done(place: Place, before: Network, kind: str, name: str) -> None
 
 @pytest.mark.parametrize("transport", ["plain", "tls"])
 async def test_whatever_happens_to_a_connection_the_server_goes_on(
-    transport: str, tmp_path: Path, fresh_redis: str, fresh_database: str
+    transport: str, tmp_path: Path, fresh_redis: str, migrated_database: str
 ) -> None:
     tls, certificate = self_signed(tmp_path) if transport == "tls" else (None, None)
     async with (
-        placed(tmp_path, fresh_redis, fresh_database, tls, certificate) as place,
+        placed(tmp_path, fresh_redis, migrated_database, tls, certificate) as place,
         clients_of(place.service.url) as clients,
     ):
         order_id = (await clients.admin.post("/v1/orders", {"customer": "anna"})).json["id"]
@@ -192,11 +192,11 @@ async def test_whatever_happens_to_a_connection_the_server_goes_on(
 
 
 async def test_idle_connections_that_are_reset_end_nothing(
-    tmp_path: Path, fresh_redis: str, fresh_database: str
+    tmp_path: Path, fresh_redis: str, migrated_database: str
 ) -> None:
     """Nobody uses them: what is lost is noticed at the next use."""
     async with (
-        placed(tmp_path, fresh_redis, fresh_database, None, None) as place,
+        placed(tmp_path, fresh_redis, migrated_database, None, None) as place,
         clients_of(place.service.url) as clients,
     ):
         order_id = (await clients.admin.post("/v1/orders", {"customer": "anna"})).json["id"]
@@ -213,9 +213,9 @@ async def test_idle_connections_that_are_reset_end_nothing(
 
 
 async def test_a_lost_commit_reply_without_redis_does_not_end_the_server(
-    tmp_path: Path, fresh_database: str
+    tmp_path: Path, migrated_database: str
 ) -> None:
-    database = urlsplit(fresh_database)
+    database = urlsplit(migrated_database)
     assert database.port is not None
     async with network(database.port, postgres_kind, postgres=True) as before:
         user = database.netloc.rpartition("@")[0]
@@ -232,10 +232,10 @@ async def test_a_lost_commit_reply_without_redis_does_not_end_the_server(
 
 
 async def test_a_redis_of_another_facet_at_run_time_ends_no_server(
-    tmp_path: Path, fresh_redis: str, fresh_database: str
+    tmp_path: Path, fresh_redis: str, migrated_database: str
 ) -> None:
     async with (
-        placed(tmp_path, fresh_redis, fresh_database, None, None) as place,
+        placed(tmp_path, fresh_redis, migrated_database, None, None) as place,
         clients_of(place.service.url) as clients,
     ):
         order_id = (await clients.admin.post("/v1/orders", {"customer": "anna"})).json["id"]

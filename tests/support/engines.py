@@ -129,11 +129,11 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 
 
 @pytest.fixture
-def engines(fresh_redis: str, fresh_database: str) -> dict[str, str]:
-    """Settings of a server over an empty Redis and an empty PostgreSQL."""
+def engines(fresh_redis: str, migrated_database: str) -> dict[str, str]:
+    """Settings of a server over an empty Redis and a PostgreSQL in which there are only tables."""
     return {
         "FACET_REDIS_URL": fresh_redis,
-        "FACET_DATABASE_URL": fresh_database,
+        "FACET_DATABASE_URL": migrated_database,
         "FACET_MODEL_WORKERS": "1",
     }
 
