@@ -96,7 +96,9 @@ class FactsPool:
         if started is None or (started.done() and (started.exception() or not started.result().active)):
             started = asyncio.create_task(self._start(started), name="start model workers")
             self._started = started
-        return await asyncio.shield(started)
+        pool = await asyncio.shield(started)
+        self._require_open()  # closed meanwhile, it takes no work
+        return pool
 
     async def _start(self, before: asyncio.Task[ProcessPool] | None) -> ProcessPool:
         pool = await asyncio.to_thread(self._new_pool)

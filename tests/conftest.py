@@ -1,5 +1,6 @@
 """Fixtures shared by all tests. Everything is real: SQLite files, server processes, sockets."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,6 +13,22 @@ from tests.support.workshop import Workshop
 
 pytest_plugins = ["tests.support.engines"]
 pytest.register_assert_rewrite("tests.contracts")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first, spread over the workers: at the end none has a long one left. Each
+    worker is given a run of the list, and takes from those of others when it is through."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    run = -(-len(items) // workers)
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        first = slow[worker::workers]
+        ordered += first
+        ordered += others[: run - len(first)]
+        del others[: run - len(first)]
+    items[:] = ordered + others
 
 
 @pytest.fixture

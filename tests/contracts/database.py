@@ -375,6 +375,7 @@ class DatabaseContract:
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
     )
+    @pytest.mark.slow
     async def test_lists_and_counts_mean_the_same_here_and_in_memory(
         self, opened: Opened, data: st.DataObject
     ) -> None:

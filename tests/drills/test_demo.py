@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from server.demo.private_servers.process import poll_until, processes
 from storage.data_directory import DataDirectory
 from tests.support.commands import facet, serving
@@ -21,6 +23,7 @@ from tests.support.processes import ROOT
 START_S = 240.0
 
 
+@pytest.mark.slow
 def test_the_demo_fills_itself_serves_and_keeps_every_promise_of_the_tour(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
     words = ("demo", "--embedded", "--port", "0", "--data-dir", str(directory))
@@ -32,6 +35,7 @@ def test_the_demo_fills_itself_serves_and_keeps_every_promise_of_the_tour(tmp_pa
     assert not (directory / "valkey").exists()
 
 
+@pytest.mark.slow
 def test_the_full_demo_shows_two_processes_and_redis_killed_and_keeps_its_data(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
     words = ("demo", "--port", "0", "--data-dir", str(directory))
@@ -121,6 +125,7 @@ def name_of(pid: int) -> str | None:
         return None
 
 
+@pytest.mark.slow
 def test_a_demo_that_was_interrupted_while_it_filled_itself_starts_again(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
     directory.mkdir()

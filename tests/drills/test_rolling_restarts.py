@@ -23,6 +23,7 @@ def service(tmp_path: Path, engines: dict[str, str]) -> Iterator[Service]:
         yield service
 
 
+@pytest.mark.slow
 async def test_ten_rolling_restarts_under_load_fail_no_request_and_lose_no_change(
     service: Service, engines: dict[str, str]
 ) -> None:
@@ -38,6 +39,7 @@ async def test_ten_rolling_restarts_under_load_fail_no_request_and_lose_no_chang
     assert lost(engines["FACET_DATABASE_URL"], tally) == set()
 
 
+@pytest.mark.slow
 async def test_two_servers_restarted_in_turn_fail_no_request_of_clients_that_ask_who_is_ready(
     tmp_path: Path, engines: dict[str, str]
 ) -> None:

@@ -47,6 +47,7 @@ async def test_a_backup_taken_under_load_holds_everything_acknowledged_before_it
         assert set(found) <= set(rows(service.data_dir / "facet.db", table))
 
 
+@pytest.mark.slow
 async def test_a_restored_service_begins_a_new_epoch_and_goes_on(tmp_path: Path) -> None:
     with served(tmp_path / "data") as service:
         async with clients_of(service.url) as clients:

@@ -105,6 +105,7 @@ def test_the_first_admin_token_is_in_a_file_only_its_owner_reads(tmp_path: Path)
             assert json.load(answer)["role"] == "admin"
 
 
+@pytest.mark.slow
 def test_tokens_are_managed_through_the_running_server_and_without_one(tmp_path: Path) -> None:
     assert facet("migrate", "--data-dir", str(tmp_path)).stdout.startswith("schema none -> ")
     created = facet("token", "create", "--role", "shop", "--name", "web", "--data-dir", str(tmp_path))

@@ -162,6 +162,7 @@ async def harm_done(place: Place, before: Network, kind: str, name: str) -> None
 
 
 @pytest.mark.parametrize("transport", ["plain", "tls"])
+@pytest.mark.slow
 async def test_whatever_happens_to_a_connection_the_server_goes_on(
     transport: str, tmp_path: Path, fresh_redis: str, migrated_database: str
 ) -> None:

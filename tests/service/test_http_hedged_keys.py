@@ -61,6 +61,7 @@ def assert_one_answer(replies: list[Reply], status: int) -> None:
     assert len({reply.raw for reply in replies}) == 1, replies
 
 
+@pytest.mark.slow
 async def test_everything_that_takes_a_key_answers_once_on_whichever_server(
     hedging: Hedging, engines: dict[str, str]
 ) -> None:

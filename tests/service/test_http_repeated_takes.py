@@ -55,6 +55,7 @@ def n_of(reply: Reply) -> int:
     return int(reply.headers["Facet-Position"].partition("-")[2])
 
 
+@pytest.mark.slow
 async def test_two_operators_never_both_get_an_order_when_the_first_repeats_under_another_key(
     shared: tuple[Service, str], valkey: ValkeyServer
 ) -> None:

@@ -114,6 +114,7 @@ async def test_a_thousand_uploads_of_one_unseen_model_are_one_computation(
         assert again.headers["Cache-Status"] == "facet; hit; detail=local"
 
 
+@pytest.mark.slow
 async def test_large_uploads_at_once_take_bounded_memory_and_leave_no_files(service: Service) -> None:
     ring = a_ring(around=400, across=100)
     assert LARGE_UPLOADS * len(ring.body) > 2 * memory_bytes_max(LARGE_UPLOADS)
@@ -124,6 +125,7 @@ async def test_large_uploads_at_once_take_bounded_memory_and_leave_no_files(serv
     assert left == []
 
 
+@pytest.mark.slow
 async def test_on_four_processes_over_one_redis_it_is_one_computation_as_well(
     fleet: list[Service], ring: Ring, engines: dict[str, str]
 ) -> None:

@@ -209,6 +209,7 @@ async def test_what_was_popular_last_year_is_not_loaded_before_what_is_popular_n
     assert (first.sha256, second.sha256) == ("new", "old")
 
 
+@pytest.mark.slow
 async def test_after_a_restart_and_ten_thousand_others_the_popular_models_answer_from_memory(
     tmp_path: Path,
 ) -> None:

@@ -62,7 +62,8 @@ def children(pid: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):  # it ended while we looked
-                if int(stat(int(entry.name))[1]) == pid:
+                state, parent, *_ = stat(int(entry.name))
+                if int(parent) == pid and state != "Z":  # the dead ones wait for the fork server
                     found.append(int(entry.name))
     return found
 
@@ -203,6 +204,18 @@ async def test_a_pool_that_is_closed_says_so() -> None:
     await pool.close()
     with pytest.raises(PoolClosed):
         await pool.analyse(RING)
+
+
+@pytest.mark.asyncio
+async def test_a_pool_that_is_closed_while_it_starts_says_so_and_leaves_none_behind() -> None:
+    pool = FactsPool(Limits(workers=1))
+    waiting = asyncio.create_task(pool.analyse(RING))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(pool.close())
+    with pytest.raises(PoolClosed):
+        await waiting
+    await closing
+    assert workers(os.getpid()) == []
 
 
 @pytest.mark.asyncio

@@ -153,6 +153,7 @@ def test_no_library_is_needed_that_reads_other_files_or_pictures() -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_nothing_but_the_program_itself_is_opened_while_reading() -> None:
     program = (
         "import sys\n"
@@ -184,6 +185,7 @@ def test_hostile_files_are_refused_with_their_code(name: str) -> None:
     assert code(make()) == expected
 
 
+@pytest.mark.slow
 async def test_hostile_files_stay_within_the_limits_of_a_worker() -> None:
     """Beyond the memory, the processor time or the 2 seconds of the pool, the code would be another."""
     async with worker() as pool:
