@@ -23,8 +23,7 @@ from pricing.mesh.topology import (
     with_areas,
 )
 from pricing.readers.corners import FACETS_MAX, Corners
-from pricing.readers.formats import check_content_type
-from pricing.readers.read import HEAD_BYTES, detect, read
+from pricing.readers.read import read_model
 
 COORDINATE_MAX = 1e9
 """Largest coordinate accepted, in the file's unit: beyond, single precision says nothing about a ring."""
@@ -64,13 +63,11 @@ def analyse(source: bytes | memoryview, content_type: str | None = None) -> Fact
     contradict the content.
     """
     body = memoryview(source).cast("B").toreadonly()
-    found = detect(bytes(body[:HEAD_BYTES]), len(body))
-    check_content_type(content_type, found)
-    facets, unit = read(found, body)
-    return facts_of(facets, found, unit)
+    found, contents = read_model(body, content_type)
+    return facts_of(contents.corners, found, contents.unit, contents.remarks)
 
 
-def facts_of(corners: Corners, found: str, unit: str | None) -> Facts:
+def facts_of(corners: Corners, found: str, unit: str | None, remarks: tuple[MeshWarning, ...] = ()) -> Facts:
     """Facts of triangles already read, shape (n, 3, 3).
 
     Refused `no_facets`, `too_many_facets`, `not_finite`, `coordinate_limit`.
@@ -90,7 +87,7 @@ def facts_of(corners: Corners, found: str, unit: str | None) -> Facts:
         oriented=solid.oriented,
         repaired=any(warning.code in REPAIRS for warning in solid.warnings),
         unit=unit,
-        warnings=tuple(solid.warnings),
+        warnings=(*remarks, *solid.warnings),
     )
 
 

@@ -61,11 +61,9 @@ def preview(source: bytes | memoryview) -> bytes:
     """
     body = memoryview(source).cast("B").toreadonly()
     # Only workers need it, and it takes a second to import.
-    from pricing.readers.read import HEAD_BYTES, detect, read
+    from pricing.readers.read import read_model
 
-    found = detect(bytes(body[:HEAD_BYTES]), len(body))
-
-    corners, unit = read(found, body)
+    found, (corners, unit, _) = read_model(body)
     if len(corners) == 0:
         raise Refused("no_facets", "The file holds no facets.", "Check what was selected when exporting.")
     metres = float(MILLIMETRES_PER_UNIT[unit or "mm"]) / 1000

@@ -5,9 +5,10 @@
     endsolid [name to the end of the line]
 
 Words are read in any case and any blanks stand between them; only `solid` and `endsolid` must begin a line,
-because names may hold every other word. The three tokens of a normal are not looked at: exporters write
-`nan` and worse there, and facets are measured from their corners. The work is linear in the bytes, whatever
-the number of solids, and stops at the first thing that is wrong.
+because names may hold every other word. Behind `endloop` and `endfacet` other words may end the line. The
+three tokens of a normal are not looked at: exporters write `nan` and worse there, and facets are measured
+from their corners. The work is linear in the bytes, whatever the number of solids, and stops at the first
+thing that is wrong.
 
 Numbers come out as the nearest double. Up to 19 digits are collected as an integer; small ones are scaled in
 double arithmetic, which is exact there (Clinger, "How to Read Floating Point Numbers Accurately", PLDI 1990),
@@ -56,7 +57,7 @@ _WORD_TEXTS = (
 )
 _WORD_LENGTHS = np.array([len(word) for word in _WORD_TEXTS])
 _WORDS = np.array([list(word.ljust(8)) for word in _WORD_TEXTS], np.uint8)
-_SOLID, _END_SOLID = 7, 8
+_END_LOOP, _END_FACET, _SOLID, _END_SOLID = 5, 6, 7, 8
 
 # What the tokens of a facet are: the index of a word, or one of these two.
 _COORDINATE, _ANYTHING = -1, -2
@@ -169,6 +170,20 @@ def _after_word(text: Text, at: int, word: int) -> int:
         if text[at + i] | _LOWER_CASE != _WORDS[word, i]:
             return -1
     return end
+
+
+@compiled
+def _after_remark(text: Text, at: int) -> int:
+    """Skip words that are none of the format, to the end of the line."""
+    while True:
+        while at < len(text) and (text[at] == _SPACE or text[at] == _TAB):
+            at += 1
+        if at == len(text) or _is_blank(text[at]) or _is_filler(text[at]):
+            return at
+        for word in range(len(_WORD_LENGTHS)):
+            if _after_word(text, at, word) >= 0:
+                return at
+        at = _after_token(text, at)
 
 
 @compiled
@@ -380,6 +395,8 @@ def _read_facet(
             end = _after_word(text, at, kind)
             if end < 0:
                 return _EXPECTED + kind, at, waiting
+            if kind in (_END_LOOP, _END_FACET):
+                end = _after_remark(text, end)
         at = end
     return _DONE, at, waiting
 

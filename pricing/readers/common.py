@@ -31,7 +31,7 @@ REPEATED_FACETS_MAX = 2_000_000
 work must not follow what is asked for alone."""
 
 _INDEX_MAX = 1 << 31
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def malformed(file_type: FileType, detail: str) -> Refused:
@@ -70,7 +70,7 @@ def text_lines(body: memoryview, file_type: FileType) -> Iterator[bytes]:
     rest = b""
     for start in range(0, len(body), PIECE_BYTES):
         piece = bytes(body[start : start + PIECE_BYTES])
-        lines = (rest + (piece if start else piece.removeprefix(_BYTE_ORDER_MARK))).splitlines(keepends=True)
+        lines = (rest + (piece if start else piece.removeprefix(BYTE_ORDER_MARK))).splitlines(keepends=True)
         # The last line may continue in the next piece, or be followed by the LF of its CRLF.
         rest = lines.pop() if lines else b""
         if len(rest) > LINE_BYTES_MAX:

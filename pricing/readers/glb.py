@@ -2,7 +2,9 @@
 metres.
 
 Only the node tree, positions and indices are decoded; materials, cameras and names are not even read. What
-would change the volume (skins, morph targets, sparse or quantised positions, compressed buffers) is refused.
+would change the volume (skins, morph targets, sparse or quantised positions, meshopt) is refused; what Draco
+has compressed is decoded by its own library. An extension that the file does not require may be passed over:
+so the format has it.
 """
 
 import math
@@ -26,7 +28,7 @@ from pricing.readers.common import (
     placed,
     unsupported,
 )
-from pricing.readers.corners import FACETS_MAX
+from pricing.readers.corners import FACETS_MAX, Contents
 
 _JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
 _JSON_BYTES_MAX = 8 << 20
@@ -37,8 +39,17 @@ _FACET_BYTES_MIN = 3
 _FLOAT = 5126
 _INDEX_TYPES = {5121: "<u1", 5123: "<u2", 5125: "<u4"}
 _UNIT_QUATERNION_TOLERANCE = 0.01
+_AFFINE_TOLERANCE = 1e-6
 # Extensions that change how a surface looks and nothing else.
 _HARMLESS = ("KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_lights_", "KHR_xmp")
+_DRACO = "KHR_draco_mesh_compression"
+# They show a mesh more often than its node, or lay the bytes of others over its own: never passed over.
+_NEVER_PASSED_OVER = frozenset(
+    {"EXT_mesh_gpu_instancing", "EXT_meshopt_compression", "KHR_meshopt_compression"}
+)
+# What stands behind the last chunk, or fills one up.
+_PADDING = b"\0 \t\r\n"
+_PADDING_BYTES_MAX = 64
 
 _Index = Annotated[int, Meta(ge=0, le=1 << 53)]
 _Extensions = dict[str, msgspec.Raw]
@@ -72,6 +83,13 @@ class _Primitive(msgspec.Struct):
     mode: int = _TRIANGLES
     targets: list[msgspec.Raw] = []
     extensions: _Extensions = {}
+
+
+class _Draco(msgspec.Struct):
+    """Where the compressed primitive lies, and the numbers that its attributes have in there."""
+
+    bufferView: _Index  # noqa: N815
+    attributes: _Attributes
 
 
 class _Mesh(msgspec.Struct):
@@ -118,18 +136,18 @@ class _Instance(NamedTuple):
     matrix: Points
 
 
-def read_glb(body: memoryview) -> tuple[Points, str]:
+def read_glb(body: memoryview) -> Contents:
     """The triangles of the default scene, in metres.
 
     Refused `malformed_glb`, `unsupported_feature`, `too_many_facets`, `no_facets`.
     """
     text, binary = _chunks(body)
     try:
-        document = msgspec.json.decode(text, type=_Document)
+        document = msgspec.json.decode(bytes(text).rstrip(_PADDING), type=_Document)
         _check_document(document)
         instances = list(_instances(document))
         _check_amount(document, instances, len(binary))
-        return _Geometry(document, binary).built(instances), "m"
+        return Contents(_Geometry(document, binary).built(instances), "m")
     except (msgspec.DecodeError, ValueError, IndexError, RecursionError) as error:
         raise malformed("glb", f"The content is not understood ({error}).") from error
 
@@ -139,7 +157,8 @@ def _chunks(body: memoryview) -> tuple[memoryview, memoryview]:
     if len(body) < 20:
         raise malformed("glb", "The file is shorter than its header.")
     _, version, length = struct.unpack_from("<4sII", body, 0)
-    if version != 2 or length != len(body):
+    behind = bytes(body[length : length + _PADDING_BYTES_MAX + 1])
+    if version != 2 or length > len(body) or len(behind) > _PADDING_BYTES_MAX or behind.strip(_PADDING):
         raise malformed(
             "glb", f"The header states version {version} and {length} bytes; the file has {len(body)}."
         )
@@ -147,6 +166,8 @@ def _chunks(body: memoryview) -> tuple[memoryview, memoryview]:
     offset = 12
     while offset < length:
         if offset + 8 > length:
+            if not bytes(body[offset:length]).strip(_PADDING):
+                break
             raise malformed("glb", "The file ends within the header of a chunk.")
         size, kind = struct.unpack_from("<II", body, offset)
         if offset + 8 + size > length:
@@ -164,20 +185,22 @@ def _chunks(body: memoryview) -> tuple[memoryview, memoryview]:
 def _check_document(document: _Document) -> None:
     if len(document.nodes) > _NODES_MAX:
         raise unsupported(f"The file has {len(document.nodes)} nodes; at most {_NODES_MAX} are read.")
-    strange = [name for name in document.extensionsRequired if not name.startswith(_HARMLESS)]
+    strange = [
+        name for name in document.extensionsRequired if name != _DRACO and not name.startswith(_HARMLESS)
+    ]
     if strange:
         raise unsupported(f"The file requires the extensions {', '.join(strange)[:80]}.")
     if len(document.buffers) > 1 or any(buffer.uri is not None for buffer in document.buffers):
         raise unsupported("The geometry lies outside of the file.")
-    packed = [part.extensions for part in document.buffers] + [
-        view.extensions for view in document.bufferViews
-    ]
-    if any(_strange(extensions) for extensions in packed):
-        raise unsupported("The geometry is compressed.")
+    for buffer in document.buffers:
+        _require_plain(buffer.extensions)
+    for view in document.bufferViews:
+        _require_plain(view.extensions)
 
 
-def _strange(extensions: _Extensions) -> bool:
-    return any(not name.startswith(_HARMLESS) for name in extensions)
+def _require_plain(extensions: _Extensions) -> None:
+    for name in extensions.keys() & _NEVER_PASSED_OVER:
+        raise unsupported(f"The file uses {name}, which is not read here.")
 
 
 def _instances(document: _Document) -> Iterator[_Instance]:
@@ -190,8 +213,9 @@ def _instances(document: _Document) -> Iterator[_Instance]:
             raise ValueError("the nodes do not form a tree of reasonable depth")
         seen.add(number)
         node = document.nodes[number]
-        if node.skin is not None or node.weights or _strange(node.extensions):
-            raise unsupported("A node is deformed by a skin, morph targets or an extension.")
+        if node.skin is not None or node.weights:
+            raise unsupported("A node is deformed by a skin or by morph targets.")
+        _require_plain(node.extensions)
         with np.errstate(all="ignore"):
             matrix = outer @ _matrix(node)
         if node.mesh is not None:
@@ -205,8 +229,9 @@ def _matrix(node: _Node) -> Points:
         if node.translation or node.rotation or node.scale:
             raise ValueError("a node has both a matrix and its parts")
         matrix = np.array(node.matrix, np.float64).reshape(4, 4).T
-        if (matrix[3] != (0, 0, 0, 1)).any():
+        if not (np.abs(matrix[3] - (0, 0, 0, 1)) <= _AFFINE_TOLERANCE).all():
             raise ValueError("the matrix of a node is not affine")
+        matrix[3] = 0, 0, 0, 1
         return matrix
     matrix[:3, :3] = _rotation(*(node.rotation or (0.0, 0.0, 0.0, 1.0))) * (node.scale or 1.0)
     matrix[:3, 3] = node.translation or 0.0
@@ -272,8 +297,11 @@ class _Geometry:
     def _part(self, part: _Primitive) -> tuple[Points, Indices]:
         if part.mode not in (_TRIANGLES, _STRIP, _FAN):
             raise unsupported("A mesh is made of points or lines.")
-        if part.targets or _strange(part.extensions):
-            raise unsupported("A mesh has morph targets or is compressed.")
+        if part.targets:
+            raise unsupported("A mesh has morph targets.")
+        _require_plain(part.extensions)
+        if _DRACO in part.extensions:
+            return self._unpacked(part)
         points = in_double_precision(self._rows(part.attributes.POSITION, "VEC3", {_FLOAT: "<f4"}, 3))
         if part.indices is None:
             corners = np.arange(len(points))
@@ -281,6 +309,28 @@ class _Geometry:
             corners = self._rows(part.indices, "SCALAR", _INDEX_TYPES, 1).astype(np.int64).reshape(-1)
         check_indices(corners, len(points), "glb")
         return points, _faces(part.mode, corners)
+
+    def _unpacked(self, part: _Primitive) -> tuple[Points, Indices]:
+        """What Draco has compressed: as many facets and points as the accessors beside it state."""
+        import DracoPy  # few files are compressed
+
+        draco = msgspec.json.decode(part.extensions[_DRACO], type=_Draco)
+        view = self._document.bufferViews[draco.bufferView]
+        if view.buffer != 0 or view.byteOffset + view.byteLength > len(self._binary):
+            raise ValueError("a view reaches beyond the binary part")
+        packed = bytes(self._binary[view.byteOffset : view.byteOffset + view.byteLength])
+        try:
+            mesh = DracoPy.decode(packed)
+            points = mesh.get_attribute_by_unique_id(draco.attributes.POSITION)["data"]
+            faces = mesh.faces
+        except (DracoPy.FileTypeException, AttributeError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"a mesh is compressed by Draco and cannot be unpacked: {error}") from None
+        stated = self._document.accessors[part.attributes.POSITION].count, _facet_count(self._document, part)
+        if part.mode not in (_TRIANGLES, _STRIP) or (len(points), len(faces)) != stated:
+            raise ValueError(f"a mesh compressed by Draco holds {len(faces)} facets, not {stated[1]}")
+        corners = faces.astype(np.int64)
+        check_indices(corners.reshape(-1), len(points), "glb")
+        return in_double_precision(points.reshape(-1, 3)), corners
 
     def _rows(self, number: int, kind: str, types: dict[int, str], columns: int) -> NDArray[np.generic]:
         """An accessor of the expected type, in place, shape (count, columns); it must lie within its view."""

@@ -5,15 +5,12 @@ names other files, which are never opened; all of them are passed over. A word t
 format ends the reading: whatever follows is not the model that began.
 """
 
-import re
 from array import array
 from collections.abc import Iterator
 
 import numpy as np
 
-from pricing.errors import Refused
 from pricing.readers.common import (
-    Points,
     check_indices,
     check_shown,
     coordinate,
@@ -23,6 +20,7 @@ from pricing.readers.common import (
     unsupported,
     whole_number,
 )
+from pricing.readers.corners import Contents
 from pricing.readers.triangulate import facet_count, facets_of
 
 _CORNERS_MIN = 3
@@ -31,20 +29,16 @@ _FREE_FORM = frozenset(
     {b"curv", b"curv2", b"surf", b"cstype", b"bzp", b"bsp", b"cdc", b"cdp", b"res", b"call", b"csh"}
 )
 _PASSED_OVER = frozenset(
-    b"vt vn vp p l g s mg o usemtl usemap bevel c_interp d_interp lod shadow_obj trace_obj"
+    b"mtllib maplib vt vn vp p l g s mg o usemtl usemap bevel c_interp d_interp lod shadow_obj trace_obj"
     b" deg bmat step ctech stech parm trim hole scrv sp end con".split()
 )
 
-_NAMING_FILES = (b"mtllib", b"maplib")
-# From the root, from another machine, or out of the folder: no program that exports a ring writes that.
-_LEADING_AWAY = re.compile(rb"\A(?:/|\\\\|[a-z]+://|file:)|(?:\A|[/\\])\.\.(?:[/\\]|\Z)", re.IGNORECASE)
 
-
-def read_obj(body: memoryview) -> tuple[Points, None]:
+def read_obj(body: memoryview) -> Contents:
     """The faces of an OBJ file, as triangles; it states no unit.
 
-    Refused `malformed_obj`, `not_finite`, `comma_decimal`, `no_facets`, `too_many_facets`,
-    `external_reference` or `unsupported_feature`, naming the line.
+    Refused `malformed_obj`, `not_finite`, `comma_decimal`, `no_facets`, `too_many_facets` or
+    `unsupported_feature`, naming the line.
     """
     positions, corners, counts = array("d"), array("q"), array("q")
     for number, words in _statements(body):
@@ -54,8 +48,6 @@ def read_obj(body: memoryview) -> tuple[Points, None]:
             indices = _face(words, number, len(positions) // 3)
             corners.extend(indices)
             counts.append(len(indices))
-        elif words[0] in _NAMING_FILES:
-            _check_name(words[1:], number)
         elif words[0] not in _PASSED_OVER:
             raise _strange(words[0], number)
     if not counts:
@@ -64,7 +56,7 @@ def read_obj(body: memoryview) -> tuple[Points, None]:
     indices_all, sizes = np.asarray(corners, np.int64), np.asarray(counts, np.int64)
     check_indices(indices_all, len(points), "obj")
     check_shown(facet_count(sizes), facet_count(sizes))
-    return facets_of(points, indices_all, sizes), None
+    return Contents(facets_of(points, indices_all, sizes))
 
 
 def _statements(body: memoryview) -> Iterator[tuple[int, list[bytes]]]:
@@ -86,17 +78,6 @@ def _strange(word: bytes, number: int) -> Exception:
     if word in _FREE_FORM:
         return unsupported(f"Line {number}: '{word.decode()}' describes more than faces.")
     return malformed("obj", f"Line {number}: {word[:40].decode('latin-1')!r} is no statement of the format.")
-
-
-def _check_name(names: list[bytes], number: int) -> None:
-    """Libraries of materials are never opened; one that leads away from the file's folder is an attempt."""
-    for name in names:
-        if _LEADING_AWAY.search(name):
-            raise Refused(
-                "external_reference",
-                f"Line {number}: {name[:80].decode('latin-1')!r} leads out of the folder of the file.",
-                "Remove the line; materials are not needed for a price.",
-            )
 
 
 def _vertex(words: list[bytes], number: int) -> list[float]:

@@ -1,4 +1,8 @@
-"""Object File Format (Geomview): ASCII, three coordinates per vertex, whatever follows them dropped."""
+"""Object File Format (Geomview): ASCII, three coordinates per vertex, whatever follows them dropped.
+
+Nearly all programs write a line for each vertex and each face, and colours at their ends. To the format only
+blanks count: what is not understood by its lines is read by its words, of which none may be left then.
+"""
 
 import re
 from array import array
@@ -6,7 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pricing.errors import Refused
 from pricing.readers.common import (
+    Indices,
     Points,
     check_indices,
     check_shown,
@@ -17,23 +23,34 @@ from pricing.readers.common import (
     unsupported,
     whole_number,
 )
+from pricing.readers.corners import Contents
 from pricing.readers.triangulate import facet_count, facets_of
 
 _KEYWORD = re.compile(rb"(?:ST)?C?N?(4)?(n)?OFF")
 _CORNERS_MIN = 3
 _Rows = Iterator[tuple[int, list[bytes]]]
+_Mesh = tuple[Points, Indices, Indices]
 
 
-def read_off(body: memoryview) -> tuple[Points, None]:
+def read_off(body: memoryview) -> Contents:
     """The faces of an OFF file, as triangles; it states no unit.
 
     Refused `malformed_off`, `not_finite`, `comma_decimal`, `no_facets`, `too_many_facets` or
     `unsupported_feature`, naming the line.
     """
-    rows = _rows(body)
+    try:
+        points, indices, counts = _by_lines(_rows(body))
+    except Refused as refused:
+        if refused.code != "malformed_off" or (found := _by_words(_rows(body))) is None:
+            raise
+        points, indices, counts = found
+    check_indices(indices, len(points), "off")
+    check_shown(facet_count(counts), facet_count(counts))
+    return Contents(facets_of(points, indices, counts))
+
+
+def _by_lines(rows: _Rows) -> _Mesh:
     vertex_count, face_count = _counts(rows)
-    if face_count == 0:
-        raise no_facets("The file holds no faces.")
     positions, corners, counts = array("d"), array("q"), array("q")
     for index in range(vertex_count):
         positions.extend(_vertex(*_next(rows, "vertices", vertex_count, index)))
@@ -43,10 +60,31 @@ def read_off(body: memoryview) -> tuple[Points, None]:
         counts.append(len(indices))
     if (left := next(rows, None)) is not None:
         raise malformed("off", f"Line {left[0]}: there is more than the announced {face_count} faces.")
-    indices_all, sizes = np.asarray(corners, np.int64), np.asarray(counts, np.int64)
-    check_indices(indices_all, vertex_count, "off")
-    check_shown(facet_count(sizes), facet_count(sizes))
-    return facets_of(np.asarray(positions, np.float64).reshape(-1, 3), indices_all, sizes), None
+    return _mesh(positions, corners, counts)
+
+
+def _mesh(positions: "array[float]", corners: "array[int]", counts: "array[int]") -> _Mesh:
+    points = np.asarray(positions, np.float64).reshape(-1, 3)
+    return points, np.asarray(corners, np.int64), np.asarray(counts, np.int64)
+
+
+def _by_words(rows: _Rows) -> _Mesh | None:
+    """The same, wherever the lines end. None when the words are not just as many."""
+    words = ((number, word) for number, row in rows for word in row)
+    positions, corners, counts = array("d"), array("q"), array("q")
+    try:
+        vertex_count, face_count, _ = (whole_number(next(words)[1]) for _ in range(3))
+        for _ in range(3 * vertex_count):
+            number, word = next(words)
+            positions.append(coordinate(word, "off", number))
+        for _ in range(face_count):
+            counts.append(whole_number(next(words)[1]))
+            corners.extend(whole_number(next(words)[1]) for _ in range(counts[-1]))
+            if counts[-1] < _CORNERS_MIN:
+                return None
+    except (StopIteration, RuntimeError, ValueError, Refused):
+        return None
+    return None if next(words, None) else _mesh(positions, corners, counts)
 
 
 def _rows(body: memoryview) -> _Rows:
@@ -87,6 +125,8 @@ def _counts(rows: _Rows) -> tuple[int, int]:
         counts = []
     if len(counts) < 2 or min(counts) < 0:
         raise malformed("off", f"Line {number}: expected the numbers of vertices, faces and edges.")
+    if counts[1] == 0:
+        raise no_facets("The file holds no faces.")
     return counts[0], counts[1]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pricing.readers.common import (
+    BYTE_ORDER_MARK,
     Indices,
     Points,
     check_indices,
@@ -26,6 +27,7 @@ from pricing.readers.common import (
     unsupported,
     whole_number,
 )
+from pricing.readers.corners import Contents
 from pricing.readers.triangulate import facet_count, facets_of
 
 _HEADER_BYTES_MAX = 1 << 16
@@ -77,12 +79,14 @@ class _Header(NamedTuple):
     size: int
 
 
-def read_ply(body: memoryview) -> tuple[Points, None]:
+def read_ply(body: memoryview) -> Contents:
     """The faces of a PLY file, as triangles; it states no unit.
 
     Refused `malformed_ply`, `not_finite`, `comma_decimal`, `no_facets`, `too_many_facets` or
     `unsupported_feature`.
     """
+    if bytes(body[:3]) == BYTE_ORDER_MARK:
+        body = body[3:]
     header = _header(bytes(body[:_HEADER_BYTES_MAX]))
     _check_elements(header)
     content = body[header.size :]
@@ -91,7 +95,7 @@ def read_ply(body: memoryview) -> tuple[Points, None]:
         raise malformed("ply", f"A face has {counts.min()} corners.")
     check_indices(corners, len(points), "ply")
     check_shown(facet_count(counts), facet_count(counts))
-    return facets_of(points, corners, counts), None
+    return Contents(facets_of(points, corners, counts))
 
 
 def _header(head: bytes) -> _Header:
@@ -102,11 +106,13 @@ def _header(head: bytes) -> _Header:
         raise malformed("ply", "The header has no end.")
     order: str | None = None
     elements: list[_Element] = []
-    for line in head[: end.end()].decode("latin-1").splitlines():
+    # As bytes: comments are in any script, and what is a line end or a blank to Unicode is none here.
+    for line in head[: end.end()].splitlines():
         try:
-            order = _header_line(line.split(), elements, order)
+            order = _header_line([word.decode("latin-1") for word in line.split()], elements, order)
         except (IndexError, KeyError, ValueError):
-            raise malformed("ply", f"The header line {line[:80]!r} is not understood.") from None
+            shown = line[:80].decode("latin-1")
+            raise malformed("ply", f"The header line {shown!r} is not understood.") from None
     if order is None:
         raise malformed("ply", "The header does not state the format.")
     return _Header(order, elements, end.end())

@@ -7,12 +7,15 @@ from collections.abc import Callable
 
 from pricing.errors import Refused
 from pricing.readers import stl
-from pricing.readers.corners import STL_FACET_BYTES, STL_HEADER_BYTES, Corners
+from pricing.readers.common import BYTE_ORDER_MARK
+from pricing.readers.corners import STL_FACET_BYTES, STL_HEADER_BYTES, Contents
+from pricing.readers.formats import check_content_type
 from pricing.readers.glb import read_glb
 from pricing.readers.obj import read_obj
 from pricing.readers.off import read_off
 from pricing.readers.ply import read_ply
 from pricing.readers.three_mf import read_three_mf
+from pricing.readers.zip_package import only_model
 
 HEAD_BYTES = 4096
 """How much of a file's beginning `detect` looks at."""
@@ -37,13 +40,38 @@ _KNOWN_STRANGERS: tuple[tuple[bytes, str], ...] = (
 # Without repetition inside of repetition: a head of blanks must not take longer than one of letters.
 _TEXT_OFF = re.compile(rb"(?:ST)?C?N?4?n?OFF")
 
-_TEXT_OBJ = re.compile(rb"(?:v|vn|vt|vp|f|o|g|s|mtllib|usemtl)[ \t]")
+_TEXT_OBJ = re.compile(rb"(?:v|vn|vt|vp|f|o|g|s|mtllib|usemtl)[ \t\r\n]")
 
 _TEXT_PLY = re.compile(rb"ply[ \t]*[\r\n]")
 
 _LINE = re.compile(rb"[^\r\n]*")
 
 _FACETS_PLAUSIBLE_MAX = 50_000_000
+
+
+_UTF_16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+"""Texts of this encoding begin with one of these."""
+
+
+def read_model(body: memoryview, content_type: str | None = None) -> tuple[str, Contents]:
+    """Which of FORMATS a model file has, and what it shows. Refused with a code, what is wrong and what to
+    do."""
+    head, size = bytes(body[:HEAD_BYTES]), len(body)
+    if head[:2] in _UTF_16 and not _is_binary_stl(head, size):
+        return _read_utf_16(body, _UTF_16[head[:2]], content_type)
+    if head.startswith(b"PK\x03\x04") and (member := only_model(body)) is not None:
+        return read_model(member, content_type)
+    found = detect(head, size)
+    check_content_type(content_type, found)
+    return found, _READERS[found](body)
+
+
+def _read_utf_16(body: memoryview, encoding: str, content_type: str | None) -> tuple[str, Contents]:
+    try:
+        text = bytes(body[2:]).decode(encoding).encode()
+    except UnicodeError:
+        raise Refused("not_a_mesh", "The content is no mesh in a known format.", _USE_ONE_OF) from None
+    return read_model(memoryview(text), content_type)
 
 
 def detect(head: bytes, size: int) -> str:
@@ -61,20 +89,15 @@ def detect(head: bytes, size: int) -> str:
     return _by_signature(head) or _by_text(head) or _refuse(head, size)
 
 
-_READERS: dict[str, Callable[[memoryview], tuple[Corners, str | None]]] = {
-    "stl-binary": lambda body: (stl.read_binary(body), None),
-    "stl-ascii": lambda body: (stl.read_ascii(body), None),
+_READERS: dict[str, Callable[[memoryview], Contents]] = {
+    "stl-binary": stl.read_binary,
+    "stl-ascii": stl.read_ascii,
     "obj": read_obj,
     "off": read_off,
     "ply": read_ply,
     "glb": read_glb,
     "3mf": read_three_mf,
 }
-
-
-def read(found: str, body: memoryview) -> tuple[Corners, str | None]:
-    """The corners (n, 3, 3) of `body`, which is of the format `found`, and the unit it states."""
-    return _READERS[found](body)
 
 
 def _stated_facets(head: bytes) -> int:
@@ -90,7 +113,7 @@ def _by_signature(head: bytes) -> str | None:
         return "glb"
     if head.startswith(b"PK\x03\x04"):
         return "3mf"
-    if _TEXT_PLY.match(head):
+    if _TEXT_PLY.match(head.removeprefix(BYTE_ORDER_MARK)):
         return "ply"
     return None
 
@@ -103,7 +126,7 @@ def _by_text(head: bytes) -> str | None:
     if not _is_text(head):
         # Only OFF has a binary variant with a readable head; it is not read here.
         return None
-    text = head.removeprefix(b"\xef\xbb\xbf")
+    text = head.removeprefix(BYTE_ORDER_MARK)
     if re.match(rb"\s*solid(?![^\s])", text, re.IGNORECASE):
         return "stl-ascii"
     first = _after_comments(text)

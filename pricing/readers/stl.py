@@ -1,7 +1,8 @@
 """Readers of binary and ASCII STL.
 
 Binary: 80 header bytes, a little-endian facet count, 50 bytes per facet; nothing may be missing or left
-over, because a file cut short has a wrong volume and no other sign of it. ASCII: see pricing.ascii_stl.
+over but blanks, because a file cut short has a wrong volume and no other sign of it. ASCII: see
+`pricing.readers.ascii_stl`.
 """
 
 import struct
@@ -10,8 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pricing.errors import Refused
+from pricing.facts import MeshWarning
 from pricing.readers.ascii_stl import EXPORT_AGAIN, read_corners
-from pricing.readers.corners import STL_FACET_BYTES, STL_HEADER_BYTES
+from pricing.readers.corners import STL_FACET_BYTES, STL_HEADER_BYTES, Contents
+
+BLANK_BYTES_MAX = 64 << 10
+"""So many blank bytes may follow the last facet: some programs end every file with a line end, or pad it."""
+
+_BLANKS = b"\t\n\r\x1a "
 
 
 def binary_facet_count(body: memoryview) -> int:
@@ -25,7 +32,8 @@ def binary_facet_count(body: memoryview) -> int:
         )
     (count,) = struct.unpack_from("<I", body, STL_HEADER_BYTES - 4)
     expected = STL_HEADER_BYTES + STL_FACET_BYTES * count
-    if size != expected:
+    behind = size - expected
+    if behind and not (0 < behind <= BLANK_BYTES_MAX and not bytes(body[expected:]).strip(_BLANKS)):
         raise Refused("stl_size_mismatch", _size_mismatch(size, expected, count), EXPORT_AGAIN)
     return int(count)
 
@@ -37,14 +45,18 @@ def _size_mismatch(size: int, expected: int, count: int) -> str:
     return f"{stated} The file is cut short by {expected - size} bytes, or the count is wrong."
 
 
-def read_binary(body: memoryview) -> NDArray[np.float32]:
+def read_binary(body: memoryview) -> Contents:
     """The facets of a binary STL, left where they are. Refused `stl_size_mismatch`."""
-    return packed_corners(body, binary_facet_count(body))
+    count = binary_facet_count(body)
+    behind = len(body) - STL_HEADER_BYTES - STL_FACET_BYTES * count
+    said = f"{behind} blank bytes behind the last facet are passed over."
+    remarks = (MeshWarning("blank_bytes", said),) if behind else ()
+    return Contents(packed_corners(body, count), None, remarks)
 
 
-def read_ascii(body: memoryview) -> NDArray[np.float64]:
+def read_ascii(body: memoryview) -> Contents:
     """The facets of all solids of an ASCII STL; Refused as by `ascii_stl.read_corners`."""
-    return read_corners(body)
+    return Contents(read_corners(body))
 
 
 _STL_FACET = np.dtype(

@@ -2,17 +2,20 @@
 unit the model states.
 
 Objects are known by part and id together, because the production extension uses the same ids in several
-parts. What is in the build but no part of the piece (supports, helpers, items not to be printed) does not
-count; what would change the volume and is not understood here (beam lattices, surfaces) is refused.
+parts. What is in the build but no part of the piece (supports, items not to be printed, what slicers mark as
+modifiers, see `roles`) does not count, and a remark says so; what would change the volume and is not
+understood here (beam lattices, surfaces, volumes to be taken out) is refused.
 """
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from pricing.errors import Refused
+from pricing.facts import MeshWarning
 from pricing.readers.common import (
     Indices,
     Points,
@@ -24,6 +27,8 @@ from pricing.readers.common import (
     unsupported,
     whole_number,
 )
+from pricing.readers.corners import Contents
+from pricing.readers.roles import CURA_ROLES, FacetRange, Roles
 from pricing.readers.xml_stream import Attributes, ElementStream
 from pricing.readers.zip_package import ARCHIVE_ERRORS, Package, part_name
 
@@ -35,8 +40,8 @@ _MATERIALS = "http://schemas.microsoft.com/3dmanufacturing/material/2015/02"
 _UNDERSTOOD = frozenset({_CORE, _PRODUCTION, _TRIANGLE_SETS, _MATERIALS})
 _UNITS = {"micron": "um", "millimeter": "mm", "centimeter": "cm", "inch": "in", "foot": "ft", "meter": "m"}
 
-# Built to hold the piece, or to tell a program where to do what; never cast.
-_NOT_THE_PIECE = frozenset({"support", "solidsupport", "other"})
+# Built to hold the piece; never cast.
+_SUPPORTS = frozenset({"support", "solidsupport"})
 
 _Key = tuple[str, str]
 
@@ -52,19 +57,26 @@ class _Reference(NamedTuple):
 class _Object:
     """What one object adds: a mesh, or references to other objects."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, name: str, kind: str) -> None:
+        self.name = name
         self.kind = kind
+        self.role = "supports" if kind in _SUPPORTS else None
+        """What it is for, when it is no metal."""
         self.positions = array("d")
         self.corners = array("q")
         self.components: list[_Reference] = []
 
-    def mesh(self) -> tuple[Points, Indices]:
+    def mesh(self, left_out: Sequence[FacetRange]) -> tuple[Points, Indices]:
         """Points (v, 3) and faces (n, 3)."""
         points = np.asarray(self.positions, np.float64).reshape(-1, 3)
-        return points, np.asarray(self.corners, np.int64).reshape(-1, 3)
+        faces = np.asarray(self.corners, np.int64).reshape(-1, 3)
+        kept = np.ones(len(faces), np.bool_)
+        for first, last, _ in left_out:
+            kept[first : last + 1] = False
+        return points, faces if kept.all() else faces[kept]
 
 
-def read_three_mf(body: memoryview) -> tuple[Points, str]:
+def read_three_mf(body: memoryview) -> Contents:
     """The triangles of all build items, and the unit of the model.
 
     Refused `malformed_3mf`, `archive_limit`, `dtd_forbidden`, `unsupported_feature`, `too_many_facets`,
@@ -74,7 +86,7 @@ def read_three_mf(body: memoryview) -> tuple[Points, str]:
         package = Package(body)
         build = _Build(package, package.model_name())
         build.check()
-        return np.concatenate(list(build.corners())), build.unit
+        return Contents(np.concatenate(list(build.corners())), build.unit, build.remarks())
     except Refused:
         raise
     except ARCHIVE_ERRORS as error:
@@ -91,7 +103,9 @@ class _Part:
         self.items: list[_Reference] = []
         self._open: list[str | None] = []
         self._object: _Object  # the one that is open: only its children ask for it
-        self._stream = ElementStream(self._start, self._end)
+        self._metadata = ""
+        self.not_printed = 0
+        self._stream = ElementStream(self._start, self._end, self._text)
         self.read = self._stream.read
 
     def _start(self, name: str, attributes: Attributes) -> None:
@@ -113,6 +127,15 @@ class _Part:
 
     def _end(self) -> None:
         self._open.pop()
+        self._metadata = ""
+
+    def _text(self, text: str) -> None:
+        if self._metadata and text.strip().lower() == "true":
+            self._object.role = CURA_ROLES[self._metadata]
+
+    def _object_metadata(self, attributes: Attributes) -> None:
+        name = attributes["name"].lower()
+        self._metadata = name if name in CURA_ROLES else ""
 
     def _nothing(self, attributes: Attributes) -> None:
         """An element whose attributes do not matter."""
@@ -128,7 +151,7 @@ class _Part:
         identity = attributes["id"].strip()
         if identity in self.objects:
             raise ValueError(f"id {identity} occurs twice")
-        self._object = self.objects[identity] = _Object(attributes.get("type", "model"))
+        self._object = self.objects[identity] = _Object(identity, attributes.get("type", "model"))
 
     def _mesh(self, attributes: Attributes) -> None:
         if self._object.positions:
@@ -148,6 +171,8 @@ class _Part:
     def _item(self, attributes: Attributes) -> None:
         if attributes.get("printable", "1") != "0":
             self.items.append(self._reference(attributes))
+        else:
+            self.not_printed += 1
 
     def _reference(self, attributes: Attributes) -> _Reference:
         path = attributes.get(_PRODUCTION + "}path")
@@ -168,6 +193,8 @@ _ELEMENTS: dict[tuple[str, str], Callable[[_Part, Attributes], None]] = {
     ("", "model"): _Part._model,
     ("model", "resources"): _Part._nothing,
     ("resources", "object"): _Part._begin_object,
+    ("object", "metadatagroup"): _Part._nothing,
+    ("metadatagroup", "metadata"): _Part._object_metadata,
     ("object", "mesh"): _Part._mesh,
     ("mesh", "vertices"): _Part._nothing,
     ("vertices", "vertex"): _Part._vertex,
@@ -178,7 +205,7 @@ _ELEMENTS: dict[tuple[str, str], Callable[[_Part, Attributes], None]] = {
     ("model", "build"): _Part._nothing,
     ("build", "item"): _Part._item,
 }
-_HARMLESS_CHILDREN = frozenset({(_CORE, "metadatagroup"), (_TRIANGLE_SETS, "trianglesets")})
+_HARMLESS_CHILDREN = frozenset({(_TRIANGLE_SETS, "trianglesets")})
 
 
 class _Build:
@@ -191,6 +218,8 @@ class _Build:
         self._stored = 0
         self._root = self._part(root)
         self.unit = self._root.unit
+        self._roles = Roles(package)
+        self._left_out: Counter[str] = Counter()
 
     def _part(self, name: str) -> _Part:
         """A part, read when it is first asked for."""
@@ -219,18 +248,44 @@ class _Build:
         if depth > _DEPTH_MAX:
             raise malformed("3mf", f"Object {key[1][:20]!r} contains itself.")
         found = self._object(key)
-        if found.kind in _NOT_THE_PIECE:
+        if found.role is not None:
+            self._left_out[found.role] += 1
             total = 0
         elif found.kind != "model":
             raise unsupported(f"The build holds an object of type {found.kind[:20]!r}.")
         else:
-            own = self._own_facets(found)
-            total = own + sum(self._total(component.key, depth + 1) for component in found.components)
+            parts = self._components(key, found, self._left_out)
+            total = self._own_facets(key, found) + sum(self._total(part.key, depth + 1) for part in parts)
         self._totals[key] = total
         return total
 
-    def _own_facets(self, found: _Object) -> int:
-        points, faces = found.mesh()
+    def _components(self, key: _Key, found: _Object, left_out: Counter[str]) -> list[_Reference]:
+        """Without those that the program which wrote the file does not mean as metal."""
+        metal = []
+        for component in found.components:
+            role = (
+                self._roles.components.get((key[1], component.key[1])) if key[0] == self._root.name else None
+            )
+            if role is None:
+                metal.append(component)
+            else:
+                left_out[role] += 1
+        return metal
+
+    def _ranges(self, key: _Key) -> Sequence[FacetRange]:
+        return self._roles.ranges.get(key[1], ()) if key[0] == self._root.name else ()
+
+    def remarks(self) -> tuple[MeshWarning, ...]:
+        """What is in the file and not in the price."""
+        self._left_out["items not to be printed"] += self._root.not_printed
+        said = ", ".join(f"{count} {what}" for what, count in sorted(self._left_out.items()) if count)
+        return (MeshWarning("parts_left_out", f"No metal, and left out: {said}."),) if said else ()
+
+    def _own_facets(self, key: _Key, found: _Object) -> int:
+        ranges = self._ranges(key)
+        for part in ranges:
+            self._left_out[part.role] += 1
+        points, faces = found.mesh(ranges)
         if len(faces) and found.components:
             raise malformed("3mf", "An object has both a mesh and components.")
         check_indices(faces.reshape(-1), len(points), "3mf")
@@ -245,11 +300,11 @@ class _Build:
             if not self._totals[key]:
                 continue
             found = self._object(key)
-            points, faces = found.mesh()
+            points, faces = found.mesh(self._ranges(key))
             if len(faces):
                 yield placed(points, faces, rotation, offset)
             with np.errstate(all="ignore"):
                 pending += [
                     _Reference(inner.key, inner.rotation @ rotation, inner.offset @ rotation + offset)
-                    for inner in found.components
+                    for inner in self._components(key, found, Counter())
                 ]

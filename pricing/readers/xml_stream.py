@@ -23,7 +23,9 @@ Start = Callable[[str, Attributes], None]
 class ElementStream:
     """Reports the elements of one XML part. `line` is where the part is being read, for refusals."""
 
-    def __init__(self, start: Start, end: Callable[[], None]) -> None:
+    def __init__(
+        self, start: Start, end: Callable[[], None], text: Callable[[str], None] | None = None
+    ) -> None:
         self._start = start
         self._end = end
         self._depth = 0
@@ -33,6 +35,8 @@ class ElementStream:
         self._parser.StartNamespaceDeclHandler = self._declare
         self._parser.StartElementHandler = self._enter
         self._parser.EndElementHandler = self._leave
+        if text is not None:
+            self._parser.CharacterDataHandler = text
 
     @property
     def line(self) -> int:

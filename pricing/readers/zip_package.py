@@ -1,4 +1,5 @@
-"""The ZIP archive of a 3MF file: bounded before anything is inflated, read in place, never unpacked."""
+"""The ZIP archive of a 3MF file, or of one model: bounded before anything is inflated, read in place, never
+unpacked to disk."""
 
 import posixpath
 import re
@@ -6,7 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from io import RawIOBase
+from io import BytesIO, RawIOBase
 from itertools import islice
 from typing import IO
 from urllib.parse import unquote
@@ -22,7 +23,9 @@ RATIO_MAX = 200
 """Inflated over compressed bytes; model XML reaches some 20."""
 
 _RATIO_BYTES_MIN = 1 << 20
-_ROOT_RELATIONS = "_rels/.rels"
+# What the desktops of this world put into archives.
+_BY_THE_WAY = frozenset({"__macosx", ".ds_store", "thumbs.db", "desktop.ini"})
+ROOT_RELATIONS = "_rels/.rels"
 _RELATIONSHIP = "http://schemas.openxmlformats.org/package/2006/relationships}Relationship"
 _MODEL_TYPE = "http://schemas.microsoft.com/3dmanufacturing/2013/01/3dmodel"
 
@@ -69,6 +72,10 @@ class _BytesInPlace(RawIOBase):
         return len(piece)
 
 
+_CONTENT_TYPES = "[content_types].xml"
+_SEND_IT = "Send the model that is in it."
+
+
 class Package:
     """The members of an archive by name. The names are only compared, so none can lead anywhere else."""
 
@@ -92,10 +99,22 @@ class Package:
             if name == _RELATIONSHIP and attributes.get("Type") == _MODEL_TYPE and internal:
                 targets.append(attributes.get("Target", ""))
 
-        self.read(_ROOT_RELATIONS, ElementStream(take, lambda: None).read)
+        self.read(ROOT_RELATIONS, ElementStream(take, lambda: None).read)
         if len(targets) != 1:
             raise malformed("3mf", f"The root relationships name {len(targets)} model parts instead of one.")
         return part_name(targets[0])
+
+    def has(self, name: str) -> bool:
+        return name in self._members
+
+    def only_model(self) -> str | None:
+        """The one file in an archive that is no 3MF; None when there are several."""
+        names = [
+            name
+            for name in self._members
+            if not name.endswith("/") and not _BY_THE_WAY & {name.partition("/")[0], name.rpartition("/")[2]}
+        ]
+        return names[0] if len(names) == 1 else None
 
     def read(self, name: str, reader: Callable[[IO[bytes]], None]) -> None:
         """Give `reader` the inflated member; its size and checksum are those the archive states."""
@@ -106,6 +125,31 @@ class Package:
             # The stated size is the sender's claim, behind which zipfile stops without a word.
             if stream.tell() != member.file_size:
                 raise malformed("3mf", f"{name[:80]!r} has not the size the archive states.")
+
+
+def only_model(body: memoryview) -> memoryview | None:
+    """The one file in the archive; None when the archive is itself a model (3MF).
+
+    Refused `archive`, `archive_limit`, `malformed_3mf`, `unsupported_feature`.
+    """
+    try:
+        package = Package(body)
+        if package.has(ROOT_RELATIONS) or package.has(_CONTENT_TYPES):
+            return None
+        if (name := package.only_model()) is None:
+            raise Refused("archive", "This is a ZIP archive of several files.", _SEND_IT)
+        content = BytesIO()
+        package.read(name, lambda stream: _copy(stream, content))
+    except ARCHIVE_ERRORS as error:
+        raise malformed("3mf", f"The archive cannot be read ({error}).") from error
+    if bytes(content.getbuffer()[:4]) == b"PK\x03\x04":
+        raise Refused("archive", "This is a ZIP archive in a ZIP archive.", _SEND_IT)
+    return content.getbuffer()
+
+
+def _copy(stream: IO[bytes], content: BytesIO) -> None:
+    while piece := stream.read(1 << 20):
+        content.write(piece)
 
 
 def part_name(target: str) -> str:

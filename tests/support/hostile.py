@@ -147,10 +147,6 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "infinity in GLB": (lambda: _glb_with(float("inf")), "not_finite"),
     "not-a-number in GLB": (lambda: _glb_with(float("nan")), "not_finite"),
-    "OBJ that names /etc/passwd": (
-        lambda: b"mtllib /etc/passwd\n" + meshes.obj(meshes.cube()),
-        "external_reference",
-    ),
     "binary STL that turns into text": (_stl_turning_into_text, "coordinate_limit"),
     "STL header before an archive": (
         lambda: b"solid ring".ljust(84, b"\0") + meshes.three_mf(RING),

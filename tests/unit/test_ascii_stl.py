@@ -156,7 +156,11 @@ def test_numbers_left_for_python_are_decided_in_bounded_portions(monkeypatch: py
 GAP = rb"(?!\s*[\r\n][ \t]*(?:solid(?!\S)|endsolid(?![^\s\0\x1a])))\s+"
 NUMBER = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
 VERTEX = rb" vertex" + (b" " + NUMBER) * 3
-FACET_WRITING = rb" facet normal \S+ \S+ \S+ outer loop" + VERTEX * 3 + rb" endloop endfacet"
+WORD = rb"(?:facet|normal|outer|loop|vertex|endloop|endfacet|solid)(?!\S)|endsolid(?![^\s\0\x1a])"
+REMARK = rb"(?:[\t\x20]+(?!" + WORD + rb")[^\s\0\x1a]\S*)*"
+FACET_WRITING = (
+    rb" facet normal \S+ \S+ \S+ outer loop" + VERTEX * 3 + rb" endloop" + REMARK + rb" endfacet" + REMARK
+)
 SOLID_WRITING = (
     rb"(?:\A|[ \t\r\n\0\x1a]*[\r\n])[ \t]*solid(?!\S)[^\r\n]*"
     rb"(?:" + FACET_WRITING.replace(b" ", GAP) + rb")*\s*[\r\n][ \t]*endsolid(?![^\s\0\x1a])[^\r\n]*"
@@ -266,7 +270,11 @@ def test_body_is_left_as_it_is(make: type[bytes] | type[bytearray]) -> None:
     ("old", "new", "words"),
     [
         (b"outer loop", b"inner loop", "Facet 1: expected 'outer' at byte 27, found 'inner'"),
-        (b"endfacet", b"endface", "Facet 1: expected 'endfacet' at byte 85, found 'endface'"),
+        (
+            b"endloop endfacet",
+            b"endloop\nendface",
+            "Facet 1: expected 'endfacet' at byte 85, found 'endface'",
+        ),
         (b"endsolid", b"solid", "'solid' at byte 94 does not follow its counterpart"),
         (b"solid x\nfacet", b"endsolid x\nfacet", "'endsolid' at byte 0 does not follow its counterpart"),
         (b"endsolid x\n", b"endsolid x\nmore text", "outside of any solid at byte 105: 'more'"),

@@ -30,7 +30,7 @@ def test_every_encoding_of_a_ring_gives_the_same_model(name: str) -> None:
     assert found.bbox_mm == pytest.approx(REFERENCE.bbox_mm, rel=encoding.tolerance)
     assert found.facets == REFERENCE.facets == 2304
     assert (found.bodies, found.closed, found.oriented, found.repaired) == (1, True, True, False)
-    assert found.warnings == ()
+    assert {warning.code for warning in found.warnings} <= {"parts_left_out"}
 
 
 @pytest.mark.parametrize("name", ENCODINGS)

@@ -32,6 +32,13 @@ def test_binary_stl_of_another_size_than_stated_is_refused_with_the_numbers(chan
     assert "684" in refused.detail
 
 
+@pytest.mark.parametrize("blanks", [b"\n", b"\r\n", b" " * 50, b"\x1a"])
+def test_blanks_behind_a_binary_stl_are_passed_over_with_a_remark(blanks: bytes) -> None:
+    facts = analyse(meshes.binary_stl(meshes.cube()) + blanks)
+    assert facts.volume == 1000
+    assert [warning.code for warning in facts.warnings] == ["blank_bytes"]
+
+
 @pytest.mark.parametrize("count", [0, 11, 13, 2**32 - 1])
 def test_binary_stl_with_a_wrong_count_is_refused(count: int) -> None:
     body = bytearray(meshes.binary_stl(meshes.cube(), header=b"solid but binary"))

@@ -7,6 +7,7 @@ import zipfile
 from io import BytesIO
 from random import Random
 
+import numpy as np
 import pytest
 
 from pricing.errors import Refused
@@ -51,7 +52,7 @@ def test_3mf_objects_that_are_not_built_do_not_count() -> None:
     assert analyse(archive(CUBE_3MF + meshes.three_mf_object(meshes.torus(), 7, "support"))).facets == 12
 
 
-@pytest.mark.parametrize("kind", ["support", "solidsupport", "other"])
+@pytest.mark.parametrize("kind", ["support", "solidsupport"])
 def test_3mf_what_holds_the_piece_while_it_is_made_does_not_count(kind: str) -> None:
     objects = CUBE_3MF + meshes.three_mf_object(meshes.torus(), 7, kind)
     assert analyse(archive(objects, '<item objectid="1"/><item objectid="7"/>')).volume == 1000
@@ -60,6 +61,65 @@ def test_3mf_what_holds_the_piece_while_it_is_made_does_not_count(kind: str) -> 
     )
     assert analyse(archive(objects + group, '<item objectid="9"/>')).facets == 12
     assert code(archive(objects, '<item objectid="7"/>')) == "no_facets"
+
+
+def test_3mf_what_is_of_no_kind_that_is_cast_is_refused() -> None:
+    objects = CUBE_3MF + meshes.three_mf_object(meshes.torus(), 7, "other")
+    assert code(archive(objects, '<item objectid="1"/><item objectid="7"/>')) == "unsupported_feature"
+
+
+def slicer_archive(name: str, settings: str, objects: str = CUBE_3MF, items: str | None = None) -> bytes:
+    """With what a slicer says of its parts."""
+    stream = BytesIO(archive(objects) if items is None else archive(objects, items))
+    with zipfile.ZipFile(stream, "a") as packed:
+        packed.writestr(f"Metadata/{name}", f"<config>{settings}</config>")
+    return stream.getvalue()
+
+
+PRUSA_RANGE = (
+    '<object id="1"><volume firstid="0" lastid="11">{}</volume>'
+    '<volume firstid="12" lastid="23">{}</volume></object>'
+)
+PRUSA_ROLE = '<metadata type="volume" key="volume_type" value="{}"/>'
+
+
+@pytest.mark.parametrize("role", ["ParameterModifier", "SupportBlocker", "SupportEnforcer"])
+def test_3mf_ranges_that_prusa_marks_as_no_metal_are_left_out(role: str) -> None:
+    both = meshes.three_mf_object(np.concatenate([meshes.cube(), meshes.cube() + 30]), 1)
+    settings = PRUSA_RANGE.format(PRUSA_ROLE.format("ModelPart"), PRUSA_ROLE.format(role))
+    facts = analyse(slicer_archive("Slic3r_PE_model.config", settings, both))
+    assert facts.volume == 1000
+    assert [warning.code for warning in facts.warnings] == ["parts_left_out"]
+
+
+def test_3mf_ranges_that_an_old_slic3r_marks_are_left_out() -> None:
+    both = meshes.three_mf_object(np.concatenate([meshes.cube(), meshes.cube() + 30]), 1)
+    settings = PRUSA_RANGE.format("", '<metadata type="volume" key="modifier" value="1"/>')
+    assert analyse(slicer_archive("Slic3r_PE_model.config", settings, both)).volume == 1000
+
+
+def test_3mf_components_that_bambu_marks_as_no_metal_are_left_out() -> None:
+    objects = (
+        CUBE_3MF
+        + meshes.three_mf_object(meshes.torus(), 7)
+        + '<object id="9"><components><component objectid="1"/><component objectid="7"/></components>'
+        + "</object>"
+    )
+    settings = '<object id="9"><part id="1" subtype="normal_part"/><part id="7" subtype="{}"/></object>'
+    items = '<item objectid="9"/>'
+    for role in ("modifier_part", "support_blocker", "support_enforcer"):
+        facts = analyse(slicer_archive("model_settings.config", settings.format(role), objects, items))
+        assert (facts.volume, facts.warnings[0].code) == (1000, "parts_left_out")
+    negative = slicer_archive("model_settings.config", settings.format("negative_part"), objects, items)
+    assert code(negative) == "unsupported_feature"
+
+
+def test_3mf_objects_that_cura_marks_as_no_metal_are_left_out() -> None:
+    marked = meshes.three_mf_object(meshes.torus(), 7).replace(
+        "<mesh>", '<metadatagroup><metadata name="cura:infill_mesh">True</metadata></metadatagroup><mesh>'
+    )
+    facts = analyse(archive(CUBE_3MF + marked, '<item objectid="1"/><item objectid="7"/>'))
+    assert (facts.volume, facts.warnings[0].code) == (1000, "parts_left_out")
 
 
 def test_3mf_items_that_are_not_to_be_printed_do_not_count() -> None:
@@ -219,7 +279,26 @@ def test_zip_without_a_model_is_refused() -> None:
     stream = BytesIO()
     with zipfile.ZipFile(stream, "w") as photos:
         photos.writestr("photo.jpg", b"\xff\xd8\xff")
-    assert code(stream.getvalue()) == "malformed_3mf"
+    assert code(stream.getvalue()) == "unsupported_format"
+
+
+@pytest.mark.parametrize("beside", ["__MACOSX/._ring.stl", "models/", ".DS_Store"])
+def test_zip_of_one_model_is_that_model(beside: str) -> None:
+    stream = BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("models/ring.stl", meshes.binary_stl(meshes.torus()))
+        packed.writestr(beside, b"")
+    assert analyse(stream.getvalue()) == analyse(meshes.binary_stl(meshes.torus()))
+
+
+def test_zip_of_several_files_or_of_another_zip_is_refused() -> None:
+    several, nested = BytesIO(), BytesIO()
+    with zipfile.ZipFile(several, "w") as packed:
+        packed.writestr("one.stl", meshes.binary_stl(meshes.cube()))
+        packed.writestr("two.stl", meshes.binary_stl(meshes.cube()))
+    with zipfile.ZipFile(nested, "w") as packed:
+        packed.writestr("inner.zip", several.getvalue())
+    assert code(several.getvalue()) == code(nested.getvalue()) == "archive"
 
 
 def test_zip_member_with_a_wrong_checksum_is_refused() -> None:
