@@ -8,7 +8,7 @@ import math
 
 import msgspec
 
-ANALYSER_VERSION = "2"
+ANALYSER_VERSION = "3"
 """Part of the key facts are kept under: raise it whenever the same bytes may give other facts."""
 
 FLATNESS = 1e-12
@@ -17,6 +17,7 @@ FLATNESS = 1e-12
 REPAIRS = frozenset(
     {
         "bodies_overlap",
+        "bodies_touch",
         "cracks_closed",
         "degenerate_facets",
         "duplicate_facets",
@@ -41,6 +42,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     `closed` and `oriented` tell of the surface after its repair, and so do `volume` and `area`: the volume
     means something only when both hold. `bodies` is None when there were too many facets to count; `unit`
     is what the file states itself (3MF, GLB), None when the caller must say.
+
+    `cavities`: what is hollow within, no part of the volume. The other four are what columns found (see
+    `pricing.mesh.columns`): metal once, metal that the sums have twice, what faces inwards beside metal, and
+    the share of columns that found an opening. None in facts of an earlier analyser, or of too many facets.
     """
 
     format: str
@@ -54,6 +59,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     repaired: bool
     unit: str | None
     warnings: tuple[MeshWarning, ...]
+    metal: float | None = None
+    cavities: float = 0.0
+    counted_twice: float = 0.0
+    inside_out: float = 0.0
+    leaks: float | None = None
 
 
 def encloses_nothing(facts: Facts) -> bool:

@@ -1,4 +1,5 @@
-"""From corners to facts: measures, shared vertices, repair, overlapping bodies, a preview.
+"""From corners to facts: measures, shared vertices, columns, repair, overlapping bodies, a preview.
 
-Reading order: `analysis`, `measures`, `topology`, `repair`, `overlaps`, `preview`, `warm`, `warmed`.
+Reading order: `analysis`, `measures`, `topology`, `columns`, `repair`, `touching`, `overlaps`, `preview`,
+`warm`, `warmed`.
 """

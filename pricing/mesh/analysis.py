@@ -1,11 +1,13 @@
 """From the bytes of a file to its facts: what kind of file, its facets, its surface, its bodies."""
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
 
 from pricing.errors import Refused
 from pricing.facts import REPAIRS, Facts, MeshWarning
+from pricing.mesh.columns import ACROSS_FINE, COLUMNS_SHARE, Columns, Turn, measure_columns, turn_of
 from pricing.mesh.measures import EXACT, Grid, Measures, edge_residues, measure
 from pricing.mesh.overlaps import INVERTED, Size, size_of
 from pricing.mesh.repair import Repair, repair
@@ -36,6 +38,15 @@ _GRID_SHARES = (1.13e-7, 1.07e-6, 1.09e-5)
 _GRID_SHIFTS = (0.381966, 0.881966)
 _SINGLE_PRECISION = 1.2e-7
 
+TWICE_ERROR = 5e-3
+"""What columns may be wrong by where bodies overlap, as a share of the overlap."""
+
+LEAKS_MAX = 1e-4
+"""Of the columns that meet the model this share may find an opening: three in a ring."""
+
+SOME_TURN = turn_of(hashlib.sha256(b"").digest())
+"""For facets without a file."""
+
 
 class _Surface(NamedTuple):
     """How the edges of a mesh pair up, and the comparison of positions under which they do."""
@@ -46,7 +57,8 @@ class _Surface(NamedTuple):
 
 
 class _Solid(NamedTuple):
-    """What the mesh comes to once its facets share vertices."""
+    """What the mesh comes to once its facets share vertices. `corners`: its facets after the repair, `sums`
+    their signed volume."""
 
     volume: float
     area: float
@@ -54,6 +66,9 @@ class _Solid(NamedTuple):
     closed: bool
     oriented: bool
     warnings: list[MeshWarning]
+    corners: Corners
+    sums: float
+    cavities: float = 0.0
 
 
 def analyse(source: bytes | memoryview, content_type: str | None = None) -> Facts:
@@ -64,10 +79,17 @@ def analyse(source: bytes | memoryview, content_type: str | None = None) -> Fact
     """
     body = memoryview(source).cast("B").toreadonly()
     found, contents = read_model(body, content_type)
-    return facts_of(contents.corners, found, contents.unit, contents.remarks)
+    turn = turn_of(hashlib.sha256(body).digest())
+    return facts_of(contents.corners, found, contents.unit, contents.remarks, turn)
 
 
-def facts_of(corners: Corners, found: str, unit: str | None, remarks: tuple[MeshWarning, ...] = ()) -> Facts:
+def facts_of(
+    corners: Corners,
+    found: str,
+    unit: str | None,
+    remarks: tuple[MeshWarning, ...] = (),
+    turn: Turn = SOME_TURN,
+) -> Facts:
     """Facts of triangles already read, shape (n, 3, 3).
 
     Refused `no_facets`, `too_many_facets`, `not_finite`, `coordinate_limit`.
@@ -75,7 +97,14 @@ def facts_of(corners: Corners, found: str, unit: str | None, remarks: tuple[Mesh
     _check_count(len(corners))
     measures = measure(corners)
     _check_box(measures)
-    solid = _solid(corners, measures, _surface(corners, measures))
+    solid = _solid(corners, measures, _surface(corners, measures), turn)
+    columns = _columns(solid, turn)
+    if columns is None:
+        said = "There is too much to look at for columns: what passes through itself may count twice."
+        solid.warnings.append(MeshWarning("metal_unchecked", said))
+    else:
+        solid = _by_columns(solid, columns, turn)
+    warnings = (*remarks, *solid.warnings, *_precision_warnings(measures, solid))
     return Facts(
         format=found,
         facets=len(corners),
@@ -85,10 +114,65 @@ def facts_of(corners: Corners, found: str, unit: str | None, remarks: tuple[Mesh
         bodies=solid.bodies,
         closed=solid.closed,
         oriented=solid.oriented,
-        repaired=any(warning.code in REPAIRS for warning in solid.warnings),
+        repaired=any(warning.code in REPAIRS for warning in warnings),
         unit=unit,
-        warnings=(*remarks, *solid.warnings),
+        warnings=warnings,
+        metal=None if columns is None else columns.metal_beside(solid.sums),
+        cavities=solid.cavities,
+        counted_twice=0.0 if columns is None else columns.counted_twice,
+        inside_out=0.0 if columns is None else columns.inside_out,
+        leaks=None if columns is None else columns.leaks,
     )
+
+
+def _columns(solid: _Solid, turn: Turn) -> Columns | None:
+    columns = measure_columns(solid.corners, turn)
+    if columns is None or max(columns.counted_twice, columns.inside_out) <= COLUMNS_SHARE * columns.metal:
+        return columns
+    return measure_columns(solid.corners, turn, ACROSS_FINE) or columns
+
+
+def _by_columns(solid: _Solid, columns: Columns, turn: Turn) -> _Solid:
+    """Sums and columns agree, or a body passes through itself: then the columns say what metal there is."""
+    if not solid.closed:
+        return _without_leaks(solid, columns, turn)
+    metal = columns.metal_beside(solid.sums)
+    error = TWICE_ERROR * (columns.counted_twice + columns.inside_out)
+    if not solid.oriented or abs(metal - solid.volume) <= COLUMNS_SHARE * solid.volume + error:
+        return solid
+    if any(warning.code == "bodies_unchecked" for warning in solid.warnings):
+        return solid._replace(volume=metal)
+    said = (
+        f"The surface passes through itself: columns find {metal:.6g} of metal, the sums {solid.volume:.6g}."
+        " The area counts what lies inside."
+    )
+    warnings = [*solid.warnings, MeshWarning("self_crossing", said)]
+    return solid._replace(volume=metal, warnings=warnings)
+
+
+def _without_leaks(solid: _Solid, columns: Columns, turn: Turn) -> _Solid:
+    """An open surface whose openings no column finds encloses what the columns say it does. They are looked
+    for from three sides: a hole that is seen from its edge is none."""
+    beside = columns.inside_out + columns.counted_twice
+    if columns.leaks > LEAKS_MAX or not columns.metal > 0 or beside > COLUMNS_SHARE * columns.metal:
+        return solid
+    for side in (1, 2):
+        found = measure_columns(solid.corners, np.roll(turn, side, axis=0))
+        if found is None or found.leaks > LEAKS_MAX:
+            return solid
+    said = "No column finds a way in through the open edges: they are cracks or T-junctions."
+    warnings = [*solid.warnings, MeshWarning("edges_meet", said)]
+    metal = columns.metal
+    return solid._replace(volume=metal, sums=columns.signed, closed=True, oriented=True, warnings=warnings)
+
+
+def _precision_warnings(measures: Measures, solid: _Solid) -> list[MeshWarning]:
+    """Whether single precision at the model's distance is fine enough for its volume."""
+    distance = float(np.abs(np.concatenate([measures.lower, measures.upper])).max())
+    if solid.area * distance * _SINGLE_PRECISION / 2 <= COLUMNS_SHARE * solid.volume:
+        return []
+    said = f"The model lies up to {distance:.3g} from the origin: there its coordinates are too coarse."
+    return [MeshWarning("too_far_from_origin", said)]
 
 
 def _extent(measures: Measures) -> tuple[float, float, float]:
@@ -155,20 +239,20 @@ def _surface(corners: Corners, measures: Measures) -> _Surface:
     return _Surface(False, False, grids[len(grids) // 2] if grids else EXACT)
 
 
-def _solid(corners: Corners, measures: Measures, surface: _Surface) -> _Solid:
+def _solid(corners: Corners, measures: Measures, surface: _Surface, turn: Turn) -> _Solid:
     if len(corners) > WELD_FACETS_MAX:
         said = f"The mesh has {len(corners)} facets; bodies are counted up to {WELD_FACETS_MAX}."
-        return _measured(measures, surface, None, [MeshWarning("bodies_not_counted", said)])
+        return _measured(corners, measures, surface, None, [MeshWarning("bodies_not_counted", said)])
     welded, warnings = _with_areas(weld(corners, surface.grid))
     vertices = len(welded.places)
     edges = match_edges(welded.faces, vertices)
     bodies = bodies_of(welded.faces, vertices)
     if edges.sound:
-        return _sound(measures, welded, corners, edges, bodies, warnings)
+        return _sound(measures, welded, corners, edges, bodies, warnings, turn)
     mesh = mesh_of(welded, corners)
     if (repaired := repair(mesh, max(_extent(measures)))) is not None:
-        return _repaired(repaired, warnings)
-    return _measured(measures, surface, bodies, [*warnings, *_edge_warnings(mesh, corners, edges)])
+        return _repaired(repaired, warnings, turn)
+    return _measured(corners, measures, surface, bodies, [*warnings, *_edge_warnings(mesh, corners, edges)])
 
 
 def _with_areas(welded: Welded) -> tuple[Welded, list[MeshWarning]]:
@@ -181,13 +265,17 @@ def _with_areas(welded: Welded) -> tuple[Welded, list[MeshWarning]]:
 
 
 def _measured(
-    measures: Measures, surface: _Surface, bodies: int | None, warnings: list[MeshWarning]
+    corners: Corners,
+    measures: Measures,
+    surface: _Surface,
+    bodies: int | None,
+    warnings: list[MeshWarning],
 ) -> _Solid:
     """The sums of all facets as they are in the file."""
     if surface.oriented and measures.signed_volume < 0:
         warnings = [*warnings, MeshWarning("inverted", INVERTED)]
     volume, (closed, oriented, _) = abs(measures.signed_volume), surface
-    return _Solid(volume, measures.area, bodies, closed, oriented, warnings)
+    return _Solid(volume, measures.area, bodies, closed, oriented, warnings, corners, volume)
 
 
 def _sound(
@@ -197,24 +285,28 @@ def _sound(
     edges: Edges,
     bodies: int,
     warnings: list[MeshWarning],
+    turn: Turn,
 ) -> _Solid:
     """Nothing to repair; but several bodies may overlap."""
     parts = parts_of(welded.faces, edges)
     if parts.number <= 1:
-        return _measured(measures, _Surface(True, True, EXACT), bodies, warnings)
-    return _sized(size_of(mesh_of(welded, corners), parts), bodies, warnings)
+        return _measured(corners, measures, _Surface(True, True, EXACT), bodies, warnings)
+    return _sized(size_of(mesh_of(welded, corners), parts, turn), bodies, warnings)
 
 
-def _repaired(repaired: Repair, warnings: list[MeshWarning]) -> _Solid:
+def _repaired(repaired: Repair, warnings: list[MeshWarning], turn: Turn) -> _Solid:
     mesh = repaired.mesh
     bodies = bodies_of(mesh.faces, len(mesh.positions))
-    return _sized(size_of(mesh, repaired.parts), bodies, [*warnings, *repaired.warnings])
+    return _sized(size_of(mesh, repaired.parts, turn), bodies, [*warnings, *repaired.warnings])
 
 
 def _sized(size: Size, bodies: int, warnings: list[MeshWarning]) -> _Solid:
     warnings = [*warnings, *size.warnings]
     bodies = bodies if size.bodies is None else size.bodies
-    return _Solid(size.volume, size.area, bodies, True, size.oriented, warnings)
+    corners = size.mesh.positions[size.mesh.faces]
+    return _Solid(
+        size.volume, size.area, bodies, True, size.oriented, warnings, corners, size.sums, size.cavities
+    )
 
 
 def _edge_warnings(mesh: Mesh, corners: Corners, edges: Edges) -> list[MeshWarning]:

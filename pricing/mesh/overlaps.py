@@ -1,8 +1,9 @@
 """Several bodies in one file: side by side, one within the other, or overlapping, where metal would count
 twice.
 
-Bodies whose boxes do not meet are apart. The others are united exactly by manifold3d, cavities taken out; a
-volume other than the sum of theirs shows that they overlap.
+Bodies whose boxes do not meet are apart. The others are united exactly by manifold3d; a volume other than
+the sum of theirs shows that they overlap. What faces inwards is a cavity where the columns find nothing
+inside out and nothing twice: then the sums are right, however deep one lies within another.
 """
 
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pricing.facts import MeshWarning
+from pricing.mesh.columns import COLUMNS_SHARE, Turn, measure_columns
 from pricing.mesh.repair import boxes
 from pricing.mesh.topology import Mesh, Parts, areas, volumes
 
@@ -26,30 +28,36 @@ INVERTED = "All facets face inwards; the volume is taken without its sign."
 
 
 class Size(NamedTuple):
-    """Of all bodies together; `bodies` when some became one. `oriented`: they agree on what is inside."""
+    """Of all bodies together; `bodies` when some became one. `oriented`: they agree on what is inside.
+    `cavities`: what is hollow within, which is not part of the volume. `mesh`: with the bodies that faced
+    inwards for no reason turned round; `sums`: its signed volume."""
 
     volume: float
     area: float
     warnings: list[MeshWarning]
+    mesh: Mesh
+    sums: float
     bodies: int | None = None
     oriented: bool = True
+    cavities: float = 0.0
 
 
-def size_of(mesh: Mesh, parts: Parts) -> Size:
+def size_of(mesh: Mesh, parts: Parts, turn: Turn) -> Size:
     """Volume and area with nothing counted twice. `parts` must be closed, each in agreement with itself."""
     signed = _by_part(volumes(mesh), parts)
     area = _by_part(areas(mesh), parts)
-    if (signed <= 0).all():
+    if signed.sum() < 0 or (signed <= 0).all():
         signed = -signed
         mesh = mesh._replace(faces=mesh.faces[:, ::-1])
         warnings = [MeshWarning("inverted", INVERTED)]
     else:
         warnings = []
     if parts.number == 1:
-        return Size(float(signed.sum()), float(area.sum()), warnings)
+        return Size(float(signed.sum()), float(area.sum()), warnings, mesh, float(signed.sum()))
     if parts.number > PARTS_MAX:
-        return _unchecked(signed, area, warnings, f"There are {parts.number} bodies, too many to compare.")
-    return _recovered(mesh, parts, signed, area, warnings)
+        why = f"There are {parts.number} bodies, too many to compare."
+        return _unchecked(mesh, signed, area, warnings, why)
+    return _recovered(mesh, parts, signed, area, warnings, turn)
 
 
 def _by_part(of_facets: NDArray[np.float64], parts: Parts) -> NDArray[np.float64]:
@@ -57,18 +65,24 @@ def _by_part(of_facets: NDArray[np.float64], parts: Parts) -> NDArray[np.float64
 
 
 def _unchecked(
-    signed: NDArray[np.float64], area: NDArray[np.float64], warnings: list[MeshWarning], why: str
+    mesh: Mesh,
+    signed: NDArray[np.float64],
+    area: NDArray[np.float64],
+    warnings: list[MeshWarning],
+    why: str,
 ) -> Size:
-    warnings.append(MeshWarning("bodies_unchecked", f"{why} Where they overlap, metal counts twice."))
-    return Size(abs(float(signed.sum())), float(area.sum()), warnings)
+    said = f"{why} What they share is counted once as columns find it, their area as it is in the file."
+    warnings.append(MeshWarning("bodies_unchecked", said))
+    sums = float(signed.sum())
+    return Size(abs(sums), float(area.sum()), warnings, mesh, sums)
 
 
 class _Sum:
     """What the groups of bodies come to, one after the other."""
 
     def __init__(self) -> None:
-        self.volume = self.area = 0.0
-        self.bodies = self.overlapping = self.inverted = 0
+        self.volume = self.area = self.cavities = 0.0
+        self.bodies = self.hollows = self.overlapping = self.inverted = 0
 
     def add_apart(self, signed: float, area: float) -> None:
         self.volume += abs(signed)
@@ -76,24 +90,31 @@ class _Sum:
         self.bodies += 1
         self.inverted += signed < 0
 
-    def add_group(self, signed: NDArray[np.float64], area: float, union: "_Union") -> bool:
-        """False when the meaning of the file is ambiguous."""
+    def add_hollow(self, signed: NDArray[np.float64], area: NDArray[np.float64]) -> None:
+        """Bodies one within the other, by turns metal and hollow. The walls of what is hollow no tool
+        reaches: they are not polished."""
+        self.volume += float(signed.sum())
+        self.area += float(area[signed > 0].sum())
+        self.cavities -= float(signed[signed < 0].sum())
+        self.bodies += int((signed > 0).sum())
+        self.hollows += int((signed < 0).sum())
+
+    def add_group(self, signed: NDArray[np.float64], union: "_Union") -> None:
         expected = float(signed.sum())
-        self.bodies += union.bodies
-        if abs(union.volume - expected) <= SAME_VOLUME * float(np.abs(signed).sum()):
-            self.volume += expected
-            self.area += area
-            return True
-        self.volume += union.volume
+        overlap = abs(union.volume - expected) > SAME_VOLUME * float(np.abs(signed).sum())
+        self.volume += union.volume if overlap else expected
         self.area += union.area
-        self.overlapping += len(signed)
-        return bool((signed > 0).all())
+        self.overlapping += overlap * len(signed)
+        self.bodies += union.bodies
 
     def warnings(self) -> list[MeshWarning]:
         found = []
         if self.inverted:
             said = f"{self.inverted} bodies that faced inwards were turned round."
             found.append(MeshWarning("inverted_bodies", said))
+        if self.hollows:
+            said = f"{self.hollows} closed cavities lie within; they are told apart from the volume."
+            found.append(MeshWarning("cavities", said))
         if self.overlapping:
             said = f"{self.overlapping} bodies overlap: what they share is counted once."
             found.append(MeshWarning("bodies_overlap", said))
@@ -109,22 +130,46 @@ def _recovered(
     signed: NDArray[np.float64],
     area: NDArray[np.float64],
     warnings: list[MeshWarning],
+    turn: Turn,
 ) -> Size:
     total = _Sum()
+    turned = np.zeros(parts.number, np.bool_)
     for group in groups_that_meet(*boxes(mesh, parts)):
         if len(group) == 1:
+            turned[group] = signed[group] < 0
             total.add_apart(float(signed[group[0]]), float(area[group[0]]))
             continue
-        if np.isin(parts.labels, group).sum() > UNITED_FACETS_MAX:
-            return _unchecked(signed, area, warnings, f"{len(group)} bodies that may meet have many facets.")
-        if (union := _union(mesh, parts, signed, group)) is None:
-            return _unchecked(signed, area, warnings, f"{len(group)} bodies meet and could not be united.")
-        if not total.add_group(signed[group], float(area[group].sum()), union):
-            said = f"{len(group)} bodies meet, and some that face inwards lie not wholly within another."
-            warnings.append(MeshWarning("bodies_contradict", said))
-            return Size(float(np.abs(signed).sum()), float(area.sum()), warnings, oriented=False)
+        facets = np.isin(parts.labels, group)
+        if (signed[group] < 0).any():
+            if not _is_nested(mesh, facets, turn):
+                said = f"{len(group)} bodies meet, and some that face inwards lie not wholly within another."
+                warnings.append(MeshWarning("bodies_contradict", said))
+                volume = float(np.abs(signed).sum())
+                return Size(volume, float(area.sum()), warnings, mesh, volume, oriented=False)
+            total.add_hollow(signed[group], area[group])
+            continue
+        if facets.sum() > UNITED_FACETS_MAX:
+            why = f"{len(group)} bodies that may meet have many facets."
+            return _unchecked(mesh, signed, area, warnings, why)
+        if (union := _union(mesh, parts, group)) is None:
+            why = f"{len(group)} bodies meet and could not be united."
+            return _unchecked(mesh, signed, area, warnings, why)
+        total.add_group(signed[group], union)
     warnings += total.warnings()
-    return Size(total.volume, total.area, warnings, total.bodies if total.overlapping else None)
+    if turned.any():
+        over = turned[parts.labels][:, None]
+        mesh = mesh._replace(faces=np.where(over, mesh.faces[:, ::-1], mesh.faces))
+    bodies = total.bodies if total.overlapping or total.hollows else None
+    sums = float(np.where(turned, -signed, signed).sum())
+    return Size(total.volume, total.area, warnings, mesh, sums, bodies, cavities=total.cavities)
+
+
+def _is_nested(mesh: Mesh, facets: NDArray[np.bool_], turn: Turn) -> bool:
+    """Whether metal and hollow take turns from the outside to the inside."""
+    found = measure_columns(mesh.positions[mesh.faces[facets]], turn)
+    if found is None or not volumes(mesh)[facets].sum() > 0:
+        return False
+    return max(found.counted_twice, found.inside_out) <= COLUMNS_SHARE * found.metal
 
 
 def groups_that_meet(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> list[NDArray[np.int64]]:
@@ -146,28 +191,20 @@ class _Union(NamedTuple):
     bodies: int
 
 
-def _union(mesh: Mesh, parts: Parts, signed: NDArray[np.float64], group: NDArray[np.int64]) -> _Union | None:
-    """The bodies that face outwards as one, less those that face inwards."""
+def _union(mesh: Mesh, parts: Parts, group: NDArray[np.int64]) -> _Union | None:
+    """The bodies as one."""
     import manifold3d
 
     solids: list[manifold3d.Manifold] = []
-    cavities: list[manifold3d.Manifold] = []
     for part in group:
-        faces = mesh.faces[parts.labels == part]
-        used, numbers = np.unique(faces, return_inverse=True)
-        triangles = numbers.reshape(-1, 3)
-        if signed[part] < 0:
-            triangles = triangles[:, ::-1]
+        used, numbers = np.unique(mesh.faces[parts.labels == part], return_inverse=True)
+        points, triangles = mesh.positions[used], numbers.reshape(-1, 3)
         solid = manifold3d.Manifold(
-            manifold3d.Mesh64(
-                np.ascontiguousarray(mesh.positions[used]), np.ascontiguousarray(triangles, np.uint64)
-            )
+            manifold3d.Mesh64(np.ascontiguousarray(points), np.ascontiguousarray(triangles, np.uint64))
         )
         if solid.status() != manifold3d.Error.NoError:
             return None
-        (cavities if signed[part] < 0 else solids).append(solid)
+        solids.append(solid)
     whole = manifold3d.Manifold.batch_boolean(solids, manifold3d.OpType.Add)
-    if cavities:
-        whole -= manifold3d.Manifold.batch_boolean(cavities, manifold3d.OpType.Add)
     # What is flat may come to less than nothing, by rounding.
     return _Union(max(whole.volume(), 0.0), whole.surface_area(), len(whole.decompose()))

@@ -31,14 +31,18 @@ EXTENT_MM_MANUAL = 1_000_000.0
 VOLUME_MM3_MIN = 0.5
 """A smaller volume is suspicious: a jump ring of 5 mm has 3 mm3, and masses are rounded to a milligram."""
 
-_DOUBTFUL = REPAIRS - {"cracks_closed", "degenerate_facets"} | {
+_DOUBTFUL = (
+    REPAIRS - {"bodies_overlap", "bodies_touch", "cracks_closed", "degenerate_facets", "stray_facets"}
+) | {
     "bodies_not_counted",
     "bodies_unchecked",
-    "edges_shared",
+    "metal_unchecked",
     "older_analysis",
+    "self_crossing",
+    "too_far_from_origin",
 }
-"""Warnings of the facts that take away the firmness of a price. Cracks of rounding errors and facets without
-area change no volume."""
+"""Warnings of the facts that take away the firmness of a price. A repair that was bound to change the volume
+by less than is money does not, nor does an exact union."""
 
 
 class Firmness(msgspec.Struct, frozen=True):

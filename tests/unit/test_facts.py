@@ -17,6 +17,7 @@ from pricing.facts import Facts
 from pricing.mesh import analysis as facts_module
 from pricing.mesh.analysis import analyse, facts_of
 from pricing.mesh.measures import EXACT, Grid, edge_residues, measure
+from pricing.price.firmness import firmness_of
 from pricing.readers import stl
 from tests.support import meshes
 
@@ -153,8 +154,17 @@ def test_bodies_apart_are_counted() -> None:
     assert of(np.concatenate([meshes.cube(at=(20 * n, 0, 0)) for n in range(7)])).bodies == 7
 
 
-def test_cubes_that_touch_along_an_edge_are_noticed() -> None:
-    assert "edges_shared" in codes(of(np.concatenate([meshes.cube(), meshes.cube(at=(10, 10, 0))])))
+@pytest.mark.parametrize(
+    ("at", "area"), [((10, 10, 0), 1200), ((10, 0, 0), 1000), ((10, 5, 0), 1100), ((10, 10, 10), 1200)]
+)
+def test_cubes_that_touch_are_two_cubes_with_the_area_that_is_left(
+    at: tuple[int, int, int], area: float
+) -> None:
+    facts = of(np.concatenate([meshes.cube(), meshes.cube(at=at)]))
+    assert facts.volume == pytest.approx(2000)
+    assert facts.area == pytest.approx(area)
+    assert (facts.closed, facts.oriented) == (True, True)
+    assert firmness_of(facts, "mm").priceable == "auto"
 
 
 def test_bodies_are_not_counted_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

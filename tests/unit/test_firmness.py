@@ -42,7 +42,7 @@ def test_bodies_that_are_apart_are_firm() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["bodies_not_counted", "bodies_unchecked", "bodies_overlap", "edges_shared", "flipped_facets"]
+    "code", ["bodies_not_counted", "bodies_unchecked", "metal_unchecked", "self_crossing", "flipped_facets"]
 )
 def test_doubts_found_in_the_mesh_are_provisional(code: str) -> None:
     assert firmness_of(changed(warnings=(MeshWarning(code, "seen"),)), "mm").priceable == "provisional"
@@ -128,7 +128,9 @@ def test_a_foil_encloses_something() -> None:
     surface=st.tuples(st.booleans(), st.booleans()),
     bodies=st.sampled_from([None, 1, 2]),
     largest=st.floats(0.1, 1e7),
-    doubts=st.sets(st.sampled_from(["bodies_not_counted", "edges_shared", "flipped_facets", "stray_facets"])),
+    doubts=st.sets(
+        st.sampled_from(["bodies_not_counted", "self_crossing", "flipped_facets", "duplicate_facets"])
+    ),
     notes=st.sets(st.sampled_from(["several_bodies", "inverted", "cracks_closed", "degenerate_facets"])),
 )
 def test_firm_only_without_any_doubt(

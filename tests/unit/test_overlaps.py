@@ -27,7 +27,7 @@ def test_overlapping_cubes_count_what_they_share_once() -> None:
     assert facts.volume == pytest.approx(2000 - 125)
     assert facts.area == pytest.approx(1200 - 2 * 3 * 25)
     assert (facts.bodies, facts.repaired, codes(facts)) == (1, True, ["bodies_overlap"])
-    assert firmness_of(facts, "mm").priceable == "provisional"
+    assert firmness_of(facts, "mm").priceable == "auto"
 
 
 def test_cubes_apart_are_firm() -> None:
@@ -66,7 +66,7 @@ def test_a_body_apart_that_faces_inwards_is_turned_round() -> None:
 
 def test_a_body_that_faces_inwards_half_within_another_is_for_a_person() -> None:
     facts = of(meshes.cube(), meshes.flipped(meshes.cube(at=(5, 5, 5))))
-    assert codes(facts) == ["bodies_contradict"]
+    assert "bodies_contradict" in codes(facts)
     assert firmness_of(facts, "mm").priceable == "manual"
 
 

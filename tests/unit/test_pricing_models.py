@@ -55,9 +55,9 @@ TRAPS: dict[str, tuple[bytes, set[str]]] = {
     "nan": (with_coordinate(np.nan), {"not_finite"}),
     "inf": (with_coordinate(np.inf), {"not_finite"}),
     "one facet flipped": (meshes.binary_stl(meshes.flipped(CUBE, 0)), {"provisional"}),
-    "overlapping bodies": (meshes.binary_stl(np.concatenate([CUBE, CUBE + 5])), {"provisional"}),
+    "overlapping bodies": (meshes.binary_stl(np.concatenate([CUBE, CUBE + 5])), {"auto"}),
     "the same body twice": (meshes.binary_stl(np.concatenate([CUBE, CUBE])), {"provisional"}),
-    "a body within a body": (meshes.binary_stl(np.concatenate([CUBE, CUBE * 0.5 + 2])), {"provisional"}),
+    "a body within a body": (meshes.binary_stl(np.concatenate([CUBE, CUBE * 0.5 + 2])), {"auto"}),
     "hole": (meshes.binary_stl(RING[1:]), {"manual"}),
     "comma decimals": (meshes.ascii_stl(RING).replace(b".", b","), {"comma_decimal"}),
     "document type in 3MF": (
