@@ -29,11 +29,12 @@ REPAIRS = frozenset(
 """Warnings that say the surface was not taken as it is in the file."""
 
 
-class MeshWarning(msgspec.Struct, frozen=True):
-    """A stable `code`, and what was seen."""
+class MeshWarning(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A stable `code`, and what was seen. `query`: parameters of a request that would mend it."""
 
     code: str
     detail: str
+    query: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

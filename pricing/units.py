@@ -20,10 +20,13 @@ MILLIMETRES_PER_UNIT: dict[str, Decimal] = {
 
 DECLARABLE_UNITS = ("mm", "cm", "m", "in")
 
+AS_IN_THE_FILE = ""
+"""Declared by those who leave the unit to the file; a file that states none is in millimetres."""
+
 
 def check_declared_unit(unit: str) -> str:
     """Return `unit` when a caller may declare it; otherwise Refused `unknown_unit`."""
-    if unit not in DECLARABLE_UNITS:
+    if unit not in DECLARABLE_UNITS and unit != AS_IN_THE_FILE:
         raise Refused(
             "unknown_unit",
             f"{unit!r} is not a unit of length known here.",

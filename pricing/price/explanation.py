@@ -12,7 +12,7 @@ import msgspec
 
 from pricing.facts import Facts
 from pricing.price.firmness import effective_unit
-from pricing.price.formula import Explanation, Price, explain, price
+from pricing.price.formula import Explanation, Price, cast_volume, explain, price
 from pricing.price.options import Options
 from pricing.price.price_list import MetalFix, PriceList
 from pricing.units import MILLIMETRES_PER_UNIT
@@ -139,10 +139,10 @@ def _variable(name: str, value: Decimal, money: str, versions: dict[str, str]) -
 def _quantities(facts: Facts, options: Options, price_list: PriceList, priced: Price) -> tuple[Working, ...]:
     """From the file's own numbers to the ones that rates apply to."""
     unit = effective_unit(facts, options.units)
-    source = _REQUEST if facts.unit is None else f"{_MODEL}: the file states its unit"
+    source = _REQUEST if facts.unit != unit else f"{_MODEL}: the file states its unit"
     scale = Variable("mm_per_unit", _text(MILLIMETRES_PER_UNIT[unit]), f"mm/{unit}", source)
     material = next(row for row in price_list.materials if row.code == priced.material)
-    volume = Decimal(str(facts.volume))
+    volume = Decimal(str(cast_volume(facts, price_list)))
     area = Decimal(str(facts.area))
     volume_mm3 = _places(volume * MILLIMETRES_PER_UNIT[unit] ** 3, 6)
     area_mm2 = _places(area * MILLIMETRES_PER_UNIT[unit] ** 2, 6)

@@ -12,24 +12,32 @@ import msgspec
 
 from pricing.errors import Refused
 from pricing.facts import REPAIRS, Facts, MeshWarning, encloses_nothing
-from pricing.units import MILLIMETRES_PER_UNIT, check_declared_unit
+from pricing.units import DECLARABLE_UNITS, MILLIMETRES_PER_UNIT, check_declared_unit
 
 Priceable = Literal["auto", "provisional", "manual"]
 
 EXTENT_MM_MIN = 5.0
-"""A largest extent below this is suspicious. A ring is 15-35 mm across: made in centimetres or inches and
-declared as millimetres it has 0.6 to 3.5 "mm". The price of the bound: studs and jump rings below it want a
-person's look."""
+"""A largest extent below this is suspicious: studs and jump rings have it, and so has much that was made in
+another unit. A ring is 15 to 35 mm across."""
 
 EXTENT_MM_MAX = 150.0
-"""A largest extent above this is suspicious. A ring in millimetres declared as centimetres or inches has
-150 mm and more; bangles stay below 90. The price of the bound: rigid necklaces want a person's look."""
+"""A largest extent above this is suspicious, unless the piece is flat and narrow, as chains and bracelets
+are laid out: its second extent is at most NARROW_MM_MAX."""
 
-EXTENT_MM_MANUAL = 1_000_000.0
-"""Beyond a kilometre no confusion of units explains the size, and amounts would mean nothing: no price."""
+NARROW_MM_MAX = 30.0
+
+PLAUSIBLE_MM = (2.5, 600.0)
+"""No piece has a largest extent beyond these: there is no amount. A ring made in metres or centimetres and
+declared as millimetres has 0.02 or 2."""
+
+LIKELY_MM = (5.0, 200.0)
+"""The unit in which a piece has such an extent is nearly always the right one."""
 
 VOLUME_MM3_MIN = 0.5
 """A smaller volume is suspicious: a jump ring of 5 mm has 3 mm3, and masses are rounded to a milligram."""
+
+PLAUSIBLE_MM3_MIN = 0.06
+"""A smaller one has no mass: half a milligram of the lightest alloy."""
 
 _DOUBTFUL = (
     REPAIRS - {"bodies_overlap", "bodies_touch", "cracks_closed", "degenerate_facets", "stray_facets"}
@@ -53,9 +61,9 @@ class Firmness(msgspec.Struct, frozen=True):
 
 
 def effective_unit(facts: Facts, units: str) -> str:
-    """The unit lengths are in: what the file states, else what the caller declared. Refused
+    """The unit lengths are in: what the caller declared, else what the file states, else millimetres. Refused
     `unknown_unit`."""
-    return facts.unit or check_declared_unit(units)
+    return check_declared_unit(units) or facts.unit or "mm"
 
 
 def firmness_of(facts: Facts, units: str) -> Firmness:
@@ -68,10 +76,11 @@ def firmness_of(facts: Facts, units: str) -> Firmness:
             "Give the surface a thickness, or close it, and export it again.",
         )
     obstacles = _obstacles(facts, unit)
-    doubts = _size_doubts(facts, unit)
+    doubts = [] if obstacles else _size_doubts(facts, unit)
     doubtful = doubts or any(warning.code in _DOUBTFUL for warning in facts.warnings)
     priceable: Priceable = "manual" if obstacles else "provisional" if doubtful else "auto"
-    return Firmness(priceable, (*facts.warnings, *obstacles, *doubts, *_notes(facts, unit, units)))
+    notes = _notes(facts, unit) + (_hints(facts, unit) if _is_odd(obstacles + doubts) else [])
+    return Firmness(priceable, (*facts.warnings, *obstacles, *doubts, *notes))
 
 
 def _obstacles(facts: Facts, unit: str) -> list[MeshWarning]:
@@ -80,12 +89,13 @@ def _obstacles(facts: Facts, unit: str) -> list[MeshWarning]:
         return [MeshWarning("not_closed", "The surface has holes, so it encloses no definite volume.")]
     if not facts.oriented:
         return [MeshWarning("not_oriented", "Some of the surface faces inwards and some outwards.")]
-    if _largest_mm(facts, unit) > EXTENT_MM_MANUAL:
-        return [
-            MeshWarning(
-                "oversized", f"In {unit} the model is more than {EXTENT_MM_MANUAL / 1e6:g} km across."
-            )
-        ]
+    largest_mm, volume_mm3 = _largest_mm(facts, unit), _volume_mm3(facts, unit)
+    if not PLAUSIBLE_MM[0] <= largest_mm <= PLAUSIBLE_MM[1]:
+        said = f"In {unit} the model is {largest_mm:.6g} mm across: no piece is."
+        return [MeshWarning("implausible_size", said)]
+    if volume_mm3 < PLAUSIBLE_MM3_MIN:
+        said = f"In {unit} the model has {volume_mm3:.3g} mm3: it would weigh nothing."
+        return [MeshWarning("implausible_size", said)]
     return []
 
 
@@ -93,24 +103,44 @@ def _largest_mm(facts: Facts, unit: str) -> float:
     return max(facts.extent) * float(MILLIMETRES_PER_UNIT[unit])
 
 
+def _volume_mm3(facts: Facts, unit: str) -> float:
+    return facts.volume * float(MILLIMETRES_PER_UNIT[unit]) ** 3
+
+
 def _size_doubts(facts: Facts, unit: str) -> list[MeshWarning]:
     largest_mm = _largest_mm(facts, unit)
-    volume_mm3 = facts.volume * float(MILLIMETRES_PER_UNIT[unit]) ** 3
-    if not EXTENT_MM_MIN <= largest_mm < EXTENT_MM_MAX:
+    if largest_mm < EXTENT_MM_MIN or (largest_mm > EXTENT_MM_MAX and not _is_narrow(facts, unit)):
         bounds = f"{EXTENT_MM_MIN:g} to {EXTENT_MM_MAX:g} mm"
         said = f"In {unit} the model is {largest_mm:.6g} mm across; expected {bounds}."
         return [MeshWarning("suspicious_size", said)]
-    if volume_mm3 < VOLUME_MM3_MIN:
+    if (volume_mm3 := _volume_mm3(facts, unit)) < VOLUME_MM3_MIN:
         said = f"In {unit} the model has {volume_mm3:.3g} mm3; expected at least {VOLUME_MM3_MIN:g}."
         return [MeshWarning("suspicious_volume", said)]
     return []
 
 
-def _notes(facts: Facts, unit: str, declared: str) -> list[MeshWarning]:
-    if unit == declared:
+def _is_narrow(facts: Facts, unit: str) -> bool:
+    second = sorted(facts.extent)[1]
+    return second * float(MILLIMETRES_PER_UNIT[unit]) <= NARROW_MM_MAX
+
+
+def _is_odd(found: list[MeshWarning]) -> bool:
+    return any(warning.code in ("implausible_size", "suspicious_size") for warning in found)
+
+
+def _hints(facts: Facts, unit: str) -> list[MeshWarning]:
+    """The units that would fit, each as a query that is ready to be sent."""
+    found = []
+    for other in DECLARABLE_UNITS:
+        largest_mm = _largest_mm(facts, other)
+        if other != unit and LIKELY_MM[0] <= largest_mm <= LIKELY_MM[1]:
+            said = f"In {other} it would be {largest_mm:.3g} mm across."
+            found.append(MeshWarning("unit_hint", said, query=f"units={other}"))
+    return found
+
+
+def _notes(facts: Facts, unit: str) -> list[MeshWarning]:
+    if facts.unit is None or unit == facts.unit:
         return []
-    return [
-        MeshWarning(
-            "unit_from_file", f"The file states its unit, {unit}; the declared {declared} is not used."
-        )
-    ]
+    said = f"The file states its unit, {facts.unit}; the declared {unit} is used."
+    return [MeshWarning("unit_not_of_file", said)]

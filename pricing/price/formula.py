@@ -1,6 +1,7 @@
 """The price of a model: Decimal from end to end, a pure function of facts, options, price list and metal fix.
 
     volume  = |volume| * unit^3, to 1e-6 mm3            mass = volume / 1000 * density, to 0.001 g
+              (with closed cavities, where the list fills them)
     metal   = mass * (1 + loss) * price per gram * fineness * (1 + premium)
     pattern = base + volume / 1000 * rate               casting = base + mass * rate
     finish, plating = area in cm2 * rate                bodies = (bodies - 1) * handling
@@ -19,7 +20,6 @@ from typing import Literal
 
 import msgspec
 
-from pricing.errors import Refused
 from pricing.facts import Facts, MeshWarning
 from pricing.price.firmness import Firmness, Priceable, effective_unit, firmness_of
 from pricing.price.options import Choice, Options, resolve
@@ -130,14 +130,14 @@ def price(facts: Facts, options: Options, price_list: PriceList, metal_fix: Meta
     """Price `options.quantity` pieces of a model.
 
     Refused `unknown_material`, `unknown_finish`, `unknown_plating`, `unknown_stone`, `unknown_unit`,
-    `quantity_out_of_range`, `stones_out_of_range`, `zero_volume`.
+    `quantity_out_of_range`, `stones_out_of_range`, `zero_volume` (of what encloses nothing).
     """
     choice = resolve(effective_unit(facts, options.units), options, price_list)
     firmness = firmness_of(facts, options.units)
     with decimal.localcontext(_CONTEXT):
         if firmness.priceable == "manual":
             return _unpriced(choice, firmness, (price_list, metal_fix))
-        piece = _piece(facts, choice)
+        piece = _piece(facts, choice, price_list)
         steps = tuple(_order_steps(piece, choice, price_list, metal_fix))
         return _answer(choice, firmness, (price_list, metal_fix), piece, steps)
 
@@ -150,7 +150,7 @@ def explain(
     if firmness_of(facts, options.units).priceable == "manual":
         return ()
     with decimal.localcontext(_CONTEXT):
-        steps = _order_steps(_piece(facts, choice), choice, price_list, metal_fix)
+        steps = _order_steps(_piece(facts, choice, price_list), choice, price_list, metal_fix)
         return tuple(Explanation(step.code, step.variables, step.exact) for step in steps)
 
 
@@ -160,19 +160,19 @@ def _exact(value: float) -> Decimal:
     return Decimal(str(value))
 
 
-def _piece(facts: Facts, choice: Choice) -> _Piece:
+def cast_volume(facts: Facts, price_list: PriceList) -> float:
+    """What is cast, in the file's own unit: plaster never reaches a closed cavity."""
+    return facts.volume + (facts.cavities if price_list.cavities == "filled" else 0.0)
+
+
+def _piece(facts: Facts, choice: Choice, price_list: PriceList) -> _Piece:
     scale_mm = MILLIMETRES_PER_UNIT[choice.units]
-    volume_mm3 = (_exact(facts.volume) * scale_mm**3).quantize(Decimal("1e-6"), decimal.ROUND_HALF_UP)
+    volume = _exact(cast_volume(facts, price_list))
+    volume_mm3 = (volume * scale_mm**3).quantize(Decimal("1e-6"), decimal.ROUND_HALF_UP)
     area_mm2 = (_exact(facts.area) * scale_mm**2).quantize(Decimal("1e-6"), decimal.ROUND_HALF_UP)
     mass_g = (volume_mm3 / 1000 * choice.material.density_g_cm3).quantize(
         Decimal("0.001"), decimal.ROUND_HALF_UP
     )
-    if not volume_mm3 > 0:
-        raise Refused(
-            "zero_volume",
-            f"In {choice.units} the volume is below a millionth of a cubic millimetre.",
-            "Check the unit of length.",
-        )
     return _Piece(volume_mm3 / 1000, area_mm2 / 100, mass_g, facts.bodies or 1)
 
 

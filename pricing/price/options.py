@@ -7,7 +7,7 @@ import msgspec
 from pricing.errors import Refused
 from pricing.price.price_list import Material, PriceList, Stone, Surface
 from pricing.price.stones import StoneCount, check_counts
-from pricing.units import check_declared_unit
+from pricing.units import AS_IN_THE_FILE, check_declared_unit
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -15,7 +15,7 @@ class Options(msgspec.Struct, frozen=True):
     of one piece."""
 
     material: str
-    units: str = "mm"
+    units: str = AS_IN_THE_FILE
     finish: str | None = None
     plating: str | None = None
     quantity: int = 1

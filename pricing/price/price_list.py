@@ -83,7 +83,8 @@ class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PriceList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One published list. `valid_to` None means until the next one; `rounding` applies to every line."""
+    """One published list. `valid_to` None means until the next one; `rounding` applies to every line.
+    `cavities`: whether closed hollows stay hollow, or metal fills them, as in casting by lost wax."""
 
     version: str
     valid_from: datetime
@@ -101,6 +102,7 @@ class PriceList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     finishes: tuple[Surface, ...]
     platings: tuple[Surface, ...]
     stones: tuple[Stone, ...] = ()
+    cavities: Literal["kept", "filled"] = "kept"
 
 
 class MetalFix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

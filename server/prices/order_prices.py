@@ -1,5 +1,6 @@
 """The price of an order: of its quote, of its model, or set by a person."""
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -78,7 +79,7 @@ class OrderPrices:
             raise NotPriceable("The order names no material: edit it, or send price {net, reason}.")
         options = Options(
             material=order.material,
-            units=order.units or "mm",
+            units=_units_of(order),
             finish=order.finish,
             plating=order.plating,
             quantity=order.quantity,
@@ -126,6 +127,14 @@ class OrderPrices:
         ]
         if errors:
             raise Invalid(*errors)
+
+
+EXPLICIT_UNITS_SINCE = datetime(2026, 11, 28, tzinfo=UTC)
+"""Orders of before keep the unit of their file, whatever they name: it won then."""
+
+
+def _units_of(order: Order) -> str:
+    return order.units if order.units is not None and order.created_at >= EXPLICIT_UNITS_SINCE else ""
 
 
 _ASKED = ("model", "units", "material", "finish", "plating", "quantity")

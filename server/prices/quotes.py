@@ -17,6 +17,7 @@ from pricing.price.formula import Price
 from pricing.price.options import Options
 from pricing.price.price_list import MetalFix, PriceList
 from pricing.price.stones import StoneCount
+from pricing.units import AS_IN_THE_FILE
 from storage.errors import Conflict
 from storage.orders.order import Money
 
@@ -25,6 +26,10 @@ class NotExplainable(Conflict):
     """The quote is of a release that had another formula, or did not keep what quotes were made from."""
 
     code = "not_explainable"
+
+
+FILE_UNIT_WINS = frozenset({"1", "2"})
+"""Analysers of releases in which the unit that a file states won over the one that was asked for."""
 
 
 class PriceLine(msgspec.Struct, frozen=True):
@@ -142,7 +147,10 @@ def decode_view(body: bytes) -> QuoteView:
 def explained(quote: QuoteView, price_list: PriceList, metal_fix: MetalFix) -> QuoteView:
     """The quote with the workings of every line. Raises NotExplainable when its amounts do not come out."""
     source = quote.made_from
-    found = workings(source.facts, source.options, price_list, metal_fix)
+    options = source.options
+    if source.analyser in FILE_UNIT_WINS and source.facts.unit is not None:
+        options = msgspec.structs.replace(options, units=AS_IN_THE_FILE)
+    found = workings(source.facts, options, price_list, metal_fix)
     if not _leads_to(found, quote):
         raise NotExplainable
     lines = [

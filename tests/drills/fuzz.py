@@ -45,7 +45,7 @@ MEMORY_BYTES = 1 << 30
 FINDINGS_MAX = 50
 """So many findings end a run: more of them would say the same."""
 
-UNITS = ("mm", "cm", "m", "in")
+UNITS = ("", "mm", "cm", "m", "in")
 
 _NUMBER, _PRICED, _MANUAL, _REFUSED, _UNEXPECTED = range(5)
 Outcome = Literal["priced", "manual", "refused"]

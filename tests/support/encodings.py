@@ -23,7 +23,7 @@ class Encoding(NamedTuple):
     """`body` is the ring when lengths are taken in `units`, to within `tolerance` (a share)."""
 
     body: bytes
-    units: str = "mm"
+    units: str = ""
     tolerance: float = EXACT
 
 
@@ -142,12 +142,12 @@ def _of_scenes(triangles: meshes.Triangles) -> dict[str, Encoding]:
     metres = triangles / 1000
     placed = f'<item objectid="1" transform="{"2 0 0 0 2 0 0 0 2 30 40 50"}"/>'
     return {
-        "GLB": Encoding(meshes.glb(metres), "mm", SINGLE),
-        "GLB, scaled by its node": Encoding(meshes.glb(triangles, scale=[0.001] * 3), "in"),
-        "GLB, mirrored": Encoding(meshes.glb(metres, scale=[1, -1, 1]), "mm", SINGLE),
+        "GLB": Encoding(meshes.glb(metres), "m", SINGLE),
+        "GLB, scaled by its node": Encoding(meshes.glb(triangles, scale=[0.001] * 3)),
+        "GLB, mirrored": Encoding(meshes.glb(metres, scale=[1, -1, 1]), "", SINGLE),
         "3MF": Encoding(meshes.three_mf(triangles)),
         "3MF in inches": Encoding(_three_mf(triangles / MILLIMETRES_PER_INCH, "inch")),
-        "3MF in microns": Encoding(_three_mf(triangles * 1000, "micron"), "cm"),
+        "3MF in microns": Encoding(_three_mf(triangles * 1000, "micron")),
         "3MF, placed by its build item": Encoding(_three_mf(triangles / 2, "millimeter", placed)),
         "3MF, production parts": Encoding(_three_mf_of_parts(triangles)),
         "3MF with a support": Encoding(

@@ -11,8 +11,10 @@ from pricing.facts import Facts, MeshWarning
 from pricing.mesh.analysis import analyse
 from pricing.price.firmness import firmness_of
 from pricing.price.model_view import model_view
+from pricing.units import DECLARABLE_UNITS, MILLIMETRES_PER_UNIT
 from tests.support import meshes
 
+MM = {unit: float(MILLIMETRES_PER_UNIT[unit]) for unit in DECLARABLE_UNITS}
 RING = analyse(meshes.binary_stl(meshes.torus()))
 
 
@@ -68,20 +70,36 @@ def test_an_inverted_mesh_is_firm_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("made_mm", "stated_as"), [(15, "cm"), (35, "cm"), (15, "in"), (35, "in"), (15, "m"), (35, "m")]
+    ("made_mm", "stated_as"), [(16, "cm"), (35, "cm"), (15, "in"), (35, "in"), (15, "m"), (35, "m")]
 )
-def test_a_ring_in_millimetres_declared_in_another_unit_is_suspicious(made_mm: float, stated_as: str) -> None:
-    facts = changed(extent=(float(made_mm), 1.0, 1.0))
+def test_a_ring_in_millimetres_declared_in_another_unit_is_not_firm(made_mm: float, stated_as: str) -> None:
+    facts = changed(extent=(float(made_mm), float(made_mm), 3.0))
     assert firmness_of(facts, "mm").priceable == "auto"
-    assert firmness_of(facts, stated_as).priceable == "provisional"
-    assert codes(facts, stated_as) == ["suspicious_size"]
+    firmness = firmness_of(facts, stated_as)
+    assert firmness.priceable == ("manual" if made_mm * MM[stated_as] > 600 else "provisional")
+    assert "units=mm" in {warning.query for warning in firmness.warnings}
 
 
 @pytest.mark.parametrize(("made_mm", "millimetres"), [(15, 10), (35, 10), (15, 25.4), (35, 25.4), (35, 1000)])
-def test_a_ring_in_another_unit_declared_as_millimetres_is_suspicious(
+def test_a_ring_in_another_unit_declared_as_millimetres_is_not_firm(
     made_mm: float, millimetres: float
 ) -> None:
-    assert firmness_of(changed(extent=(made_mm / millimetres, 0.1, 0.1)), "mm").priceable == "provisional"
+    size = made_mm / millimetres
+    firmness = firmness_of(changed(extent=(size, size, size / 10)), "mm")
+    assert firmness.priceable == ("manual" if size < 2.5 else "provisional")
+    unit = next(unit for unit, factor in MM.items() if factor == millimetres)
+    assert f"units={unit}" in {warning.query for warning in firmness.warnings}
+
+
+def test_chains_and_bracelets_are_longer_than_rings() -> None:
+    assert firmness_of(changed(extent=(450.0, 20.0, 2.0)), "mm").priceable == "auto"
+    assert firmness_of(changed(extent=(200.0, 40.0, 2.0)), "mm").priceable == "provisional"
+    assert firmness_of(changed(extent=(601.0, 20.0, 2.0)), "mm").priceable == "manual"
+
+
+def test_what_would_weigh_nothing_has_no_amount() -> None:
+    assert codes(changed(volume=0.05)) == ["implausible_size"]
+    assert firmness_of(changed(volume=0.05), "mm").priceable == "manual"
 
 
 def test_a_size_of_jewellery_with_hardly_any_volume_is_suspicious() -> None:
@@ -90,18 +108,30 @@ def test_a_size_of_jewellery_with_hardly_any_volume_is_suspicious() -> None:
 
 
 def test_unknown_units_are_refused() -> None:
-    for unit in ("", "MM", "foot", "ft", "parsec"):
+    for unit in ("MM", "foot", "ft", "parsec"):
         with pytest.raises(Refused, match="unknown_unit"):
             firmness_of(RING, unit)
 
 
-def test_the_unit_of_the_file_wins_and_is_reported() -> None:
-    facts = analyse(meshes.glb(meshes.torus() / 1000))
-    firmness = firmness_of(facts, "mm")
-    assert firmness.priceable == "auto"
-    assert codes(facts) == ["unit_from_file"]
+def test_the_declared_unit_wins_and_what_the_file_says_is_told() -> None:
+    facts = analyse(meshes.glb(meshes.torus()))
+    assert firmness_of(facts, "mm").priceable == "auto"
+    assert codes(facts) == ["unit_not_of_file"]
     assert model_view("0" * 64, 1, facts, "mm").volume_mm3 == pytest.approx(RING.volume, rel=1e-5)
+    assert firmness_of(facts, "").priceable == "manual"
+    assert codes(facts, "") == ["implausible_size", "unit_hint"]
+
+
+def test_the_unit_of_the_file_is_taken_where_none_is_declared() -> None:
+    facts = analyse(meshes.glb(meshes.torus() / 1000))
+    assert (firmness_of(facts, "").priceable, codes(facts, "")) == ("auto", [])
+    assert model_view("0" * 64, 1, facts, "").volume_mm3 == pytest.approx(RING.volume, rel=1e-5)
     assert codes(facts, "m") == []
+
+
+def test_an_open_model_shows_no_volume() -> None:
+    view = model_view("0" * 64, 1, changed(closed=False, oriented=False), "mm")
+    assert (view.volume_mm3, view.metal_mm3) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -142,14 +172,14 @@ def test_firm_only_without_any_doubt(
         closed=closed,
         oriented=oriented,
         bodies=bodies,
-        extent=(largest, 0.05, 0.05),
+        extent=(largest, largest, 0.05),
         warnings=tuple(MeshWarning(code, "seen") for code in doubts | notes),
     )
     firmness = firmness_of(facts, "mm")
-    plausible = 5 <= largest < 150
+    plausible = 5 <= largest <= 150
     firm = closed and oriented and not doubts and plausible
     assert (firmness.priceable == "auto") == firm
-    assert (firmness.priceable == "manual") == (not closed or not oriented or largest > 1e6)
+    assert (firmness.priceable == "manual") == (not closed or not oriented or not 2.5 <= largest <= 600)
     assert firm or firmness.warnings or bodies is None
 
 
@@ -160,5 +190,8 @@ def test_view_is_in_millimetres_whatever_the_unit() -> None:
     assert in_cm.area_mm2 == pytest.approx(in_mm.area_mm2, rel=1e-5)
     assert in_cm.bbox_mm == pytest.approx(in_mm.bbox_mm, rel=1e-5)
     assert in_mm.volume_mm3 == pytest.approx(RING.volume, rel=1e-9)
-    names = "sha256 format bytes facets volume_mm3 area_mm2 bbox_mm bodies closed oriented repaired warnings"
+    names = (
+        "sha256 format bytes facets volume_mm3 area_mm2 bbox_mm bodies closed oriented repaired warnings"
+        " metal_mm3 cavities_mm3 counted_twice_mm3 inside_out_mm3 leaks"
+    )
     assert " ".join(msgspec.to_builtins(in_mm)) == names

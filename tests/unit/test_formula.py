@@ -43,12 +43,12 @@ FACTS = st.builds(
     volume=st.floats(0.5, 1e6),
     area=st.floats(1, 1e4),
     bodies=st.sampled_from([1, 2, 5]),
-    extent=st.sampled_from([(20.0, 20.0, 5.0), (1.0, 1.0, 1.0)]),
+    extent=st.sampled_from([(20.0, 20.0, 5.0), (3.0, 3.0, 3.0)]),
 )
 OPTIONS = st.builds(
     Options,
     material=st.sampled_from(MATERIALS),
-    units=st.sampled_from(UNITS),
+    units=st.sampled_from(["", "mm", "cm", "in"]),
     finish=st.sampled_from([None, *FINISHES]),
     plating=st.sampled_from([None, *PLATINGS]),
     quantity=st.integers(1, 10_000),
@@ -150,11 +150,22 @@ def test_the_unit_scales_volume_by_its_cube_and_area_by_its_square(units: str, f
     assert net(small, Options("gold-585-yellow", units=units)) == net(ring(), Options("gold-585-yellow"))
 
 
-def test_the_unit_of_the_file_wins() -> None:
-    facts = ring(241.186049e-9, 1057.768e-6, extent=(0.02, 0.02, 0.005), unit="m")
-    priced = price(facts, Options("gold-585-yellow", units="mm"), LIST, FIX)
-    assert priced.units == "m"
-    assert priced.net == net(ring(), Options("gold-585-yellow"))
+def test_the_unit_asked_for_wins_and_that_of_the_file_is_taken_else() -> None:
+    in_metres = ring(241.186049e-9, 1057.768e-6, extent=(0.02, 0.02, 0.005), unit="m")
+    priced = price(in_metres, Options("gold-585-yellow"), LIST, FIX)
+    assert (priced.units, priced.net) == ("m", net(ring(), Options("gold-585-yellow")))
+    said_in_metres = ring(unit="m")
+    priced = price(said_in_metres, Options("gold-585-yellow", units="mm"), LIST, FIX)
+    assert (priced.units, priced.net) == ("mm", net(ring(), Options("gold-585-yellow")))
+
+
+def test_closed_cavities_are_filled_where_the_price_list_says_so() -> None:
+    hollow, options = msgspec.structs.replace(ring(), cavities=100.0), Options("silver-925")
+    filled, kept = (msgspec.structs.replace(LIST, cavities=cavities) for cavities in ("filled", "kept"))
+    assert price(hollow, options, kept, FIX).mass_g == price(ring(), options, kept, FIX).mass_g
+    whole = ring(341.186049)
+    assert price(hollow, options, filled, FIX).mass_g == price(whole, options, filled, FIX).mass_g
+    assert default_price_list().cavities == "filled"
 
 
 @pytest.mark.parametrize("material", LIST.materials, ids=lambda material: material.code)
@@ -223,13 +234,12 @@ def test_unknown_options_are_refused_with_what_is_known(options: Options, code: 
         assert named in caught.value.remedy
 
 
-def test_what_has_no_volume_worth_a_number_is_refused() -> None:
-    with pytest.raises(Refused, match="zero_volume"):
-        price(ring(4e-7, 1e-3), Options("brass"), LIST, FIX)
+def test_what_has_no_volume_worth_a_number_is_for_a_person() -> None:
+    assert price(ring(4e-7, 1e-3), Options("brass"), LIST, FIX).priceable == "manual"
 
 
 def test_the_largest_price_is_still_exact() -> None:
-    facts, options = ring(1e18, 6e12, extent=(1e6, 1e6, 1e6)), Options("gold-999", quantity=10_000)
+    facts, options = ring(2.1e8, 2.1e6, extent=(600.0, 600.0, 600.0)), Options("gold-999", quantity=10_000)
     priced = price(facts, options, LIST, FIX)
     assert priced.priceable == "provisional"
     assert priced.net == sum((line.amount for line in priced.lines), Decimal(0))

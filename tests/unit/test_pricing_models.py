@@ -66,7 +66,7 @@ TRAPS: dict[str, tuple[bytes, set[str]]] = {
         ),
         {"dtd_forbidden"},
     ),
-    "inches declared as millimetres": (meshes.binary_stl(RING / 25.4), {"provisional"}),
+    "inches declared as millimetres": (meshes.binary_stl(RING / 25.4), {"manual"}),
 }
 
 HARMLESS: dict[str, tuple[bytes, float]] = {
@@ -136,19 +136,19 @@ def test_trimesh_agrees_on_generated_meshes(name: str) -> None:
 
 # What becomes of each real file, in its own unit or as millimetres.
 EXPECTED = {
-    "trimesh_unit_cube.stl": "provisional",
+    "trimesh_unit_cube.stl": "manual",
     "trimesh_20mm_xyz_cube.stl": "auto",
     "trimesh_idler_riser_INCH.stl": "provisional",
     "trimesh_featuretype.stl": "auto",
     "trimesh_7_8ths_cube.stl": "auto",
     "trimesh_torus.stl": "provisional",
-    "trimesh_unit_sphere.stl": "provisional",
+    "trimesh_unit_sphere.stl": "manual",
     "trimesh_two_objects_mixed_case.stl": "auto",
     "trimesh_empty.stl": "no_facets",
     "trimesh_ballA.off": "auto",
     "trimesh_whitespace.off": "provisional",
-    "trimesh_cube.glb": "provisional",
-    "trimesh_Duck.glb": "provisional",
+    "trimesh_cube.glb": "manual",
+    "trimesh_Duck.glb": "manual",
     "trimesh_polygonfaces.obj": "zero_volume",
     "trimesh_notenoughindices.obj": "malformed_obj",
     "trimesh_1002_tray_bottom.stl": "provisional",
@@ -168,7 +168,7 @@ EXPECTED = {
     "assimp_triangle_two_solids.stl": "zero_volume",
     "assimp_invalid.off": "malformed_off",
     "assimp_malformed.obj": "malformed_obj",
-    "assimp_cube_rn.ply": "provisional",
+    "assimp_cube_rn.ply": "manual",
     "jewel_tile_bracelet_heart.stl": "auto",
     "jewel_bracelet_heart_tiles.stl": "auto",
     "pypi_nut.ply": "auto",

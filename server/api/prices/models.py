@@ -45,7 +45,7 @@ SUFFIXES = {
 
 
 class Units(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    units: Code = "mm"
+    units: Code = ""
 
 
 class ModelBody(msgspec.Struct, frozen=True):

@@ -44,7 +44,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What a price depends on beside the model."""
 
     material: Code
-    units: Code = "mm"
+    units: Code = ""
     finish: Code | None = None
     plating: Code | None = None
     quantity: Annotated[int, Meta(ge=1, le=QUANTITY_MAX)] = 1

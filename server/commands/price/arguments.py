@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--material", required=True, help="alloy, e.g. gold-585-yellow")
     parser.add_argument(
-        "--units", default="mm", help="unit of files that state none: mm, cm, m, in (default mm)"
+        "--units", default="", help="unit of lengths: mm, cm, m, in (default: the file's own, else mm)"
     )
     parser.add_argument("--finish", help="default: the price list's own")
     parser.add_argument("--plating", help="default: the price list's own")

@@ -201,7 +201,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     amounts = (row.price.mass_g, row.price.unit_price, row.price.net, row.price.gross)
     return (
         name,
-        f"{row.model.volume_mm3:.3f}",
+        "" if row.model.volume_mm3 is None else f"{row.model.volume_mm3:.3f}",
         " x ".join(f"{length:.4g}" for length in row.model.bbox_mm),
         "?" if row.model.bodies is None else str(row.model.bodies),
         *("-" if amount is None else str(amount) for amount in amounts),
