@@ -19,7 +19,7 @@ _REMEDY = (
 class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`ModelView`, of which only the measures are needed; the defaults are those of one sound body."""
 
-    volume_mm3: float
+    volume_mm3: float | None
     area_mm2: float
     bbox_mm: tuple[float, float, float]
     bodies: int | None = 1
@@ -31,6 +31,11 @@ class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str = "facts"
     bytes: int = 0
     facets: int = 0
+    metal_mm3: float | None = None
+    cavities_mm3: float | None = None
+    counted_twice_mm3: float | None = None
+    inside_out_mm3: float | None = None
+    leaks: float | None = None
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -45,7 +50,10 @@ def given_facts(data: bytes) -> tuple[ModelView, Facts]:
     Refused `malformed_facts`, which covers numbers that no body has.
     """
     given = _decoded(data)
-    measures = (given.volume_mm3, given.area_mm2, *given.bbox_mm)
+    volume_mm3 = given.volume_mm3
+    if volume_mm3 is None and not (given.closed and given.oriented):
+        volume_mm3 = math.prod(given.bbox_mm)  # it has none, and is for a person
+    measures = (volume_mm3 or 0.0, given.area_mm2, *given.bbox_mm)
     if not all(math.isfinite(value) and value > 0 for value in measures):
         raise _malformed("Volume, area and the three lengths of the box must be greater than 0.")
     if given.bodies is not None and given.bodies < 1:
@@ -53,7 +61,7 @@ def given_facts(data: bytes) -> tuple[ModelView, Facts]:
     facts = Facts(
         format=given.format,
         facets=given.facets,
-        volume=given.volume_mm3,
+        volume=volume_mm3 or 0.0,
         area=given.area_mm2,
         extent=given.bbox_mm,
         bodies=given.bodies,
@@ -62,6 +70,11 @@ def given_facts(data: bytes) -> tuple[ModelView, Facts]:
         repaired=given.repaired,
         unit="mm",
         warnings=given.warnings,
+        metal=given.metal_mm3,
+        cavities=given.cavities_mm3 or 0.0,
+        counted_twice=given.counted_twice_mm3 or 0.0,
+        inside_out=given.inside_out_mm3 or 0.0,
+        leaks=given.leaks,
     )
     return model_view(given.sha256, given.bytes, facts, "mm"), facts
 

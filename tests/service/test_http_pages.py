@@ -85,8 +85,9 @@ async def test_the_newest_orders_are_shown_and_nothing_in_them_is_markup(worksho
 async def test_the_price_of_an_order_is_shown(workshop: Workshop) -> None:
     order = await workshop.order("SUBMITTED")
     price = {"net": {"amount": "1234.50", "currency": "EUR"}, "reason": "by hand"}
-    await set_status(workshop.seller, order["id"], "PRICE_CALCULATED", price=price)
-    assert "1481.40 EUR" in page(await workshop.nobody.get("/?status=PRICE_CALCULATED", headers=cookie()))
+    priced = (await set_status(workshop.seller, order["id"], "PRICE_CALCULATED", price=price)).json
+    shown = page(await workshop.nobody.get("/?status=PRICE_CALCULATED", headers=cookie()))
+    assert f"{priced['price']['gross']['amount']} EUR" in shown
 
 
 @pytest.mark.parametrize(

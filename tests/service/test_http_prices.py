@@ -131,8 +131,10 @@ async def test_units_scale_the_model_and_are_never_guessed(workshop: Workshop) -
     body = binary_stl(torus(0.9 + np.random.default_rng().random() / 10, 0.15))
     mm, cm = [(await price(workshop.partner, body, units=units)).json for units in ("mm", "cm")]
     assert cm["model"]["volume_mm3"] == pytest.approx(1000 * mm["model"]["volume_mm3"])
-    assert (mm["price"]["priceable"], cm["price"]["priceable"]) == ("provisional", "auto")
-    assert "suspicious_size" in {warning["code"] for warning in mm["price"]["warnings"]}
+    assert (mm["price"]["priceable"], cm["price"]["priceable"]) == ("manual", "auto")
+    warnings = mm["price"]["warnings"]
+    assert "implausible_size" in {warning["code"] for warning in warnings}
+    assert "units=cm" in {warning.get("query") for warning in warnings}
 
 
 async def test_an_open_mesh_is_priced_by_a_person(workshop: Workshop) -> None:

@@ -100,6 +100,8 @@ def _complain(message: str) -> int:
 
 
 def _question(arguments: argparse.Namespace) -> _Question:
+    if arguments.facts and arguments.units not in ("", "mm"):
+        raise BadArgument("facts are in millimetres: leave out --units")
     price_list, metal_fix = (
         None if path is None else document(path, DATA_BYTES_MAX, arguments.wait)
         for path in (arguments.price_list, arguments.metal_fix)
