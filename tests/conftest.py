@@ -13,6 +13,7 @@ from tests.support.workshop import Workshop
 
 pytest_plugins = ["tests.support.engines"]
 pytest.register_assert_rewrite("tests.contracts")
+collect_ignore = [] if os.environ.get("FACET_TEST_CASES") else ["unit/test_model_cases.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
