@@ -29,6 +29,10 @@ REPAIRS = frozenset(
 """Warnings that say the surface was not taken as it is in the file."""
 
 
+FROM_ARCHIVE = "from_archive"
+"""The warning that the file is a ZIP archive of one model."""
+
+
 class MeshWarning(msgspec.Struct, frozen=True, omit_defaults=True):
     """A stable `code`, and what was seen. `query`: parameters of a request that would mend it."""
 

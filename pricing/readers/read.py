@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 
 from pricing.errors import Refused
+from pricing.facts import FROM_ARCHIVE, MeshWarning
 from pricing.readers import stl
 from pricing.readers.common import BYTE_ORDER_MARK
 from pricing.readers.corners import STL_FACET_BYTES, STL_HEADER_BYTES, Contents
@@ -60,7 +61,9 @@ def read_model(body: memoryview, content_type: str | None = None) -> tuple[str, 
     if head[:2] in _UTF_16 and not _is_binary_stl(head, size):
         return _read_utf_16(body, _UTF_16[head[:2]], content_type)
     if head.startswith(b"PK\x03\x04") and (member := only_model(body)) is not None:
-        return read_model(member, content_type)
+        found, contents = read_model(member, content_type)
+        remark = MeshWarning(FROM_ARCHIVE, "The model is the one file in a ZIP archive.")
+        return found, contents._replace(remarks=(remark, *contents.remarks))
     found = detect(head, size)
     check_content_type(content_type, found)
     return found, _READERS[found](body)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -69,6 +70,18 @@ async def test_the_file_comes_back_byte_for_byte_to_those_who_may_have_it(worksh
         assert reply.headers["Content-Disposition"].startswith("attachment;")
     for client in (workshop.customer, workshop.shop, workshop.seller):
         problem(await client.get(path), 403, "forbidden")
+
+
+async def test_an_archive_of_one_model_comes_back_as_an_archive(workshop: Workshop) -> None:
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("ring.stl", a_ring())
+    body = packed.getvalue()
+    model = (await upload(workshop.partner, body)).json["model"]
+    assert (model["format"], model["closed"]) == ("stl-binary", True)
+    reply = await workshop.partner.get(f"/v1/models/{sha256_of(body)}/file")
+    assert reply.raw == body
+    assert reply.headers["Content-Disposition"].endswith('.zip"')
 
 
 @pytest.mark.parametrize("name", ["obj", "glb", "stl-ascii"])

@@ -5,7 +5,7 @@ import re
 import msgspec
 from aiohttp import web
 
-from pricing.facts import PREVIEW_MEDIA_TYPE
+from pricing.facts import FROM_ARCHIVE, PREVIEW_MEDIA_TYPE
 from pricing.price.model_view import ModelView
 from pricing.units import check_declared_unit
 from server.api.prices.prices import Priced, PriceQuery, cache_status, quote_tag
@@ -151,7 +151,9 @@ async def get_model_file(call: Call) -> web.StreamResponse:
     """The bytes as they were uploaded, as a download: strangers' files are not for a browser to open."""
     uploads = call.request.app[MODEL_UPLOADS]
     model, _ = await uploads.known_model(_sha256(call), call.actor)
-    suffix = SUFFIXES[facts_of(model).format]
+    facts = facts_of(model)
+    packed = any(warning.code == FROM_ARCHIVE for warning in facts.warnings)
+    suffix = "zip" if packed else SUFFIXES[facts.format]
     headers = {
         "Content-Type": OCTETS,
         "Content-Disposition": f'attachment; filename="{model.sha256[:12]}.{suffix}"',
