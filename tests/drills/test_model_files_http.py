@@ -39,7 +39,8 @@ class File(NamedTuple):
 
     @property
     def units(self) -> str:
-        return "in" if "INCH" in self.path.name else "mm"
+        """Left to the file, unless its name knows better."""
+        return "in" if "INCH" in self.path.name else ""
 
     @property
     def refused(self) -> bool:
