@@ -7,7 +7,7 @@ import numpy as np
 
 from pricing.errors import Refused
 from pricing.facts import REPAIRS, Facts, MeshWarning
-from pricing.mesh.columns import ACROSS_FINE, COLUMNS_SHARE, Columns, Turn, measure_columns, turn_of
+from pricing.mesh.columns import ACROSS_FINE, COLUMNS_SHARE, MET_MIN, Columns, Turn, measure_columns, turn_of
 from pricing.mesh.measures import EXACT, Grid, Measures, edge_residues, measure
 from pricing.mesh.overlaps import INVERTED, Size, size_of
 from pricing.mesh.repair import Repair, repair
@@ -127,7 +127,10 @@ def facts_of(
 
 def _columns(solid: _Solid, turn: Turn) -> Columns | None:
     columns = measure_columns(solid.corners, turn)
-    if columns is None or max(columns.counted_twice, columns.inside_out) <= COLUMNS_SHARE * columns.metal:
+    if columns is None or not (solid.closed and solid.oriented):
+        return columns
+    beside = max(columns.counted_twice, columns.inside_out)
+    if columns.met >= MET_MIN and beside <= COLUMNS_SHARE * columns.metal:
         return columns
     return measure_columns(solid.corners, turn, ACROSS_FINE) or columns
 

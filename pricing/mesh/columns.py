@@ -28,7 +28,10 @@ CELLS_MAX = 300_000_000
 a piece need a third of it."""
 
 ACROSS_FINE = 1024
-"""Where something is counted twice: the error of columns is one of edges, and those of a part are many."""
+"""Where something is counted twice, since the error of columns is one of edges, and those of a part are many;
+and where fewer than MET_MIN columns meet the model, as with long thin wire."""
+
+MET_MIN = 4_000
 
 HITS_MAX = 30_000_000
 """Some 270 MB. A mesh of more passes through itself hundreds of times."""
@@ -45,18 +48,20 @@ Turn = NDArray[np.float64]
 class Columns(NamedTuple):
     """Volumes in the cube of the file's unit, as the columns have them; of a surface that faces inwards as if
     it were turned round. `signed`: what the sums say. `metal`: once, whatever lies in it twice. `leaks`: the
-    share of columns that do not come out as often as they go in, of those that meet the model."""
+    share of columns that do not come out as often as they go in, of the `met` that meet the model."""
 
     signed: float
     metal: float
     counted_twice: float
     inside_out: float
     leaks: float
+    met: int
 
     def metal_beside(self, sums: float) -> float:
         """The metal of a surface whose signed volume is known: the columns need only say what that counts
         twice or less than once, and so add no error of their own where it is simple."""
-        return sums - (self.signed - self.metal)
+        metal = sums - (self.signed - self.metal)
+        return metal if metal > 0 else self.metal
 
 
 def turn_of(sha256: bytes) -> Turn:
@@ -96,7 +101,8 @@ def measure_columns(corners: Corners, turn: Turn, across: int = ACROSS) -> Colum
     if signed < 0:
         signed, metal, twice, inside_out, met, leaking = _walk(starts, depths, -signs)
     cell = step * step
-    return Columns(signed * cell, metal * cell, twice * cell, inside_out * cell, leaking / max(met, 1))
+    leaks = leaking / max(met, 1)
+    return Columns(signed * cell, metal * cell, twice * cell, inside_out * cell, leaks, int(met))
 
 
 @compiled

@@ -97,6 +97,7 @@ class Shape(NamedTuple):
 
 RING = meshes.torus(around=96, across=32)
 RING_VOLUME = volume_of(RING)
+WIRE = meshes.torus(70.0, 0.15, around=400, across=12)
 BALL = ball(6.0)
 HOLLOW = ball(5.0, 24)
 BEAD = ball(3.0, 16)
@@ -125,6 +126,7 @@ SHAPES: dict[str, Callable[[], Shape]] = {
     "heptagram": lambda: Shape(prism(star(7, 3, 10), 4), 4 * star_area(7, 3, 10), False),
     "heptagram of two turns": lambda: Shape(prism(star(7, 2, 10), 4), 4 * star_area(7, 2, 10), False),
     "pentagram inside out": lambda: Shape(turned(prism(star(5, 2, 10), 4)), 4 * star_area(5, 2, 10), False),
+    "a wire": lambda: Shape(WIRE, volume_of(WIRE)),
     "ring twice": lambda: Shape(np.concatenate([RING, RING]), RING_VOLUME, False),
     "ring twice, moved by a hair": lambda: Shape(np.concatenate([RING, RING + 1e-5]), RING_VOLUME),
     "cavity": lambda: Shape(np.concatenate([BALL, turned(HOLLOW)]), volume_of(BALL) - volume_of(HOLLOW)),
