@@ -163,10 +163,13 @@ def _without_leaks(solid: _Solid, columns: Columns, turn: Turn) -> _Solid:
         found = measure_columns(solid.corners, np.roll(turn, side, axis=0))
         if found is None or found.leaks > LEAKS_MAX:
             return solid
+    # The sums of an open surface depend on the origin: here the columns alone say the volume.
+    if (fine := measure_columns(solid.corners, turn, ACROSS_FINE)) is None:
+        return solid
     said = "No column finds a way in through the open edges: they are cracks or T-junctions."
     warnings = [*solid.warnings, MeshWarning("edges_meet", said)]
-    metal = columns.metal
-    return solid._replace(volume=metal, sums=columns.signed, closed=True, oriented=True, warnings=warnings)
+    sums = columns.signed + fine.metal - columns.metal
+    return solid._replace(volume=fine.metal, sums=sums, closed=True, oriented=True, warnings=warnings)
 
 
 def _precision_warnings(measures: Measures, solid: _Solid) -> list[MeshWarning]:
