@@ -83,6 +83,8 @@ def turn_of(sha256: bytes) -> Turn:
 def measure_columns(corners: Corners, turn: Turn, across: int = ACROSS) -> Columns | None:
     """What the columns find in facets of shape (n, 3, 3), finite and at least one. None beyond CELLS_MAX or
     HITS_MAX, or when the model is flat across the columns."""
+    if corners.dtype == np.float64:  # else all of this were compiled again for another layout
+        corners = np.ascontiguousarray(corners, np.float64)
     origin = np.array(corners[0, 0], np.float64)
     lower, upper = _box(corners, origin, turn)
     step = float((upper - lower).max()) / across

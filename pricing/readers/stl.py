@@ -8,12 +8,11 @@ over but blanks, because a file cut short has a wrong volume and no other sign o
 import struct
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pricing.errors import Refused
 from pricing.facts import MeshWarning
 from pricing.readers.ascii_stl import EXPORT_AGAIN, read_corners
-from pricing.readers.corners import STL_FACET_BYTES, STL_HEADER_BYTES, Contents
+from pricing.readers.corners import STL_FACET_BYTES, STL_HEADER_BYTES, Contents, Corners
 
 BLANK_BYTES_MAX = 64 << 10
 """So many blank bytes may follow the last facet: some programs end every file with a line end, or pad it."""
@@ -64,8 +63,9 @@ _STL_FACET = np.dtype(
 )
 
 
-def packed_corners(body: memoryview, count: int) -> NDArray[np.float32]:
+def packed_corners(body: memoryview, count: int) -> Corners:
     """The facets of a binary STL where they are: no copy of the body is made."""
     packed = np.frombuffer(body, dtype=_STL_FACET, count=count, offset=STL_HEADER_BYTES)
-    corners: NDArray[np.float32] = packed["corners"]
-    return corners
+    corners: Corners = packed["corners"]
+    # A single one would be an array of another layout, for which all machine code were compiled again.
+    return corners if count != 1 else corners.astype(np.float64)
