@@ -18,6 +18,15 @@ MILLIMETRES_PER_UNIT: dict[str, Decimal] = {
     "ft": Decimal("304.8"),
 }
 
+UNIT_NAMES = {
+    "um": "micrometres",
+    "mm": "millimetres",
+    "cm": "centimetres",
+    "m": "metres",
+    "in": "inches",
+    "ft": "feet",
+}
+
 DECLARABLE_UNITS = ("mm", "cm", "m", "in")
 
 AS_IN_THE_FILE = ""

@@ -12,7 +12,7 @@ import msgspec
 
 from pricing.errors import Refused
 from pricing.facts import REPAIRS, Facts, MeshWarning, encloses_nothing
-from pricing.units import DECLARABLE_UNITS, MILLIMETRES_PER_UNIT, check_declared_unit
+from pricing.units import DECLARABLE_UNITS, MILLIMETRES_PER_UNIT, UNIT_NAMES, check_declared_unit
 
 Priceable = Literal["auto", "provisional", "manual"]
 
@@ -91,10 +91,10 @@ def _obstacles(facts: Facts, unit: str) -> list[MeshWarning]:
         return [MeshWarning("not_oriented", "Some of the surface faces inwards and some outwards.")]
     largest_mm, volume_mm3 = _largest_mm(facts, unit), _volume_mm3(facts, unit)
     if not PLAUSIBLE_MM[0] <= largest_mm <= PLAUSIBLE_MM[1]:
-        said = f"In {unit} the model is {largest_mm:.6g} mm across: no piece is."
+        said = f"In {UNIT_NAMES[unit]} the model is {largest_mm:.6g} mm across: no piece is."
         return [MeshWarning("implausible_size", said)]
     if volume_mm3 < PLAUSIBLE_MM3_MIN:
-        said = f"In {unit} the model has {volume_mm3:.3g} mm3: it would weigh nothing."
+        said = f"In {UNIT_NAMES[unit]} the model has {volume_mm3:.3g} mm3: it would weigh nothing."
         return [MeshWarning("implausible_size", said)]
     return []
 
@@ -111,10 +111,12 @@ def _size_doubts(facts: Facts, unit: str) -> list[MeshWarning]:
     largest_mm = _largest_mm(facts, unit)
     if largest_mm < EXTENT_MM_MIN or (largest_mm > EXTENT_MM_MAX and not _is_narrow(facts, unit)):
         bounds = f"{EXTENT_MM_MIN:g} to {EXTENT_MM_MAX:g} mm"
-        said = f"In {unit} the model is {largest_mm:.6g} mm across; expected {bounds}."
+        said = f"In {UNIT_NAMES[unit]} the model is {largest_mm:.6g} mm across; expected {bounds}."
         return [MeshWarning("suspicious_size", said)]
     if (volume_mm3 := _volume_mm3(facts, unit)) < VOLUME_MM3_MIN:
-        said = f"In {unit} the model has {volume_mm3:.3g} mm3; expected at least {VOLUME_MM3_MIN:g}."
+        said = (
+            f"In {UNIT_NAMES[unit]} the model has {volume_mm3:.3g} mm3; expected at least {VOLUME_MM3_MIN:g}."
+        )
         return [MeshWarning("suspicious_volume", said)]
     return []
 
@@ -134,7 +136,7 @@ def _hints(facts: Facts, unit: str) -> list[MeshWarning]:
     for other in DECLARABLE_UNITS:
         largest_mm = _largest_mm(facts, other)
         if other != unit and LIKELY_MM[0] <= largest_mm <= LIKELY_MM[1]:
-            said = f"In {other} it would be {largest_mm:.3g} mm across."
+            said = f"In {UNIT_NAMES[other]} it would be {largest_mm:.3g} mm across."
             found.append(MeshWarning("unit_hint", said, query=f"units={other}"))
     return found
 
