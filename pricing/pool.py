@@ -29,7 +29,8 @@ from pricing.errors import Refused
 from pricing.facts import Facts
 
 _Kind = Literal["facts", "preview"]
-_Job = tuple[_Kind, str, str | None, int]
+_Job = tuple[_Kind, str, str | None, str | None, int]
+"""Path, content type, SHA-256 where it is known, seconds of processor time."""
 _Answer = tuple[Literal["done"], bytes] | tuple[Literal["refused"], str, str, str]
 
 _ATTEMPTS = 2
@@ -132,7 +133,9 @@ class FactsPool:
         """Analyses waiting or under way."""
         return self._outstanding
 
-    async def analyse(self, body: bytes | Path, content_type: str | None = None) -> Facts:
+    async def analyse(
+        self, body: bytes | Path, content_type: str | None = None, sha256: str | None = None
+    ) -> Facts:
         """Facts of a file in memory or on disk. A path is mapped by the worker, so nothing is copied; bytes
         are written to a temporary file first.
 
@@ -140,19 +143,21 @@ class FactsPool:
         `worker_died`; PoolBusy when `Limits.waiting` files wait already; PoolClosed. Cancelling the task
         stops its worker.
         """
-        return msgspec.msgpack.decode(await self._done("facts", body, content_type), type=Facts)
+        return msgspec.msgpack.decode(await self._done("facts", body, content_type, sha256), type=Facts)
 
     async def preview(self, body: bytes | Path) -> bytes:
         """`pricing.mesh.preview.preview` of a file, in the same way and with the same refusals."""
-        return await self._done("preview", body, None)
+        return await self._done("preview", body, None, None)
 
-    async def _done(self, kind: _Kind, body: bytes | Path, content_type: str | None) -> bytes:
+    async def _done(
+        self, kind: _Kind, body: bytes | Path, content_type: str | None, sha256: str | None
+    ) -> bytes:
         if self._outstanding >= self._limits.workers + self._limits.waiting:
             self.ended["busy"] += 1
             raise PoolBusy(f"{self._outstanding} analyses are waiting or under way.")
         self._outstanding += 1
         try:
-            answer = await self._read(kind, body, content_type)
+            answer = await self._read(kind, body, content_type, sha256)
         except Refused as refused:
             self.ended["stopped" if refused.code in _STOPPED else "refused"] += 1
             raise
@@ -161,15 +166,17 @@ class FactsPool:
         self.ended["read"] += 1
         return answer
 
-    async def _read(self, kind: _Kind, body: bytes | Path, content_type: str | None) -> bytes:
+    async def _read(
+        self, kind: _Kind, body: bytes | Path, content_type: str | None, sha256: str | None
+    ) -> bytes:
         self._require_open()
         async with self._free_workers:
             if isinstance(body, Path):
-                return await self._answered((kind, str(body), content_type, self._limits.cpu_s))
+                return await self._answered((kind, str(body), content_type, sha256, self._limits.cpu_s))
             with tempfile.NamedTemporaryFile(prefix="facet-model-") as spool:
                 # Bytes would go through the pipe, and block it while they do.
                 await asyncio.to_thread(_fill, spool.name, body)
-                return await self._answered((kind, spool.name, content_type, self._limits.cpu_s))
+                return await self._answered((kind, spool.name, content_type, sha256, self._limits.cpu_s))
 
     async def _answered(self, job: _Job) -> bytes:
         """What comes of one file, tried a second time when the pool broke down around it.
@@ -266,11 +273,11 @@ def _limit_processor_time(cpu_s: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + cpu_s, hard))
 
 
-def _work(kind: _Kind, path: str, content_type: str | None, cpu_s: int) -> _Answer:
+def _work(kind: _Kind, path: str, content_type: str | None, sha256: str | None, cpu_s: int) -> _Answer:
     """Read one file in a worker; the answer is made of plain bytes and strings."""
     _limit_processor_time(cpu_s)
     try:
-        return ("done", _KINDS[kind](_mapped(path), content_type))
+        return ("done", _KINDS[kind](_mapped(path), content_type, sha256))
     except Refused as refused:
         return ("refused", refused.code, refused.detail, refused.remedy)
     except MemoryError:
@@ -285,20 +292,20 @@ def _mapped(path: str) -> bytes | memoryview:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _facts(body: bytes | memoryview, content_type: str | None) -> bytes:
+def _facts(body: bytes | memoryview, content_type: str | None, sha256: str | None) -> bytes:
     # Only workers need the analyser, which takes a second to import; they are forked with it.
     from pricing.mesh.analysis import analyse
 
-    return msgspec.msgpack.encode(analyse(body, content_type))
+    return msgspec.msgpack.encode(analyse(body, content_type, sha256))
 
 
-def _preview(body: bytes | memoryview, content_type: str | None) -> bytes:
+def _preview(body: bytes | memoryview, content_type: str | None, sha256: str | None) -> bytes:
     from pricing.mesh.preview import preview
 
     return preview(body)
 
 
-_KINDS: dict[_Kind, Callable[[bytes | memoryview, str | None], bytes]] = {
+_KINDS: dict[_Kind, Callable[[bytes | memoryview, str | None, str | None], bytes]] = {
     "facts": _facts,
     "preview": _preview,
 }

@@ -118,6 +118,8 @@ def report(outcomes: list[Outcome], total_s: float) -> int:
     if skipped and (os.environ.get("CI") or os.environ.get("FACET_TEST_MODELS")):
         bad.append("skipped tests")
         print(f"{skipped} tests were skipped: on CI, or with the models at hand, none may be")
+    if not os.environ.get("FACET_TEST_CASES"):
+        print("left out: tests/unit/test_model_cases.py, since FACET_TEST_CASES names no folder")
     print(f"total {total_s:8.1f} s" + (f"; not good: {', '.join(bad)}" if bad else ""))
     failed = sum(outcome.failed for outcome in outcomes)
     print(f"{sum(outcome.passed for outcome in outcomes)} passed, {failed} failed, {skipped} skipped")

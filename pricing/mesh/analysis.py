@@ -71,15 +71,15 @@ class _Solid(NamedTuple):
     cavities: float = 0.0
 
 
-def analyse(source: bytes | memoryview, content_type: str | None = None) -> Facts:
+def analyse(source: bytes | memoryview, content_type: str | None = None, sha256: str | None = None) -> Facts:
     """Facts of a model file, or Refused with a code, what is wrong and what to do.
 
     `source` is only read, in place for binary STL. `content_type`, when it is a `model/*` type, must not
-    contradict the content.
+    contradict the content. `sha256` is that of the source, where it is known.
     """
     body = memoryview(source).cast("B").toreadonly()
     found, contents = read_model(body, content_type)
-    turn = turn_of(hashlib.sha256(body).digest())
+    turn = turn_of(bytes.fromhex(sha256) if sha256 else hashlib.sha256(body).digest())
     return facts_of(contents.corners, found, contents.unit, contents.remarks, turn)
 
 
@@ -99,12 +99,9 @@ def facts_of(
     _check_box(measures)
     solid = _solid(corners, measures, _surface(corners, measures), turn)
     columns = _columns(solid, turn)
-    if columns is None:
-        said = "There is too much to look at for columns: what passes through itself may count twice."
-        solid.warnings.append(MeshWarning("metal_unchecked", said))
-    else:
-        solid = _by_columns(solid, columns, turn)
-    warnings = (*remarks, *solid.warnings, *_precision_warnings(measures, solid))
+    if columns is not None:
+        solid, columns = _by_columns(solid, columns, turn)
+    warnings = (*remarks, *solid.warnings, *_column_warnings(columns), *_precision_warnings(measures, solid))
     return Facts(
         format=found,
         facets=len(corners),
@@ -135,41 +132,49 @@ def _columns(solid: _Solid, turn: Turn) -> Columns | None:
     return measure_columns(solid.corners, turn, ACROSS_FINE) or columns
 
 
-def _by_columns(solid: _Solid, columns: Columns, turn: Turn) -> _Solid:
+def _column_warnings(columns: Columns | None) -> list[MeshWarning]:
+    if columns is not None:
+        return []
+    said = "There is too much to look at for columns: what passes through itself may count twice."
+    return [MeshWarning("metal_unchecked", said)]
+
+
+def _by_columns(solid: _Solid, columns: Columns, turn: Turn) -> tuple[_Solid, Columns]:
     """Sums and columns agree, or a body passes through itself: then the columns say what metal there is."""
     if not solid.closed:
         return _without_leaks(solid, columns, turn)
     metal = columns.metal_beside(solid.sums)
     error = TWICE_ERROR * (columns.counted_twice + columns.inside_out)
     if not solid.oriented or abs(metal - solid.volume) <= COLUMNS_SHARE * solid.volume + error:
-        return solid
+        return solid, columns
     if any(warning.code == "bodies_unchecked" for warning in solid.warnings):
-        return solid._replace(volume=metal)
+        return solid._replace(volume=metal), columns
     said = (
         f"The surface passes through itself: columns find {metal:.6g} of metal, the sums {solid.volume:.6g}."
         " The area counts what lies inside."
     )
     warnings = [*solid.warnings, MeshWarning("self_crossing", said)]
-    return solid._replace(volume=metal, warnings=warnings)
+    return solid._replace(volume=metal, warnings=warnings), columns
 
 
-def _without_leaks(solid: _Solid, columns: Columns, turn: Turn) -> _Solid:
+def _without_leaks(solid: _Solid, columns: Columns, turn: Turn) -> tuple[_Solid, Columns]:
     """An open surface whose openings no column finds encloses what the columns say it does. They are looked
     for from three sides: a hole that is seen from its edge is none."""
     beside = columns.inside_out + columns.counted_twice
     if columns.leaks > LEAKS_MAX or not columns.metal > 0 or beside > COLUMNS_SHARE * columns.metal:
-        return solid
+        return solid, columns
     for side in (1, 2):
         found = measure_columns(solid.corners, np.roll(turn, side, axis=0))
         if found is None or found.leaks > LEAKS_MAX:
-            return solid
+            return solid, columns
     # The sums of an open surface depend on the origin: here the columns alone say the volume.
     if (fine := measure_columns(solid.corners, turn, ACROSS_FINE)) is None:
-        return solid
+        return solid, columns
     said = "No column finds a way in through the open edges: they are cracks or T-junctions."
     warnings = [*solid.warnings, MeshWarning("edges_meet", said)]
-    sums = columns.signed + fine.metal - columns.metal
-    return solid._replace(volume=fine.metal, sums=sums, closed=True, oriented=True, warnings=warnings)
+    volume, sums = fine.metal, fine.signed
+    solid = solid._replace(volume=volume, sums=sums, closed=True, oriented=True, warnings=warnings)
+    return solid, fine
 
 
 def _precision_warnings(measures: Measures, solid: _Solid) -> list[MeshWarning]:

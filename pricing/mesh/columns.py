@@ -93,12 +93,13 @@ def measure_columns(corners: Corners, turn: Turn, across: int = ACROSS) -> Colum
     # Half a step off the edge, so that none runs along the box.
     corner = lower - 0.381966 * step
     starts = np.zeros((across + 1) * (across + 1) + 1, np.int64)
-    hits, cells = _count(corners, origin, turn, corner, step, across + 1, starts[1:], CELLS_MAX)
-    if cells > CELLS_MAX or hits > HITS_MAX:
+    depths, signs = np.empty(0), np.empty(0, np.int8)
+    grid = (corners, origin, turn, corner, step, across + 1, CELLS_MAX)
+    if _cast(*grid, starts, starts[1:], depths, signs) > CELLS_MAX or starts.sum() > HITS_MAX:
         return None
     np.cumsum(starts, out=starts)
     depths, signs = np.empty(starts[-1]), np.empty(starts[-1], np.int8)
-    _fill(corners, origin, turn, corner, step, across + 1, starts, starts[:-1].copy(), depths, signs)
+    _cast(*grid, starts, starts[:-1].copy(), depths, signs)
     signed, metal, twice, inside_out, met, leaking = _walk(starts, depths, signs)
     if signed < 0:
         signed, metal, twice, inside_out, met, leaking = _walk(starts, depths, -signs)
@@ -144,52 +145,23 @@ def _places(least: float, most: float, start: float, step: float, across: int) -
 
 
 @compiled
-def _count(
+def _cast(
     corners: Corners,
     origin: Any,
     turn: Any,
     start: Any,
     step: float,
     across: int,
-    counts: Any,
     cells_max: int,
-) -> tuple[int, int]:
-    """How many facets each column meets, and all do; and in how many cells they were looked for."""
-    hits = cells = 0
-    for facet in range(len(corners)):
-        ax, ay = _turned(corners[facet, 0], origin, turn, 0), _turned(corners[facet, 0], origin, turn, 1)
-        bx, by = _turned(corners[facet, 1], origin, turn, 0), _turned(corners[facet, 1], origin, turn, 1)
-        cx, cy = _turned(corners[facet, 2], origin, turn, 0), _turned(corners[facet, 2], origin, turn, 1)
-        first, last = _places(min(ax, bx, cx), max(ax, bx, cx), start[0], step, across)
-        low, high = _places(min(ay, by, cy), max(ay, by, cy), start[1], step, across)
-        cells += max(last - first + 1, 0) * max(high - low + 1, 0)
-        if cells > cells_max:
-            break
-        for column in range(first, last + 1):
-            x = start[0] + column * step
-            for row in range(low, high + 1):
-                y = start[1] + row * step
-                left = _side(ax, ay, bx, by, x, y)
-                if left == _side(bx, by, cx, cy, x, y) and left == _side(cx, cy, ax, ay, x, y):
-                    counts[column * across + row] += 1
-                    hits += 1
-    return hits, cells
-
-
-@compiled
-def _fill(
-    corners: Corners,
-    origin: Any,
-    turn: Any,
-    start: Any,
-    step: float,
-    across: int,
     starts: Any,
     ends: Any,
     depths: Any,
     signs: Any,
-) -> None:
-    """The depth of each hit, sorted within its column, and 1 where the ray enters, -1 where it leaves."""
+) -> int:
+    """Moves the end of each column on by every facet that it meets, and returns in how many cells facets were
+    looked for. Where there is room for them, the depth of each hit is put in its place within the column, and
+    1 where the ray enters, -1 where it leaves. Stops beyond `cells_max`."""
+    cells = 0
     for facet in range(len(corners)):
         ax, ay = _turned(corners[facet, 0], origin, turn, 0), _turned(corners[facet, 0], origin, turn, 1)
         bx, by = _turned(corners[facet, 1], origin, turn, 0), _turned(corners[facet, 1], origin, turn, 1)
@@ -198,30 +170,35 @@ def _fill(
         low, high = _places(min(ay, by, cy), max(ay, by, cy), start[1], step, across)
         if first > last or low > high:
             continue
+        cells += (last - first + 1) * (high - low + 1)
+        if cells > cells_max:
+            break
         az = _turned(corners[facet, 0], origin, turn, 2)
         bz = _turned(corners[facet, 1], origin, turn, 2)
         cz = _turned(corners[facet, 2], origin, turn, 2)
         ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-        least, most = min(az, bz, cz), max(az, bz, cz)
         for column in range(first, last + 1):
             x = start[0] + column * step
             for row in range(low, high + 1):
                 y = start[1] + row * step
                 left = _side(ax, ay, bx, by, x, y)
-                if left == _side(bx, by, cx, cy, x, y) and left == _side(cx, cy, ax, ay, x, y):
-                    depth = az if nz == 0.0 else az - (nx * (x - ax) + ny * (y - ay)) / nz
-                    depth = min(max(depth, least), most)
-                    place = column * across + row
-                    at = ends[place]
-                    ends[place] += 1
-                    sign = -1 if left else 1
-                    # Most columns meet few facets: each hit is put into its place.
-                    earliest = max(starts[place], at - _SORTED_FROM)
-                    while at > earliest and depths[at - 1] > depth:
-                        depths[at], signs[at] = depths[at - 1], signs[at - 1]
-                        at -= 1
-                    depths[at], signs[at] = depth, sign
+                if left != _side(bx, by, cx, cy, x, y) or left != _side(cx, cy, ax, ay, x, y):
+                    continue
+                place = column * across + row
+                at = ends[place]
+                ends[place] += 1
+                if len(depths) == 0:
+                    continue
+                depth = az if nz == 0.0 else az - (nx * (x - ax) + ny * (y - ay)) / nz
+                depth = min(max(depth, min(az, bz, cz)), max(az, bz, cz))
+                # Most columns meet few facets: each hit is put into its place.
+                earliest = max(starts[place], at - _SORTED_FROM)
+                while at > earliest and depths[at - 1] > depth:
+                    depths[at], signs[at] = depths[at - 1], signs[at - 1]
+                    at -= 1
+                depths[at], signs[at] = depth, -1 if left else 1
+    return cells
 
 
 @compiled

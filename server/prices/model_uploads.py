@@ -52,7 +52,7 @@ class Analysis:
         """Raises PoolBusy, and Refused for what passes."""
         body = await self._upload.stored()
         try:
-            facts = await self._pool.analyse(body)
+            facts = await self._pool.analyse(body, sha256=self._upload.sha256)
         except Refused as refused:
             if refused.code in TRANSIENT:
                 raise
@@ -116,7 +116,7 @@ class ModelUploads:
             return True
         try:
             byte_count = (await asyncio.to_thread(path.stat)).st_size
-            facts = await self._pool.analyse(path)
+            facts = await self._pool.analyse(path, sha256=sha256)
         except (PoolBusy, PoolClosed, OSError):  # closed: about to end
             return False
         except Refused as refused:  # what was priced before stays priced

@@ -8,10 +8,12 @@ import msgspec
 from aiohttp import web
 
 from pricing.facts import Facts, MeshWarning
+from pricing.price.firmness import effective_unit
 from pricing.price.formula import price
 from pricing.price.model_view import ModelView, model_view
 from pricing.price.options import Options, check_options
 from pricing.price.price_list import MetalFix, PriceList
+from pricing.units import DECLARABLE_UNITS
 from server.http.problems import HttpError
 from server.prices.answer_cache import PriceAnswer, PriceAnswers, Question
 from server.prices.model_uploads import ModelUploads, facts_of
@@ -79,6 +81,10 @@ class Quoting:
         )
         now = self._clock.now()
         facts, analyser = await self._facts_to_price(model)
+        # The unit in force belongs to the question: with it named or not, it is one quote, and a release that
+        # knows no unit but a named one can explain it.
+        if (unit := effective_unit(facts, options.units)) in DECLARABLE_UNITS:
+            options = msgspec.structs.replace(options, units=unit)
         quote_id = _quote_id(model.sha256, analyser, options, price_list, metal_fix, now, actor.tenant)
         known = self._storage.quotes.peek(quote_id)
         if isinstance(known, StoredQuote):

@@ -110,7 +110,8 @@ async def test_a_quote_is_shown_as_it_was_issued_and_belongs_to_its_tenant(works
 
 async def test_the_same_question_on_one_day_is_one_quote(workshop: Workshop) -> None:
     body = a_ring()
-    asked = [await price(workshop.partner, body, **more) for more in ({}, {}, {"finish": "polished"})]
+    same: tuple[dict[str, str], ...] = ({}, {}, {"units": "mm"}, {"finish": "polished"})
+    asked = [await price(workshop.partner, body, **more) for more in same]
     assert len({reply.json["price"]["id"] for reply in asked}) == 1
     other = [
         await price(workshop.partner, body, **more)

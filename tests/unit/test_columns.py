@@ -211,11 +211,12 @@ def test_columns_find_the_sums_whichever_way_they_run(seed: bytes) -> None:
     assert np.allclose(turn_of(seed) @ turn_of(seed).T, np.eye(3))
 
 
-def test_the_same_bytes_give_the_same_facts() -> None:
+def test_the_same_bytes_give_the_same_facts_and_others_another_turn() -> None:
     body = meshes.binary_stl(SHAPES["pentagram"]().facets)
-    assert analyse(body) == analyse(body)
-    turn = turn_of(hashlib.sha256(body).digest())
-    assert np.array_equal(turn, turn_of(hashlib.sha256(body).digest()))
+    digest = hashlib.sha256(body)
+    assert analyse(body) == analyse(body) == analyse(body, sha256=digest.hexdigest())
+    other = hashlib.sha256(body + b"\n").hexdigest()
+    assert analyse(body).volume != analyse(body, sha256=other).volume
 
 
 def test_too_much_for_columns_is_not_firm(monkeypatch: pytest.MonkeyPatch) -> None:
