@@ -3,7 +3,8 @@
 
 A server with two workers is started from a clone at the first commit. The clone is brought to the other while
 visitors are served, and reloaded as a user would; with `--back` there and back again. No request may fail and
-no acknowledged change may be lost. Exit code 1 when that is not so.
+no acknowledged change may be lost. Prices that one release has promised are shown and explained by the next,
+to the cent, and asked for again. Exit code 1 when that is not so.
 """
 
 import argparse
@@ -15,12 +16,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 from server.demo.private_servers.servers import PostgresServer, ValkeyServer
-from tests.support.processes import ROOT, Service
+from tests.support import meshes
+from tests.support.processes import ROOT, Service, clients_of
 from tests.support.visitors import visited
 from tests.support.worker_acts import answered, lost, until, workers
 
 REQUESTS = 1_000
 """Answered between two steps."""
+
+
+MODELS = {
+    "STL": meshes.binary_stl(meshes.torus()),
+    "GLB in metres": meshes.glb(meshes.torus() / 1000),
+    "3MF": meshes.three_mf(meshes.torus()),
+}
+PRICES = "/v1/prices?material=silver-925"
+
+
+class Promise(NamedTuple):
+    model: str
+    quote: str
+    gross: object
 
 
 class Plan(NamedTuple):
@@ -49,6 +65,31 @@ def reload(clone: Path, service: Service) -> str:
     return f"{done.returncode} {done.stdout.strip()}{done.stderr.strip()}"
 
 
+async def promised(url: str) -> list[Promise]:
+    """Prices of the release that serves now."""
+    async with clients_of(url) as clients:
+        replies = {name: await clients.admin.send("POST", PRICES, data=body) for name, body in MODELS.items()}
+    return [
+        Promise(name, reply.json["price"]["id"], reply.json["price"]["gross"])
+        for name, reply in replies.items()
+    ]
+
+
+async def broken(url: str, promises: list[Promise]) -> list[str]:
+    """What the release that serves now makes of them otherwise."""
+    wrong = []
+    async with clients_of(url) as clients:
+        for promise in promises:
+            for query in ("", "?explain=1"):
+                reply = await clients.admin.get(f"/v1/prices/{promise.quote}{query}")
+                if reply.status != 200 or reply.json["gross"] != promise.gross:
+                    wrong.append(f"a price of {promise.model}{query} became {reply}")
+            again = await clients.admin.send("POST", PRICES, data=MODELS[promise.model])
+            if again.status != 200 or again.json["price"]["gross"] != promise.gross:
+                wrong.append(f"the price of {promise.model} is now {again}")
+    return wrong
+
+
 async def roll(plan: Plan, folder: Path) -> list[str]:
     """What went wrong."""
     clone = cloned(folder / "checkout", plan.commits[0])
@@ -65,6 +106,7 @@ async def roll(plan: Plan, folder: Path) -> list[str]:
         await asyncio.to_thread(service.start)
         wrong = []
         try:
+            promises = await promised(service.url)
             async with visited(lambda: service.url) as tally:
                 await answered(tally, REQUESTS)
                 for commit in plan.commits[1:]:
@@ -73,8 +115,11 @@ async def roll(plan: Plan, folder: Path) -> list[str]:
                     said = await asyncio.to_thread(reload, clone, service)
                     print(f"{commit}: {said}", flush=True)
                     await until(lambda: not workers(service) & before, service.log_text)  # noqa: B023
+                    wrong += await broken(service.url, promises)
+                    promises += await promised(service.url)
                     await answered(tally, REQUESTS)
             print(tally)
+            print(f"{len(promises)} prices promised, {len(wrong)} broken")
             wrong += tally.failures
             if code := await asyncio.to_thread(service.stop):
                 wrong.append(f"the server ended with {code}")
