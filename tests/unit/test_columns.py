@@ -201,6 +201,19 @@ def test_cavities_are_told_apart_and_are_no_bodies() -> None:
     assert found.area == pytest.approx(area, rel=1e-6)
 
 
+def test_what_counts_twice_and_what_is_inside_out_is_measured() -> None:
+    """Two cubes of 10 mm that share 125 mm3; and one of them turned inside out."""
+    one, other = box((0, 0, 0), (10, 10, 10)), box((5, 5, 5), (15, 15, 15))
+    both = facts(Shape(np.concatenate([one, other]), 0))
+    assert both.counted_twice == pytest.approx(125, rel=1e-2)
+    assert both.metal == pytest.approx(1875, rel=1e-3)
+    turn = turn_of(hashlib.sha256(b"").digest())
+    found = measure_columns(np.concatenate([one, one + 20, turned(other)]), turn)
+    assert found is not None
+    assert found.inside_out == pytest.approx(875, rel=2e-2)
+    assert found.metal == pytest.approx(1875, rel=2e-2)
+
+
 @given(st.binary(min_size=32, max_size=32))
 @settings(max_examples=30, deadline=None)
 def test_columns_find_the_sums_whichever_way_they_run(seed: bytes) -> None:
