@@ -237,12 +237,19 @@ class Jobs:
         outcome = self._gone("The process stopped before it was done.") if failed else job.task.result()
         state = JobState.DONE if outcome.status < 400 else JobState.FAILED
         record = msgspec.structs.replace(shown, state=state, stage=state.value, outcome=outcome)
-        del self._running[record.id]
-        self.ended[state] += 1
-        self._ended.put(record.id, record, len(bytes(outcome.body)))
-        telling = asyncio.create_task(self._tell(record), name=f"job {record.id}")
-        self._ending.add(telling)
-        telling.add_done_callback(self._ending.discard)
+        ending = asyncio.create_task(self._end(record, len(bytes(outcome.body))), name=f"job {record.id}")
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def _end(self, record: JobRecord, size: int) -> None:
+        """It has ended here when it has for the others: who saw it end must not see it run again."""
+        async with self._telling:
+            try:
+                await self._copies.keep(_key(record.id), _encode(record), self._bounds.kept_s)
+            finally:
+                del self._running[record.id]
+                self.ended[record.state] += 1
+                self._ended.put(record.id, record, size)
 
     async def _renew(self) -> None:
         """While jobs are under way, others see how far they are, and that this process is there."""
@@ -253,9 +260,8 @@ class Jobs:
 
     async def _tell(self, record: JobRecord) -> None:
         async with self._telling:  # one by one, so that what was told last is what others find
-            if record.state is JobState.RUNNING and record.id not in self._running:
-                return  # ended meanwhile
-            await self._copies.keep(_key(record.id), _encode(record), self._bounds.kept_s)
+            if record.id in self._running:  # else it ended meanwhile
+                await self._copies.keep(_key(record.id), _encode(record), self._bounds.kept_s)
 
     async def _copied(self, job_id: str) -> JobRecord | None:
         """As another process has left it."""

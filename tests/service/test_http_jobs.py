@@ -243,6 +243,35 @@ async def test_another_process_finds_the_job_and_its_result(
     assert bytes(done.outcome.body) == b'{"a":1}'
 
 
+class SlowBoard(Board):
+    """A board on which an ended job arrives when the gate opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Gate()
+        self.gate.close()
+
+    async def keep(self, key: str, value: bytes, ttl_s: float) -> None:
+        if b'"running"' not in value:
+            await self.gate.enter()
+        await super().keep(key, value, ttl_s)
+
+
+async def test_a_job_has_not_ended_here_before_it_has_elsewhere(clock: ManualClock) -> None:
+    """Who is told the result must not be told by another process that it is under way still."""
+    board = SlowBoard()
+    here, there = Here(board, clock), Here(board, clock)
+    record = await here.start()
+    here.gate.open()
+    await board.gate.reached()
+    assert (await here.jobs.find(record.id, "owner")).state is JobState.RUNNING
+    board.gate.open()
+    await until(lambda: here.jobs.running == 0)
+    for process in (here, there):
+        assert (await process.jobs.find(record.id, "owner")).state is JobState.DONE
+    await here.jobs.close()
+
+
 async def test_the_job_of_a_process_that_is_gone_has_failed(
     here: Here, board: Board, clock: ManualClock
 ) -> None:
