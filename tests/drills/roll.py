@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from server.demo.private_servers.servers import PostgresServer, ValkeyServer
 from tests.support import meshes
-from tests.support.processes import ROOT, Service, clients_of
+from tests.support.processes import Service, clients_of
+from tests.support.template import ROOT
 from tests.support.visitors import visited
 from tests.support.worker_acts import answered, lost, until, workers
 

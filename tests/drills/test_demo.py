@@ -18,7 +18,7 @@ import pytest
 from server.demo.private_servers.process import poll_until, processes
 from storage.data_directory import DataDirectory
 from tests.support.commands import facet, serving
-from tests.support.processes import ROOT
+from tests.support.template import ROOT
 
 START_S = 240.0
 

@@ -27,7 +27,7 @@ from server.demo.private_servers.servers import (
     free_port,
 )
 from tests.support.engines import execute, query
-from tests.support.processes import ROOT
+from tests.support.template import ROOT
 
 
 @pytest.fixture

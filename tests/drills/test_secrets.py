@@ -13,7 +13,8 @@ import redis
 from server.demo.private_servers.servers import PostgresServer, ValkeyServer
 from tests.support.commands import facet, serving
 from tests.support.engines import query
-from tests.support.processes import ADMIN_TOKEN, ROOT, Clients, Service, clients_of, served
+from tests.support.processes import ADMIN_TOKEN, Clients, Service, clients_of, served
+from tests.support.template import ROOT
 from tests.support.workshop import Workshop
 
 

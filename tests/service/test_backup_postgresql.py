@@ -25,6 +25,7 @@ from tests.support.commands import facet
 from tests.support.engines import execute
 from tests.support.gates import until
 from tests.support.shared_stacks import opened_shared
+from tests.support.small_bounds import PATIENT
 from tests.support.stacks import SHOP
 
 NewDatabase = Callable[[], str]
@@ -64,7 +65,10 @@ async def test_a_backup_under_load_is_of_one_moment_and_restores_to_it(
 ) -> None:
     old, new, file = new_database(), new_database(), tmp_path / "facet.backup"
     stopping = asyncio.Event()
-    async with opened_shared(fresh_redis, old) as one, opened_shared(fresh_redis, old) as other:
+    async with (
+        opened_shared(fresh_redis, old, PATIENT) as one,
+        opened_shared(fresh_redis, old, PATIENT) as other,
+    ):
         load = [asyncio.create_task(load_on(each, stopping)) for each in (one, other) for _ in range(4)]
         before = [await Workshop(each).order() for _ in range(20) for each in (one, other)]
         manifest = await back_up(one, directory_of(tmp_path / "data"), file)
@@ -121,7 +125,7 @@ async def test_what_redis_holds_of_the_old_life_does_not_win(
     fresh_redis: str, new_database: NewDatabase, tmp_path: Path
 ) -> None:
     old, new, file = new_database(), new_database(), tmp_path / "facet.backup"
-    async with opened_shared(fresh_redis, old) as storage:
+    async with opened_shared(fresh_redis, old, PATIENT) as storage:
         saved, later = await lived(storage, file, tmp_path / "data")
     await restored(file, new, tmp_path / "new")
     async with opened_shared(fresh_redis, new) as storage:
@@ -132,7 +136,7 @@ async def test_a_process_that_lived_through_the_restoration_brings_nothing_of_th
     fresh_redis: str, new_database: NewDatabase, postgres_url: str, tmp_path: Path
 ) -> None:
     old, new, file = new_database(), new_database(), tmp_path / "facet.backup"
-    async with opened_shared(fresh_redis, old) as storage:
+    async with opened_shared(fresh_redis, old, PATIENT) as storage:
         saved, later = await lived(storage, file, tmp_path / "data")
         await Workshop(storage).persisted()
         await restored(file, new, tmp_path / "new")
@@ -178,7 +182,7 @@ async def test_a_restoration_needs_an_empty_postgresql_and_changes_nothing_else(
     fresh_redis: str, new_database: NewDatabase, tmp_path: Path
 ) -> None:
     old, new, file = new_database(), new_database(), tmp_path / "facet.backup"
-    async with opened_shared(fresh_redis, old) as storage:
+    async with opened_shared(fresh_redis, old, PATIENT) as storage:
         await lived(storage, file, tmp_path / "data")
     await migrate_postgresql(new)
     execute(new, "INSERT INTO model_tenants VALUES ('a', 'b')")

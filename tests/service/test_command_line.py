@@ -17,7 +17,7 @@ from server.commands.token import ROLES
 from storage.data_directory import DataDirectory
 from storage.orders.actors import Role
 from tests.support.commands import facet, serving
-from tests.support.processes import ROOT
+from tests.support.template import ROOT
 
 
 def one_line(output: str) -> bool:

@@ -15,11 +15,10 @@ from tests.drills.drill_world import FaultyProxy
 from tests.support.acts import Workshop
 from tests.support.gates import until
 from tests.support.shared_stacks import opened_shared
-from tests.support.small_bounds import smaller
+from tests.support.small_bounds import PATIENT
 from tests.support.stacks import IVAN, OLGA
 
 LAG_S = 0.1
-PATIENT = smaller(shared_deadline_s=10.0, catch_up_s=10.0)
 
 
 @contextlib.asynccontextmanager

@@ -20,7 +20,7 @@ from server.commands.cli import main
 from tests.support import meshes
 from tests.support.commands import facet
 from tests.support.gates import until
-from tests.support.processes import ROOT
+from tests.support.template import ROOT
 
 GOLDEN_VOLUME_MM3, GOLDEN_AREA_MM2 = 241.186049, 1057.768
 GOLDEN_LINES = {

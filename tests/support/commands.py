@@ -1,28 +1,38 @@
 """Commands of the program, run as a user runs them."""
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from storage.data_directory import DataDirectory
-from tests.support.processes import POLL_S, ROOT, START_S
+from tests.support.processes import POLL_S, START_S
+from tests.support.template import ROOT, environment_of, start
+
+END_S = 60.0
 
 
 def facet(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Runs to its end; both outputs kept."""
-    return subprocess.run(
-        [sys.executable, "-m", "server", *arguments],
-        cwd=ROOT,
-        env=_environment(environment),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = start("server", arguments, environment_of(environment), output.fileno(), errors.fileno())
+        try:
+            code = process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            raise
+        told = [_text(output), _text(errors)]
+    return subprocess.CompletedProcess(arguments, code, *told)
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 @contextlib.contextmanager
@@ -33,7 +43,7 @@ def serving(
     process = subprocess.Popen(
         [sys.executable, "-m", "server", *arguments],
         cwd=ROOT,
-        env=_environment({}),
+        env=environment_of({}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -57,8 +67,3 @@ def _wait(directory: Path, process: "subprocess.Popen[str]", processes: int, sta
             process.wait(POLL_S)
     process.kill()
     raise RuntimeError(f"it did not start serving: {process.communicate()[0]}")
-
-
-def _environment(given: dict[str, str]) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FACET_")}
-    return {**inherited, "PYTHONPATH": str(ROOT), **given}

@@ -2,12 +2,10 @@
 
 import contextlib
 import json
-import os
 import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -16,8 +14,8 @@ from typing import Any
 import aiohttp
 
 from storage.data_directory import DataDirectory, Holder
+from tests.support.template import ROOT, Process, environment_of, start
 
-ROOT = Path(__file__).parents[2]
 ADMIN_TOKEN = "an-admin-token-for-tests"
 START_S = 60.0
 """On a machine busy with other tests. The first start of all may compile."""
@@ -34,7 +32,7 @@ class Service:
         self.checkout = ROOT
         """Whose code runs."""
         self._settings = settings
-        self._process: subprocess.Popen[bytes]
+        self._process: Process
 
     @property
     def pid(self) -> int:
@@ -42,19 +40,14 @@ class Service:
 
     def start(self, port: int = 0, wait_s: float = START_S) -> None:
         """Returns once it is ready. Port 0: a free one, another at each start."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("FACET_")}
-        environment |= {"FACET_ADMIN_TOKEN": ADMIN_TOKEN, "PYTHONPATH": str(self.checkout), **self._settings}
+        given = {"FACET_ADMIN_TOKEN": ADMIN_TOKEN, **self._settings}
+        altered = self._settings.keys() & {"TEST_SKEW_S", "TEST_PLANT"}
+        program = "tests.support.altered_server" if altered else "server"
+        words = ["serve", f"--port={port}", f"--data-dir={self.data_dir}"]
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with (self.data_dir.parent / f"{self.data_dir.name}.log").open("ab") as log:
-            altered = self._settings.keys() & {"TEST_SKEW_S", "TEST_PLANT"}
-            program = ["-m", "tests.support.altered_server" if altered else "server"]
-            self._process = subprocess.Popen(
-                [sys.executable, *program, "serve", f"--port={port}", f"--data-dir={self.data_dir}"],
-                cwd=self.checkout,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
+            output, root = log.fileno(), self.checkout
+            self._process = start(program, words, environment_of(given, root), output, output, root)
         self.url = self._wait_for_url(wait_s)
 
     def _wait_for_url(self, wait_s: float) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from storage.data_directory import INSTANCES_MAX, DataDirectory, Holder
 from storage.errors import DataDirectoryInUse
-from tests.support.processes import ROOT
+from tests.support.template import ROOT
 
 HOLD = """
 import sys

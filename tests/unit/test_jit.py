@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.template import ROOT
 
 PROGRAM = """
 import sys
