@@ -5,6 +5,8 @@ facts may be kept under the hash of the bytes and `ANALYSER_VERSION`.
 """
 
 import math
+from datetime import datetime
+from typing import Literal
 
 import msgspec
 
@@ -39,6 +41,39 @@ class MeshWarning(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str
     detail: str
     query: str = ""
+
+
+OpinionState = Literal["agreed", "differs", "not_possible"]
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Of a person who has looked: whether our facts are right."""
+
+    accepted: bool
+    by: str
+    at: datetime
+    comment: str | None = None
+
+
+class Opinion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What another program reads in the same bytes, in the file's own unit (see `pricing.second_opinion`).
+
+    `closed` and `bodies` are told, and not judged by. `reason`: why it differs, or why there is none.
+    `decided`: what a person has said of a difference.
+    """
+
+    state: OpinionState
+    by: str
+    at: datetime
+    volume: float | None = None
+    closed: bool | None = None
+    bodies: int | None = None
+    reason: str | None = None
+    decided: Decision | None = None
+
+
+SECOND_OPINION_DIFFERS = "second_opinion_differs"
+"""The warning that another program reads the file differently, and nobody has decided who is right."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

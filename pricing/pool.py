@@ -26,17 +26,15 @@ import msgspec
 from pebble import ProcessExpired, ProcessPool
 
 from pricing.errors import Refused
-from pricing.facts import Facts
+from pricing.facts import Facts, Opinion
 
-_Kind = Literal["facts", "preview"]
-_Job = tuple[_Kind, str, str | None, str | None, int]
-"""Path, content type, SHA-256 where it is known, seconds of processor time."""
+_Kind = Literal["facts", "preview", "opinion"]
+_Argument = str | bytes | None
+_Job = tuple[_Kind, str, tuple[_Argument, ...], int]
+"""Path, what the kind of work needs beside the file, seconds of processor time."""
 _Answer = tuple[Literal["done"], bytes] | tuple[Literal["refused"], str, str, str]
 
 _ATTEMPTS = 2
-_NICENESS = 10
-"""Workers give way to the server, which has a thousand times less to do for each of its answers. Next to it
-on a busy core they get about a tenth of the time, and all of what it leaves."""
 _STOPPED = frozenset({"time_limit", "out_of_memory", "worker_died"})
 _SMALLER = "Export the model with a coarser tolerance, or as binary STL."
 
@@ -55,6 +53,9 @@ class Limits(NamedTuple):
     `memory_bytes` is address space beyond what an idle worker has, the mapped file included; `cpu_s` is
     processor time and `wall_s` time on the clock from the moment a worker takes the file;
     `tasks_per_worker` bounds what leaks may add up to.
+
+    `niceness`: workers give way to the server, which has a thousand times less to do for each of its answers.
+    Next to it on a busy core they get about a tenth of the time at 10, and all of what it leaves.
     """
 
     workers: int = 2
@@ -63,6 +64,11 @@ class Limits(NamedTuple):
     cpu_s: int = 60
     wall_s: float = 90.0
     tasks_per_worker: int = 500
+    niceness: int = 10
+
+
+OPINIONS = Limits(workers=1, tasks_per_worker=100, niceness=19)
+"""Of the pool that asks another program about models: behind everything else."""
 
 
 class FactsPool:
@@ -113,7 +119,7 @@ class FactsPool:
             max_workers=limits.workers,
             max_tasks=limits.tasks_per_worker,
             initializer=_prepare_worker,
-            initargs=(limits.memory_bytes,),
+            initargs=(limits.memory_bytes, limits.niceness),
             context=_context(),
         )
         for answer in [pool.schedule(os.getpid) for _ in range(limits.workers)]:
@@ -143,21 +149,24 @@ class FactsPool:
         `worker_died`; PoolBusy when `Limits.waiting` files wait already; PoolClosed. Cancelling the task
         stops its worker.
         """
-        return msgspec.msgpack.decode(await self._done("facts", body, content_type, sha256), type=Facts)
+        return msgspec.msgpack.decode(await self._done("facts", body, (content_type, sha256)), type=Facts)
 
     async def preview(self, body: bytes | Path) -> bytes:
         """`pricing.mesh.preview.preview` of a file, in the same way and with the same refusals."""
-        return await self._done("preview", body, None, None)
+        return await self._done("preview", body, ())
 
-    async def _done(
-        self, kind: _Kind, body: bytes | Path, content_type: str | None, sha256: str | None
-    ) -> bytes:
+    async def opinion(self, body: bytes | Path, facts: Facts) -> Opinion:
+        """`pricing.second_opinion.second_opinion` of a file, in the same way and with the same refusals."""
+        answer = await self._done("opinion", body, (msgspec.msgpack.encode(facts),))
+        return msgspec.msgpack.decode(answer, type=Opinion)
+
+    async def _done(self, kind: _Kind, body: bytes | Path, arguments: tuple[_Argument, ...]) -> bytes:
         if self._outstanding >= self._limits.workers + self._limits.waiting:
             self.ended["busy"] += 1
             raise PoolBusy(f"{self._outstanding} analyses are waiting or under way.")
         self._outstanding += 1
         try:
-            answer = await self._read(kind, body, content_type, sha256)
+            answer = await self._read(kind, body, arguments)
         except Refused as refused:
             self.ended["stopped" if refused.code in _STOPPED else "refused"] += 1
             raise
@@ -166,17 +175,15 @@ class FactsPool:
         self.ended["read"] += 1
         return answer
 
-    async def _read(
-        self, kind: _Kind, body: bytes | Path, content_type: str | None, sha256: str | None
-    ) -> bytes:
+    async def _read(self, kind: _Kind, body: bytes | Path, arguments: tuple[_Argument, ...]) -> bytes:
         self._require_open()
         async with self._free_workers:
             if isinstance(body, Path):
-                return await self._answered((kind, str(body), content_type, sha256, self._limits.cpu_s))
+                return await self._answered((kind, str(body), arguments, self._limits.cpu_s))
             with tempfile.NamedTemporaryFile(prefix="facet-model-") as spool:
                 # Bytes would go through the pipe, and block it while they do.
                 await asyncio.to_thread(_fill, spool.name, body)
-                return await self._answered((kind, spool.name, content_type, sha256, self._limits.cpu_s))
+                return await self._answered((kind, spool.name, arguments, self._limits.cpu_s))
 
     async def _answered(self, job: _Job) -> bytes:
         """What comes of one file, tried a second time when the pool broke down around it.
@@ -237,9 +244,9 @@ def _context() -> BaseContext:
     return context
 
 
-def _prepare_worker(memory_bytes: int) -> None:
+def _prepare_worker(memory_bytes: int, niceness: int) -> None:
     """Run once in every worker, before its first file."""
-    os.nice(_NICENESS)
+    os.nice(niceness)
     # Ctrl-C in the terminal goes to the whole group; the server ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A killed server cannot do that. The fork server is the parent of this process, and lives as long as it
@@ -273,11 +280,11 @@ def _limit_processor_time(cpu_s: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + cpu_s, hard))
 
 
-def _work(kind: _Kind, path: str, content_type: str | None, sha256: str | None, cpu_s: int) -> _Answer:
+def _work(kind: _Kind, path: str, arguments: tuple[_Argument, ...], cpu_s: int) -> _Answer:
     """Read one file in a worker; the answer is made of plain bytes and strings."""
     _limit_processor_time(cpu_s)
     try:
-        return ("done", _KINDS[kind](_mapped(path), content_type, sha256))
+        return ("done", _KINDS[kind](_mapped(path), *arguments))
     except Refused as refused:
         return ("refused", refused.code, refused.detail, refused.remedy)
     except MemoryError:
@@ -299,16 +306,20 @@ def _facts(body: bytes | memoryview, content_type: str | None, sha256: str | Non
     return msgspec.msgpack.encode(analyse(body, content_type, sha256))
 
 
-def _preview(body: bytes | memoryview, content_type: str | None, sha256: str | None) -> bytes:
+def _preview(body: bytes | memoryview) -> bytes:
     from pricing.mesh.preview import preview
 
     return preview(body)
 
 
-_KINDS: dict[_Kind, Callable[[bytes | memoryview, str | None, str | None], bytes]] = {
-    "facts": _facts,
-    "preview": _preview,
-}
+def _opinion(body: bytes | memoryview, facts: bytes) -> bytes:
+    # Not loaded before it is needed: it takes another second.
+    from pricing.second_opinion import second_opinion
+
+    return msgspec.msgpack.encode(second_opinion(body, msgspec.msgpack.decode(facts, type=Facts)))
+
+
+_KINDS: dict[_Kind, Callable[..., bytes]] = {"facts": _facts, "preview": _preview, "opinion": _opinion}
 
 
 def _unpacked(answer: _Answer) -> bytes:

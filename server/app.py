@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from pricing.pool import FactsPool, Limits
+from pricing.pool import OPINIONS, FactsPool, Limits
 from pricing.price.price_list import default_metal_fix, default_price_list, read_metal_fix, read_price_list
 from server.api.access import tokens
 from server.api.operations import backups, cache, health
 from server.api.orders import lists, orders
-from server.api.prices import batches, jobs, models, prices, versions
+from server.api.prices import batches, jobs, models, prices, verifications, versions
 from server.config import Settings
 from server.engines import engines_of
 from server.garbage_collector import keep_collected, keep_trimmed, tune_gc
@@ -36,6 +36,7 @@ from server.prices.model_uploads import MODEL_UPLOADS, ModelUploads
 from server.prices.order_prices import ORDER_PRICES, OrderPrices
 from server.prices.previews import KEPT_BYTES_MAX, PREVIEWS, Previews
 from server.prices.quoting import QUOTING, Quoting
+from server.prices.verification import VERIFICATIONS, Verifications
 from server.uploads.receiving import RESERVED_BYTES_TOTAL, UPLOADS, Uploads
 from storage.clock import Clock, SharedClock, SystemClock
 from storage.data_directory import DataDirectory
@@ -69,6 +70,7 @@ def all_routes() -> list[Route]:
         *batches.routes,
         *jobs.routes,
         *models.routes,
+        *verifications.routes,
         *tokens.routes,
         *cache.routes,
         *health.routes,
@@ -90,19 +92,20 @@ def build(
     clock = clock or SharedClock(SystemClock())
     storage, open_engines = engines_of(settings, directory, clock)
     pool = FactsPool(Limits(workers=settings.model_workers))
+    opinions = FactsPool(OPINIONS)
 
     app = web.Application()
     app[SETTINGS] = settings
     app[DIRECTORY] = directory
     app[STORAGE] = storage
-    add_pricing(app, pool, clock)
+    add_pricing(app, pool, opinions, clock)
     app[BODIES] = Bodies()
     app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
     app[JOBS] = Jobs(storage.change_log.shared_cache, respond.gone, clock)
     app[DISK_CHECK] = DiskCheck(directory.path)
     app[READINESS] = Readiness(storage, app[DISK_CHECK], settings)
     app[LOOP_MONITOR] = LoopMonitor()
-    app[METRICS] = Metrics(storage, pool, app[JOBS], app[LOOP_MONITOR], app[DISK_CHECK])
+    app[METRICS] = Metrics(storage, pool, app[VERIFICATIONS], app[JOBS], app[LOOP_MONITOR], app[DISK_CHECK])
     app[WORKER_METRICS] = WorkerMetrics(directory)
     app[LINKS] = Links(directory.link_key)
 
@@ -111,6 +114,7 @@ def build(
     async def open_everything(app: web.Application) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(pool.close)  # whatever becomes of the start, no worker is left
+            stack.push_async_callback(opinions.close)
             await open_engines()
             stack.push_async_callback(storage.close)
             await app[LINKS].open(storage.database)
@@ -120,6 +124,7 @@ def build(
             stack.push_async_callback(drain, app)
             await publish_defaults(storage, app[QUOTING].price_lists, app[QUOTING].metal_fixes)
             stack.push_async_callback(pool.close)
+            stack.push_async_callback(opinions.close)
             stack.push_async_callback(app[JOBS].close)
             app[READINESS].phase = Phase.WARMING
             warmed = await warm(storage)
@@ -142,7 +147,7 @@ def build(
     return app
 
 
-def add_pricing(app: web.Application, pool: FactsPool, clock: Clock) -> None:
+def add_pricing(app: web.Application, pool: FactsPool, opinions: FactsPool, clock: Clock) -> None:
     """Before `storage.open`: price lists and metal fixes follow the log."""
     settings, directory, storage = app[SETTINGS], app[DIRECTORY], app[STORAGE]
     database = storage.database
@@ -155,9 +160,11 @@ def add_pricing(app: web.Application, pool: FactsPool, clock: Clock) -> None:
     previews = ModelFiles(directory.previews, KEPT_BYTES_MAX, age_s_max)
     app[MODEL_UPLOADS] = uploads = ModelUploads(storage.models, pool, files)
     app[QUOTING] = quoting = Quoting(storage, uploads, price_lists, metal_fixes, clock)
-    app[ORDER_PRICES] = OrderPrices(storage, quoting, clock)
+    app[VERIFICATIONS] = asked = Verifications(storage, opinions, files, clock)
+    app[ORDER_PRICES] = OrderPrices(storage, quoting, asked, clock)
     app[PREVIEWS] = Previews(pool, files, previews)
-    storage.models.renewals.read_anew = uploads.read_anew
+    storage.models.outdated.work = uploads.read_anew
+    storage.models.unverified.work = asked.verify
 
 
 def reload_of(published: PriceVersions[Any], load: Callable[[], Awaitable[list[StoredVersion]]]) -> Reload:

@@ -61,6 +61,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     model_refusals: int = 1_000
     """Files refused lately; the same bytes are refused again without a look."""
     model_refusal_age_s: float = 60.0
+    verification_rest_s: float = 2.0
+    """How long the facts of a model rest before they are held against another program's, unless somebody
+    waits: what its upload is for comes first."""
     model_turn_s: float = 3.0
     """How long a process that computes facts may be silent before another takes over."""
     model_wait_s: float = 120.0

@@ -63,7 +63,8 @@ def preview(source: bytes | memoryview) -> bytes:
     # Only workers need it, and it takes a second to import.
     from pricing.readers.read import read_model
 
-    found, (corners, unit, _) = read_model(body)
+    found, contents = read_model(body)
+    corners, unit = contents.corners, contents.unit
     if len(corners) == 0:
         raise Refused("no_facets", "The file holds no facets.", "Check what was selected when exporting.")
     metres = float(MILLIMETRES_PER_UNIT[unit or "mm"]) / 1000

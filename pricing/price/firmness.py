@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from pricing.errors import Refused
-from pricing.facts import REPAIRS, Facts, MeshWarning, encloses_nothing
+from pricing.facts import REPAIRS, SECOND_OPINION_DIFFERS, Facts, MeshWarning, encloses_nothing
 from pricing.units import DECLARABLE_UNITS, MILLIMETRES_PER_UNIT, UNIT_NAMES, check_declared_unit
 
 Priceable = Literal["auto", "provisional", "manual"]
@@ -78,7 +78,8 @@ def firmness_of(facts: Facts, units: str) -> Firmness:
     obstacles = _obstacles(facts, unit)
     doubts = [] if obstacles else _size_doubts(facts, unit)
     doubtful = doubts or any(warning.code in _DOUBTFUL for warning in facts.warnings)
-    priceable: Priceable = "manual" if obstacles else "provisional" if doubtful else "auto"
+    disputed = any(warning.code == SECOND_OPINION_DIFFERS for warning in facts.warnings)
+    priceable: Priceable = "manual" if obstacles or disputed else "provisional" if doubtful else "auto"
     notes = _notes(facts, unit) + (_hints(facts, unit) if _is_odd(obstacles + doubts) else [])
     return Firmness(priceable, (*facts.warnings, *obstacles, *doubts, *notes))
 

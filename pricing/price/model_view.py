@@ -1,10 +1,29 @@
 """A model as callers see it: facts in millimetres."""
 
+from datetime import datetime
+from typing import Literal
+
 import msgspec
 
-from pricing.facts import Facts, MeshWarning
+from pricing.facts import Decision, Facts, MeshWarning, Opinion
 from pricing.price.firmness import effective_unit
 from pricing.units import MILLIMETRES_PER_UNIT
+
+VerificationState = Literal["pending", "agreed", "differs", "not_possible"]
+
+
+class VerificationView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What another program reads in the same bytes. `closed` and `bodies` are told, not judged by; `reason`:
+    why it differs, or why there is no opinion; `decided`: by a person, where they differ."""
+
+    state: VerificationState
+    by: str | None = None
+    volume_mm3: float | None = None
+    closed: bool | None = None
+    bodies: int | None = None
+    at: datetime | None = None
+    reason: str | None = None
+    decided: Decision | None = None
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,9 +48,12 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     counted_twice_mm3: float | None = None
     inside_out_mm3: float | None = None
     leaks: float | None = None
+    verification: VerificationView
 
 
-def model_view(sha256: str, byte_count: int, facts: Facts, units: str) -> ModelView:
+def model_view(
+    sha256: str, byte_count: int, facts: Facts, units: str, opinion: Opinion | None = None
+) -> ModelView:
     """The view of `facts` under the declared `units`, else the file's own. Refused `unknown_unit`."""
     scale_mm = float(MILLIMETRES_PER_UNIT[effective_unit(facts, units)])
     volume, metal, cavities, twice, inside_out = (
@@ -57,6 +79,22 @@ def model_view(sha256: str, byte_count: int, facts: Facts, units: str) -> ModelV
         counted_twice_mm3=twice,
         inside_out_mm3=inside_out,
         leaks=facts.leaks,
+        verification=_verification_view(opinion, scale_mm),
+    )
+
+
+def _verification_view(opinion: Opinion | None, scale_mm: float) -> VerificationView:
+    if opinion is None:
+        return VerificationView(state="pending")
+    return VerificationView(
+        state=opinion.state,
+        by=opinion.by,
+        volume_mm3=None if opinion.volume is None else _rounded(opinion.volume * scale_mm**3),
+        closed=opinion.closed,
+        bodies=opinion.bodies,
+        at=opinion.at,
+        reason=opinion.reason,
+        decided=opinion.decided,
     )
 
 

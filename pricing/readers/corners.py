@@ -19,8 +19,10 @@ Corners = NDArray[np.float32] | NDArray[np.float64]
 
 
 class Contents(NamedTuple):
-    """What a file shows: its facets, the unit it states, and what of it was passed over."""
+    """What a file shows: its facets, the unit it states, and what of it was passed over. `polygons`: whether
+    some facets are parts of faces with more corners, which another program may cut otherwise."""
 
     corners: Corners
     unit: str | None = None
     remarks: tuple[MeshWarning, ...] = ()
+    polygons: bool = False

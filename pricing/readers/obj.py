@@ -56,7 +56,7 @@ def read_obj(body: memoryview) -> Contents:
     indices_all, sizes = np.asarray(corners, np.int64), np.asarray(counts, np.int64)
     check_indices(indices_all, len(points), "obj")
     check_shown(facet_count(sizes), facet_count(sizes))
-    return Contents(facets_of(points, indices_all, sizes))
+    return Contents(facets_of(points, indices_all, sizes), polygons=bool((sizes > 3).any()))
 
 
 def _statements(body: memoryview) -> Iterator[tuple[int, list[bytes]]]:

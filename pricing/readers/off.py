@@ -46,7 +46,7 @@ def read_off(body: memoryview) -> Contents:
         points, indices, counts = found
     check_indices(indices, len(points), "off")
     check_shown(facet_count(counts), facet_count(counts))
-    return Contents(facets_of(points, indices, counts))
+    return Contents(facets_of(points, indices, counts), polygons=bool((counts > 3).any()))
 
 
 def _by_lines(rows: _Rows) -> _Mesh:

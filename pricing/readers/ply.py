@@ -95,7 +95,7 @@ def read_ply(body: memoryview) -> Contents:
         raise malformed("ply", f"A face has {counts.min()} corners.")
     check_indices(corners, len(points), "ply")
     check_shown(facet_count(counts), facet_count(counts))
-    return Contents(facets_of(points, corners, counts))
+    return Contents(facets_of(points, corners, counts), polygons=bool((counts > 3).any()))
 
 
 def _header(head: bytes) -> _Header:

@@ -4,6 +4,7 @@ content type are never trusted), and that format's reader."""
 import re
 import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
 from pricing.errors import Refused
 from pricing.facts import FROM_ARCHIVE, MeshWarning
@@ -54,27 +55,45 @@ _UTF_16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 """Texts of this encoding begin with one of these."""
 
 
+class Opened(NamedTuple):
+    """A model out of its archive, and as text in an encoding that readers know."""
+
+    format: str
+    body: memoryview
+    remarks: tuple[MeshWarning, ...] = ()
+
+
 def read_model(body: memoryview, content_type: str | None = None) -> tuple[str, Contents]:
     """Which of FORMATS a model file has, and what it shows. Refused with a code, what is wrong and what to
     do."""
+    opened = open_model(body)
+    check_content_type(content_type, opened.format)
+    return opened.format, read_opened(opened)
+
+
+def read_opened(opened: Opened) -> Contents:
+    """Refused as the format's reader does."""
+    contents = _READERS[opened.format](opened.body)
+    return contents._replace(remarks=(*opened.remarks, *contents.remarks))
+
+
+def open_model(body: memoryview) -> Opened:
+    """Refused as `detect` does, and for an archive that is not of one model."""
     head, size = bytes(body[:HEAD_BYTES]), len(body)
     if head[:2] in _UTF_16 and not _is_binary_stl(head, size):
-        return _read_utf_16(body, _UTF_16[head[:2]], content_type)
+        return open_model(_from_utf_16(body, _UTF_16[head[:2]]))
     if head.startswith(b"PK\x03\x04") and (member := only_model(body)) is not None:
-        found, contents = read_model(member, content_type)
+        opened = open_model(member)
         remark = MeshWarning(FROM_ARCHIVE, "The model is the one file in a ZIP archive.")
-        return found, contents._replace(remarks=(remark, *contents.remarks))
-    found = detect(head, size)
-    check_content_type(content_type, found)
-    return found, _READERS[found](body)
+        return opened._replace(remarks=(remark, *opened.remarks))
+    return Opened(detect(head, size), body)
 
 
-def _read_utf_16(body: memoryview, encoding: str, content_type: str | None) -> tuple[str, Contents]:
+def _from_utf_16(body: memoryview, encoding: str) -> memoryview:
     try:
-        text = bytes(body[2:]).decode(encoding).encode()
+        return memoryview(bytes(body[2:]).decode(encoding).encode())
     except UnicodeError:
         raise Refused("not_a_mesh", "The content is no mesh in a known format.", _USE_ONE_OF) from None
-    return read_model(memoryview(text), content_type)
 
 
 def detect(head: bytes, size: int) -> str:

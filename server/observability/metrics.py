@@ -1,13 +1,16 @@
 """`/metrics` for Prometheus. Counters live where things happen; they are read at a scrape."""
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import Protocol, get_args
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+from pricing.facts import OpinionState
 from pricing.pool import FactsPool
 from server.jobs.running import Jobs, JobState
 from server.observability.disk_check import DiskCheck
@@ -18,17 +21,38 @@ from storage.services.stack import Storage
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
+class Opinions(Protocol):
+    """What is counted where models are held against another program's opinion."""
+
+    outcomes: Counter[str]
+
+    @property
+    def lag_s(self) -> float: ...
+
+
 class Metrics:
     """Counts requests and renders everything."""
 
     def __init__(
-        self, storage: Storage, pool: FactsPool, jobs: Jobs, monitor: LoopMonitor, machine: DiskCheck
+        self,
+        storage: Storage,
+        pool: FactsPool,
+        opinions: Opinions,
+        jobs: Jobs,
+        monitor: LoopMonitor,
+        machine: DiskCheck,
     ) -> None:
         self._registry = CollectorRegistry()
         self.durations: dict[tuple[str, str], Durations] = {}
         self.requests: dict[tuple[str, str, int], int] = {}
         self._registry.register(StorageCollector(storage))
-        self._registry.register(Families(*_families(pool, jobs, monitor, machine), *self._of_requests()))
+        self._registry.register(
+            Families(
+                *_families(pool, jobs, monitor, machine),
+                *_of_opinions(opinions),
+                *self._of_requests(),
+            )
+        )
 
     def observer(self, route: str, method: str) -> Callable[[int, float], None]:
         """Called with the status and the seconds of each request of a route."""
@@ -78,6 +102,19 @@ class Durations:
 def cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
     """As Prometheus wants them: how many took at most this long."""
     return list(zip([*map(str, bounds), "+Inf"], map(float, accumulate(counts)), strict=True))
+
+
+def _of_opinions(opinions: Opinions) -> list[Family]:
+    outcomes = get_args(OpinionState)
+    return [
+        Family(GaugeMetricFamily, "facet_verification_lag_seconds", (), lambda: [((), opinions.lag_s)]),
+        Family(
+            CounterMetricFamily,
+            "facet_verifications",
+            ("outcome",),
+            lambda: (((outcome,), opinions.outcomes[outcome]) for outcome in outcomes),
+        ),
+    ]
 
 
 def _families(pool: FactsPool, jobs: Jobs, monitor: LoopMonitor, disk: DiskCheck) -> list[Family]:

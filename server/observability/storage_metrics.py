@@ -60,7 +60,11 @@ GAUGES: dict[str, tuple[str, Sample]] = {
     "facet_models_waiting": ("Model facts on their way to the database.", lambda s: len(s.models.records)),
     "facet_models_outdated": (
         "Models whose kept files are still to be read anew.",
-        lambda s: len(s.models.renewals),
+        lambda s: len(s.models.outdated),
+    ),
+    "facet_models_unverified": (
+        "Models that another program has still to be asked about.",
+        lambda s: len(s.models.unverified),
     ),
 }
 
@@ -141,6 +145,8 @@ LABELLED = {
     "facet_files_outstanding": "Model files that workers read, or that wait for one.",
     "facet_files": "Model files given to workers, by what came of them: read, refused, stopped, busy.",
     "facet_jobs_running": "Jobs under way.",
+    "facet_verification_lag_seconds": "How long the model that waited longest waits for a second opinion.",
+    "facet_verifications": "Models that another program was asked about, by its answer.",
     "facet_jobs": "Jobs that ended, by state: done, failed.",
     "facet_worker_up": "1 when the worker answered the scrape, by process (with `FACET_WORKERS` only).",
 }

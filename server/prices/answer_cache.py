@@ -22,7 +22,7 @@ class PriceAnswer(msgspec.Struct, frozen=True, gc=False):
     price_list: PriceList
     metal_fix: MetalFix
     until: datetime
-    facts: bytes
+    model: Model
     body: bytes
     etag: str
 
@@ -36,10 +36,15 @@ class PriceAnswers:
     ) -> PriceAnswer | None:
         """The answer if it is still right."""
         held = self._held.get(question)
-        if not isinstance(held, PriceAnswer) or now >= held.until or held.facts != model.facts:
+        if not isinstance(held, PriceAnswer) or now >= held.until or not _same(held.model, model):
             return None
         # Versions never change: the same ones are the same objects.
         return held if held.price_list is versions[0] and held.metal_fix is versions[1] else None
 
     def put(self, question: Question, answer: PriceAnswer) -> None:
         self._held.put(question, answer, len(answer.body) + len(question[2]))
+
+
+def _same(one: Model, other: Model) -> bool:
+    """Whether the two say the same of the file, whoever may see it."""
+    return one is other or (one.facts == other.facts and one.verification == other.verification)

@@ -11,13 +11,16 @@ from pricing.price.formula import round_amount
 from pricing.price.options import Options
 from pricing.price.price_list import PriceList
 from pricing.units import DECLARABLE_UNITS
+from server.http.problems import HttpError
 from server.prices.quotes import (
     Quote,
     decode_quote,
 )
 from server.prices.quoting import Quoting
+from server.prices.verification import ORDER_WAIT_S, Verifications
 from storage.clock import Clock
 from storage.errors import Invalid, NotFound, NotPriceable
+from storage.models.shared import Model
 from storage.orders.actors import Actor, Role
 from storage.orders.new_order import NewOrder
 from storage.orders.order import Money, Order, OrderPrice, PriceSource
@@ -28,9 +31,12 @@ AMOUNT_MAX = Decimal(1_000_000_000)
 
 
 class OrderPrices:
-    def __init__(self, storage: Storage, quoting: Quoting, clock: Clock) -> None:
+    def __init__(
+        self, storage: Storage, quoting: Quoting, verifications: Verifications, clock: Clock
+    ) -> None:
         self._storage = storage
         self._quoting = quoting
+        self._verifications = verifications
         self._clock = clock
 
     async def complete_draft(self, draft: NewOrder, actor: Actor) -> NewOrder:
@@ -64,16 +70,20 @@ class OrderPrices:
         self, order: Order, actor: Actor, person: tuple[Money, str] | None
     ) -> OrderPrice | None:
         """What PRICE_CALCULATED puts on an order: a person's price, else its valid quote, else the price of
-        its model. None when the order has no model here. Raises Invalid, NotPriceable."""
+        its model. None when the order has no model here. Raises Invalid, NotPriceable, and HttpError 503
+        while nobody has said whether another program reads the model alike."""
         if person is not None:
             return price_of_person(*person, self._quoting.current()[0])
         if actor.role is Role.SELLER:
             raise Invalid(("/price", "a seller sets the price: net and reason"), code="price_required")
         quote = await self._own_quote(order)
         if quote is not None and quote.valid_until > self._clock.now():
-            return price_of_quote(quote, PriceSource.QUOTE)
-        found = await self._storage.models.find(order.model) if order.model is not None else None
-        if found is None:
+            price = price_of_quote(quote, PriceSource.QUOTE)
+            await self._verified(quote.model)
+            await self._require_in_force(quote)
+            return price
+        model = None if order.model is None else await self._verified(order.model)
+        if model is None:
             return None
         if order.material is None:
             raise NotPriceable("The order names no material: edit it, or send price {net, reason}.")
@@ -87,10 +97,26 @@ class OrderPrices:
             rush=quote is not None and quote.rush,
             stones=tuple(quote.stones) if quote is not None else (),
         )
-        self._storage.models.count(found[0])
+        self._storage.models.count(model)
         asker = Actor(token_id="", name="", role=Role.PARTNER, customer=order.customer)
-        quoted = await self._quoting.quote(found[0], options, asker)
+        quoted = await self._quoting.quote(model, options, asker)
         return price_of_quote(decode_quote(quoted.stored.body), PriceSource.COMPUTED)
+
+    async def _verified(self, sha256: str) -> Model | None:
+        """A model that another program has been asked about. Raises HttpError 503 while it has not."""
+        if (found := await self._storage.models.find(sha256)) is None:
+            return None
+        model = await self._verifications.settled(found[0], ORDER_WAIT_S)
+        if model.verification is None:
+            said = "The model is still held against a second opinion: try again."
+            raise HttpError(503, "verification_pending", said, {"Retry-After": "5"})
+        return model
+
+    async def _require_in_force(self, quote: Quote) -> None:
+        """Raises Invalid."""
+        if await self._quoting.is_withdrawn(quote):
+            said = "is withdrawn: another program reads the model differently, a person has to price it"
+            raise Invalid(("/quote", said), code="quote_withdrawn")
 
     async def _own_quote(self, order: Order) -> Quote | None:
         """The quote the order names, valid or not, while it is for what the order is for."""
@@ -110,7 +136,9 @@ class OrderPrices:
             raise Invalid(("/quote", "no such quote"), code="unknown_quote") from None
         if stored.valid_until <= self._clock.now():
             raise Invalid(("/quote", "has expired"), code="quote_expired")
-        return decode_quote(stored.body)
+        quote = decode_quote(stored.body)
+        await self._require_in_force(quote)
+        return quote
 
     def _check_choices(self, fields: dict[str, Any]) -> None:
         price_list, _ = self._quoting.current()

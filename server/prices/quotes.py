@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 from pricing.facts import Facts, MeshWarning
 from pricing.price.explanation import Variable, Working, Workings, workings
 from pricing.price.formula import Price
+from pricing.price.model_view import VerificationState
 from pricing.price.options import Options
 from pricing.price.price_list import MetalFix, PriceList
 from pricing.price.stones import StoneCount
@@ -59,7 +60,8 @@ class Explained(msgspec.Struct, frozen=True):
 
 
 class Quote(msgspec.Struct, frozen=True, kw_only=True):
-    """A price as it is promised. `manual`: no lines and no amounts, a person prices it."""
+    """A price as it is promised. `manual`: no lines and no amounts, a person prices it. `verification`: what
+    another program had said of the model by then."""
 
     id: str
     model: str
@@ -83,12 +85,15 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[MeshWarning]
     issued_at: datetime
     valid_until: datetime
+    verification: VerificationState | UnsetType = UNSET
 
 
 class QuoteView(Quote, frozen=True, kw_only=True):
-    """As it is stored and shown. `explanation`: with `explain=1` only."""
+    """As it is stored and shown. `explanation`: with `explain=1` only. `withdrawn`: why it holds no
+    longer."""
 
     made_from: MadeFrom
+    withdrawn: str | UnsetType = UNSET
     explanation: Explained | UnsetType = UNSET
 
 
@@ -103,6 +108,7 @@ def quote_of(
     priced: Price,
     now: datetime,
     valid_until: datetime,
+    verification: VerificationState,
 ) -> QuoteView:
     currency = priced.currency
 
@@ -132,8 +138,15 @@ def quote_of(
         warnings=list(priced.warnings),
         issued_at=now,
         valid_until=valid_until,
+        verification=verification,
         made_from=made_from,
     )
+
+
+def withdrawn(body: bytes) -> bytes:
+    """A stored quote as it was issued, and that it holds no longer."""
+    why = "Another program reads the model differently: a person has to price it."
+    return msgspec.json.encode(msgspec.structs.replace(decode_view(body), withdrawn=why))
 
 
 def decode_view(body: bytes) -> QuoteView:

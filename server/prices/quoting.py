@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 from aiohttp import web
 
-from pricing.facts import Facts, MeshWarning
+from pricing.facts import SECOND_OPINION_DIFFERS, Facts, MeshWarning
 from pricing.price.firmness import effective_unit
 from pricing.price.formula import price
 from pricing.price.model_view import ModelView, model_view
@@ -20,10 +20,12 @@ from server.prices.model_uploads import ModelUploads, facts_of
 from server.prices.quotes import (
     MadeFrom,
     NotExplainable,
+    Quote,
     decode_view,
     explained,
     quote_of,
 )
+from server.prices.verification import DIFFERS, opinion_of, state_of
 from storage.clock import Clock
 from storage.database.records import StoredQuote
 from storage.errors import NotFound
@@ -35,7 +37,7 @@ from storage.services.stack import Storage
 
 
 def view_of(model: Model, units: str) -> ModelView:
-    return model_view(model.sha256, model.byte_count, facts_of(model), units)
+    return model_view(model.sha256, model.byte_count, facts_of(model), units, opinion_of(model))
 
 
 class Quoted(NamedTuple):
@@ -91,7 +93,8 @@ class Quoting:
             return Quoted(known, as_of)
         priced = price(facts, options, price_list, metal_fix)
         valid_until = _midnight(now) + timedelta(days=1 + price_list.quote_validity_days)
-        quote = quote_of(quote_id, model.sha256, MadeFrom(analyser, options, facts), priced, now, valid_until)
+        made_from = MadeFrom(analyser, options, facts)
+        quote = quote_of(quote_id, model.sha256, made_from, priced, now, valid_until, state_of(model))
         stored = StoredQuote(quote_id, actor.tenant, valid_until, msgspec.json.encode(quote))
         issued, position = await self._storage.quotes.issue(stored, model.sha256)
         return Quoted(issued, position or as_of)
@@ -100,12 +103,22 @@ class Quoting:
         """And what found them. Those of an earlier version of the analyser are as good as they were while the
         file is kept: it is read anew soon. Without it they stay, and a person should look."""
         facts = facts_of(model)
+        if is_disputed(model):
+            said = "Another program reads the file differently: a person has to look."
+            return _doubted(facts, SECOND_OPINION_DIFFERS, said), f"{model.analyser} disputed"
         if not self._storage.models.is_outdated(model):
             return facts, model.analyser
         if await self._uploads.is_kept(model):
             return facts, model.analyser
-        doubt = MeshWarning("older_analysis", "Found by an earlier release, and the file is no longer kept.")
-        return msgspec.structs.replace(facts, warnings=(*facts.warnings, doubt)), f"{model.analyser} alone"
+        said = "Found by an earlier release, and the file is no longer kept."
+        return _doubted(facts, "older_analysis", said), f"{model.analyser} alone"
+
+    async def is_withdrawn(self, quote: Quote) -> bool:
+        """Whether another program differs about the model that the quote has put a price on."""
+        if quote.priceable == "manual":
+            return False
+        found = await self._storage.models.find(quote.model)
+        return found is not None and is_disputed(found[0])
 
     async def known_quote(self, quote_id: str, actor: Actor) -> StoredQuote:
         """Raises NotFound, for another tenant's quote as well."""
@@ -118,11 +131,9 @@ class Quoting:
         """What this question was answered before, while it still is the answer."""
         return self._answers.get(question, model, self.current(), self._clock.now())
 
-    def keep_answer(
-        self, question: Question, model: Model, stored: StoredQuote, body: bytes, etag: str
-    ) -> PriceAnswer:
+    def keep_answer(self, question: Question, model: Model, body: bytes, etag: str) -> PriceAnswer:
         until = _midnight(self._clock.now()) + timedelta(days=1)
-        answer = PriceAnswer(*self.current(), until, model.facts, body, etag)
+        answer = PriceAnswer(*self.current(), until, model, body, etag)
         self._answers.put(question, answer)
         return answer
 
@@ -139,6 +150,14 @@ class Quoting:
         if price_list is None or metal_fix is None:
             raise NotExplainable
         return msgspec.json.encode(explained(quote, price_list[1], metal_fix[1]))
+
+
+def is_disputed(model: Model) -> bool:
+    return model.verification is not None and model.verification.state == DIFFERS
+
+
+def _doubted(facts: Facts, code: str, said: str) -> Facts:
+    return msgspec.structs.replace(facts, warnings=(*facts.warnings, MeshWarning(code, said)))
 
 
 def _quote_id(

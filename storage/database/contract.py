@@ -62,6 +62,9 @@ class Database(Protocol):
     async def load_popular_models(self, limit: int, half_life_s: float) -> list[StoredModel]:
         """Those asked for most, by counts that halve in that time, the first of them first."""
 
+    async def load_models_that_differ(self, limit: int) -> list[StoredModel]:
+        """Those whose verification says `differs`, the latest first."""
+
     async def load_price_lists(self) -> list[StoredVersion]: ...
 
     async def load_metal_fixes(self) -> list[StoredVersion]: ...

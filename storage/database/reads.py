@@ -116,6 +116,10 @@ class Reads(ABC):
         statement = f"{self._models} ORDER BY {self._words.most_popular} DESC LIMIT $2"
         return [self._model_of(row) for row in await self._fetch(statement, half_life_s, limit)]
 
+    async def load_models_that_differ(self, limit: int) -> list[StoredModel]:
+        statement = f"{self._models} WHERE verification = 'differs' ORDER BY verified_at DESC LIMIT $1"
+        return [self._model_of(row) for row in await self._fetch(statement, limit)]
+
     def _model_of(self, row: Any) -> StoredModel:
         return self._rows.model_of(row, self._words.read_tenants(row[-1]))
 

@@ -48,6 +48,21 @@ class StoredToken(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
+class Verification(msgspec.Struct, frozen=True):
+    """What came of holding a model's facts against another program's: `state` in one word, the rest in
+    `body`. A later one replaces an earlier one of the same facts."""
+
+    state: str
+    at: datetime
+    body: bytes
+
+
+def later_of(one: Verification | None, other: Verification | None) -> Verification | None:
+    if one is None or other is None:
+        return one or other
+    return one if one.at >= other.at else other
+
+
 class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model's facts as they were computed, and how much it is asked for. `score`: as of `requested_at`."""
 
@@ -59,6 +74,7 @@ class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
     score: float
     requested_at: datetime
     tenants: frozenset[str] = frozenset()
+    verification: Verification | None = None
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,14 @@ from typing import Any
 import msgspec
 
 from storage.database.order_rows import order_rows
-from storage.database.records import DeadLetter, StoredModel, StoredQuote, StoredToken, StoredVersion
+from storage.database.records import (
+    DeadLetter,
+    StoredModel,
+    StoredQuote,
+    StoredToken,
+    StoredVersion,
+    Verification,
+)
 from storage.log.entries import (
     AnyEntry,
     Entry,
@@ -34,12 +41,27 @@ HISTORY_NAMES = (
 )
 HISTORY_COLUMNS = "version, kind, from_status, to_status, actor, at, comment, was"
 _IS_NEWER = "(length(excluded.analyser), excluded.analyser) >= (length(models.analyser), models.analyser)"
-KEEP_NEWER_FACTS = ", ".join(
-    f"{name} = CASE WHEN {_IS_NEWER} THEN excluded.{name} ELSE models.{name} END"
-    for name in ("analyser", "facts")
+_IS_VERIFIED_LATER = (
+    "CASE WHEN excluded.analyser = models.analyser"
+    " THEN models.verified_at IS NULL OR coalesce(excluded.verified_at > models.verified_at, false)"
+    f" ELSE {_IS_NEWER} END"
 )
-"""Of two releases side by side neither overwrites what a later analyser has found."""
-MODEL_COLUMNS = "sha256, analyser, bytes, facts, first_seen_at, requests_score, requested_at"
+_KEEP = {
+    "analyser": _IS_NEWER,
+    "facts": _IS_NEWER,
+    "verification": _IS_VERIFIED_LATER,
+    "verified_at": _IS_VERIFIED_LATER,
+    "opinion": _IS_VERIFIED_LATER,
+}
+KEEP_NEWER_FACTS = ", ".join(
+    f"{name} = CASE WHEN {newer} THEN excluded.{name} ELSE models.{name} END" for name, newer in _KEEP.items()
+)
+"""Of two releases side by side neither overwrites what a later analyser has found, and of two processes
+neither what was held against another program later."""
+MODEL_COLUMNS = (
+    "sha256, analyser, bytes, facts, first_seen_at, requests_score, requested_at, verification, verified_at,"
+    " opinion"
+)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -139,7 +161,13 @@ class Rows:
             self._stored(model.first_seen_at),
             model.score,
             self._stored(model.requested_at),
+            *self._verification_row(model.verification),
         )
+
+    def _verification_row(self, found: Verification | None) -> tuple[Any, ...]:
+        if found is None:
+            return None, None, None
+        return found.state, self._stored(found.at), found.body.decode()
 
     def model_of(self, row: Any, tenants: frozenset[str]) -> StoredModel:
         """From a row of MODEL_COLUMNS."""
@@ -152,6 +180,9 @@ class Rows:
             score=row[5],
             requested_at=self._loaded(row[6]),
             tenants=tenants,
+            verification=(
+                None if row[7] is None else Verification(row[7], self._loaded(row[8]), row[9].encode())
+            ),
         )
 
     def quote_of(self, row: Any) -> StoredQuote:

@@ -97,7 +97,16 @@ models = sa.Table(
     _moment("first_seen_at"),
     sa.Column("requests_score", sa.Float, nullable=False),
     _moment("requested_at"),
+    sa.Column("verification", sa.String(16)),
+    _moment("verified_at", nullable=True),
+    sa.Column("opinion", sa.Text),
     sa.Index("models_by_score", "requests_score"),
+    sa.Index(
+        "models_that_differ",
+        "verified_at",
+        sqlite_where=sa.text("verification = 'differs'"),
+        postgresql_where=sa.text("verification = 'differs'"),
+    ),
 )
 
 model_tenants = sa.Table(

@@ -9,6 +9,7 @@ import hashlib
 
 import msgspec
 
+from storage.database.records import Verification
 from storage.shared.cache import SharedCache
 
 FORMAT = b"1"
@@ -16,13 +17,15 @@ FORMAT = b"1"
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model's encoded facts, which version of the analyser has found them, and who has uploaded it."""
+    """A model's encoded facts, which version of the analyser has found them, and who has uploaded it.
+    `verification`: None while the facts have not been held against another program's."""
 
     sha256: str
     byte_count: int
     facts: bytes
     tenants: frozenset[str]
     analyser: str = ""
+    verification: Verification | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -37,6 +40,7 @@ class _Copy(msgspec.Struct, frozen=True, array_like=True):
     byte_count: int
     facts: bytes
     refusal: Refusal | None = None
+    verification: Verification | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -59,7 +63,9 @@ class SharedModels:
             copy = _decode(value[len(FORMAT) :])
         except msgspec.DecodeError:
             return None
-        return copy.refusal or Model(sha256, copy.byte_count, copy.facts, frozenset(), self._analyser)
+        return copy.refusal or Model(
+            sha256, copy.byte_count, copy.facts, frozenset(), self._analyser, copy.verification
+        )
 
     async def keep(self, sha256: str, found: Model | Refusal) -> None:
         """Others find it on return."""
@@ -82,10 +88,14 @@ class SharedModels:
     def _value(self, found: Model | Refusal) -> tuple[bytes, float]:
         if isinstance(found, Refusal):
             return FORMAT + _encode(_Copy(0, b"", found)), self._refusal_ttl_s
-        return FORMAT + _encode(_Copy(found.byte_count, found.facts)), self._ttl_s
+        return FORMAT + _encode(_copy_of(found)), self._ttl_s
 
     def _key(self, sha256: str) -> str:
         return f"facts:{self._analyser}:{sha256}"
+
+
+def _copy_of(model: Model) -> _Copy:
+    return _Copy(model.byte_count, model.facts, None, model.verification)
 
 
 def is_older(analyser: str, other: str) -> bool:

@@ -11,7 +11,7 @@ from datetime import datetime
 import msgspec
 
 from storage.database.contract import Database
-from storage.database.records import StoredModel
+from storage.database.records import StoredModel, Verification, later_of
 from storage.errors import DatabaseUnavailable
 from storage.memory.popularity import added
 from storage.models.shared import Model
@@ -45,18 +45,7 @@ class ModelWriteQueue:
 
     def add(self, model: Model, now: datetime, *, requests: float = 1.0) -> None:
         """One more request of a model; none, where only its facts are to be stored."""
-        self._put(
-            StoredModel(
-                sha256=model.sha256,
-                analyser=model.analyser,
-                byte_count=model.byte_count,
-                facts=model.facts,
-                first_seen_at=now,
-                score=requests,
-                requested_at=now,
-                tenants=model.tenants,
-            )
-        )
+        self._put(stored_model(model, now, requests=requests))
         self._more.set()
 
     async def run(self) -> None:
@@ -95,6 +84,7 @@ class ModelWriteQueue:
             score=score,
             requested_at=requested_at,
             tenants=older.tenants | newer.tenants,
+            verification=_verification_of(older, newer),
         )
 
     async def _store(self) -> bool:
@@ -111,3 +101,24 @@ class ModelWriteQueue:
             self._storing = {}
         self._trouble.over()
         return True
+
+
+def stored_model(model: Model, now: datetime, *, requests: float) -> StoredModel:
+    return StoredModel(
+        sha256=model.sha256,
+        analyser=model.analyser,
+        byte_count=model.byte_count,
+        facts=model.facts,
+        first_seen_at=now,
+        score=requests,
+        requested_at=now,
+        tenants=model.tenants,
+        verification=model.verification,
+    )
+
+
+def _verification_of(older: StoredModel, newer: StoredModel) -> Verification | None:
+    """Of the newer one's facts."""
+    if older.analyser != newer.analyser:
+        return newer.verification
+    return later_of(older.verification, newer.verification)

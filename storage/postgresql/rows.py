@@ -170,12 +170,15 @@ STORE_OTHER: dict[type[Entry], str] = {
 }
 
 
+_HALF_LIFE = f"${MODEL_COLUMNS.count(',') + 2}"
+"""The argument behind the columns."""
+
+
 def _score_of(row: str) -> str:
     """Of one of two rows, as of the later moment of both; as `storage.memory.popularity.added`."""
     waited = f"greatest(models.requested_at, excluded.requested_at) - {row}.requested_at"
-    return (
-        f"{row}.requests_score * power(0.5, least(extract(epoch FROM {waited})::float8 / $8::float8, 1000))"
-    )
+    half_lives = f"extract(epoch FROM {waited})::float8 / {_HALF_LIFE}::float8"
+    return f"{row}.requests_score * power(0.5, least({half_lives}, 1000))"
 
 
 STORE_MODELS = (

@@ -10,16 +10,16 @@ import msgspec
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database.contract import Database
-from storage.database.records import StoredModel
+from storage.database.records import StoredModel, Verification, later_of
 from storage.memory.lru import Sentinel
 from storage.memory.popularity import Popularity
 from storage.memory.single_flight import SingleFlight
 from storage.memory.ttl import TtlCache
+from storage.models.backlog import ModelBacklog
 from storage.models.cache import Found, PopularModels
 from storage.models.compute_once import ComputeOnce, Known, Work
-from storage.models.renewals import Renewals
 from storage.models.shared import Model, Refusal, SharedModels, is_older
-from storage.models.write_queue import ModelWriteQueue
+from storage.models.write_queue import ModelWriteQueue, stored_model
 from storage.shared.cache import SharedCache
 from storage.shared.locks import Locks
 
@@ -51,7 +51,12 @@ class Models:
         self.copies = SharedModels(copies, analyser, bounds.shared_ttl_s, bounds.model_refusal_age_s)
         self.computing = ComputeOnce(self.copies, locks, analyser, bounds, self._known, self._cache_result)
         self.records = ModelWriteQueue(database, bounds.model_queue_entries, self._half_life_s)
-        self.renewals = Renewals(bounds.models_entries, self.popularity)
+        self.outdated = ModelBacklog(bounds.models_entries, self.popularity, once=True)
+        """Models whose facts an earlier version of the analyser has found."""
+        self.unverified = ModelBacklog(
+            bounds.models_entries, self.popularity, once=False, rest_s=bounds.verification_rest_s
+        )
+        """Models whose facts have not been held against another program's."""
         self.refusals: TtlCache[str, Refusal] = TtlCache(
             bounds.model_refusals, bounds.model_refusal_age_s, clock
         )
@@ -95,6 +100,33 @@ class Models:
         model = self._hold(Model(sha256, byte_count, facts, frozenset(), self._analyser))
         self.copies.offer(model)
         self.records.add(model, self._clock.now(), requests=0.0)
+
+    async def verify(self, sha256: str, verification: Verification, *, durable: bool = False) -> bool:
+        """Say what came of holding the facts against another program's: others find it when they look.
+        `durable`: on return it is in the database. False when the model is not known."""
+        if (found := await self.find(sha256)) is None:
+            return False
+        model = msgspec.structs.replace(found[0], verification=verification)
+        now = self._clock.now()
+        if durable:
+            record = stored_model(model, now, requests=0.0)
+            await self._database.store_models([record], self._half_life_s)
+        model = self._hold(model)
+        self.records.add(model, now, requests=0.0)
+        await self.copies.keep(sha256, model)
+        return True
+
+    async def look_again(self, sha256: str) -> Model | None:
+        """With the others, for what they have found out since."""
+        copy = await self.copies.find(sha256)
+        if isinstance(copy, Model):
+            self._hold(copy)
+        found = await self.find(sha256)
+        return None if found is None else found[0]
+
+    async def that_differ(self, limit: int) -> list[Model]:
+        """Those about which another program differs, the latest first, of any tenant."""
+        return [_model_of(stored) for stored in await self._database.load_models_that_differ(limit)]
 
     async def find_for(self, sha256: str, tenant: str) -> Found | None:
         """A known model that this tenant has uploaded, here or elsewhere."""
@@ -227,10 +259,12 @@ class Models:
         held = self.cache.peek(model.sha256)
         if held is not None and is_older(model.analyser, held.analyser):
             model = msgspec.structs.replace(held, tenants=model.tenants | held.tenants)
-        elif held is not None and not held.tenants <= model.tenants:
-            model = msgspec.structs.replace(model, tenants=model.tenants | held.tenants)
+        elif held is not None:
+            model = _together(held, model)
         if self.is_outdated(model):
-            self.renewals.add(model.sha256)
+            self.outdated.add(model.sha256)
+        if model.verification is None:
+            self.unverified.add(model.sha256)
         self.cache.put(model)
         return model
 
@@ -246,8 +280,24 @@ class Models:
         return model
 
 
+def _together(held: Model, newer: Model) -> Model:
+    verification = newer.verification
+    if held.analyser == newer.analyser:
+        verification = later_of(held.verification, verification)
+    if held.tenants <= newer.tenants and verification is newer.verification:
+        return newer
+    return msgspec.structs.replace(newer, tenants=newer.tenants | held.tenants, verification=verification)
+
+
 def _model_of(stored: StoredModel) -> Model:
-    return Model(stored.sha256, stored.byte_count, stored.facts, stored.tenants, stored.analyser)
+    return Model(
+        stored.sha256,
+        stored.byte_count,
+        stored.facts,
+        stored.tenants,
+        stored.analyser,
+        stored.verification,
+    )
 
 
 def _stranger(sha256: str, tenant: str) -> str:

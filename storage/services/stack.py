@@ -17,10 +17,11 @@ from storage.database.contract import Database
 from storage.database.health import DatabaseHealth
 from storage.database.lease import Lease, SoleLease, exclusive_lease
 from storage.database.pruning import Pruning
+from storage.database.records import Verification
 from storage.errors import Unavailable
 from storage.ids import new_id
 from storage.log.change_log import ChangeLog, Follower, Reload
-from storage.log.entries import CacheKind, Invalidated
+from storage.log.entries import CacheKind, Invalidated, Position
 from storage.log.tail import AppliedEntry, Tail
 from storage.services.idempotency import Idempotency
 from storage.services.models import Models
@@ -110,7 +111,8 @@ class Storage:
         self._start("log", self.change_log.run, failed)
         self._start("write-behind", self.write_behind.run, failed)
         self._start("models", self.models.run, failed)
-        self._start("renewals", self.models.renewals.run, failed)
+        self._start("outdated models", self.models.outdated.run, failed)
+        self._start("unverified models", self.models.unverified.run, failed)
 
     async def drain(self, deadline_s: float) -> bool:
         """Stop accepting, bring everything to the database. False when the deadline passed first; the log
@@ -119,7 +121,7 @@ class Storage:
         await asyncio.wait([self._tasks["log"]], timeout=deadline_s)
         self.write_behind.stop()
         self.models.stop()
-        endless = {"lease", "pulse", "housekeeping", "renewals"}
+        endless = {"lease", "pulse", "housekeeping", "outdated models", "unverified models"}
         others = [task for name, task in self._tasks.items() if name not in {"log", *endless}]
         _, unfinished = await asyncio.wait(others, timeout=deadline_s)
         await end(*self._tasks.values())
@@ -148,6 +150,18 @@ class Storage:
     async def invalidate_model(self, sha256: str) -> bool:
         await self.models.drop_copy(sha256)  # first, or the others would find it again
         return await self._forget(CacheKind.MODEL, sha256, lambda: self.models.invalidate(sha256))
+
+    async def verify_model(self, sha256: str, verification: Verification) -> Position | None:
+        """What came of holding a model's facts against another program's, where it changes what may be sold:
+        every process knows it that has reached the position. None when the model is not known.
+
+        Raises Unavailable, DatabaseUnavailable: not all know it yet.
+        """
+        if not await self.models.verify(sha256, verification, durable=True):
+            return None
+        now = self.clock.now()
+        entry = Invalidated(id=new_id(now), at=now, thing=CacheKind.MODEL, key=sha256)
+        return await self.change_log.append(entry)
 
     async def invalidate_lists(self) -> None:
         async def clear() -> bool:

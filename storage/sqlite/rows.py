@@ -56,8 +56,9 @@ STORE_OTHER: dict[type[Entry], str] = {
     TokenRevoked: "UPDATE tokens SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?",
 }
 UPSERT_MODEL = (
-    f"INSERT INTO models ({MODEL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET"
-    f" {KEEP_NEWER_FACTS}, requests_score = excluded.requests_score, requested_at = excluded.requested_at"
+    f"INSERT INTO models ({MODEL_COLUMNS}) VALUES {_placeholders(MODEL_COLUMNS)}"
+    f" ON CONFLICT (sha256) DO UPDATE SET {KEEP_NEWER_FACTS},"
+    " requests_score = excluded.requests_score, requested_at = excluded.requested_at"
 )
 INSERT_MODEL_TENANT = "INSERT INTO model_tenants (sha256, tenant) VALUES (?, ?) ON CONFLICT DO NOTHING"
 INSERT_DEAD_LETTER = (

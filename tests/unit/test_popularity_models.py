@@ -8,8 +8,8 @@ import pytest
 
 from storage.memory.lru import MISS
 from storage.memory.popularity import Popularity
+from storage.models.backlog import ModelBacklog
 from storage.models.cache import PopularModels
-from storage.models.renewals import Renewals
 from storage.models.shared import Model
 from storage.services.models import Models
 from storage.services.stack import Storage
@@ -191,9 +191,9 @@ async def test_kept_files_are_read_anew_the_most_popular_first(tmp_path: Path) -
             storage.models.store_reanalysed(sha256, 1, FACTS)
             return True
 
-        storage.models.renewals.read_anew = read_anew
+        storage.models.outdated.work = read_anew
         await storage.models.warm(10)
-        await until(lambda: len(read) == 3 and not len(storage.models.renewals))
+        await until(lambda: len(read) == 3 and not len(storage.models.outdated))
         assert read == ["b", "c", "a"]
 
 
@@ -201,26 +201,26 @@ async def test_a_file_that_cannot_be_read_now_keeps_no_other_waiting_and_a_settl
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("PAUSE_S", "RETRY_S"):
-        monkeypatch.setattr(f"storage.models.renewals.{name}", 0.0)
+        monkeypatch.setattr(f"storage.models.backlog.{name}", 0.0)
     scores = popularity()
     for name in ("failing", "failing", "other"):
         scores.count(name, START)
-    renewals = Renewals(10, scores)
+    backlog = ModelBacklog(10, scores, once=True)
     read: list[str] = []
 
     async def read_anew(sha256: str) -> bool:
         read.append(sha256)
         return sha256 != "failing" or read.count("failing") == 3
 
-    renewals.read_anew = read_anew
+    backlog.work = read_anew
     for name in ("other", "failing"):
-        renewals.add(name)
-    task = asyncio.create_task(renewals.run())
-    await until(lambda: not len(renewals))
+        backlog.add(name)
+    task = asyncio.create_task(backlog.run())
+    await until(lambda: not len(backlog))
     assert read == ["failing", "other", "failing", "failing"]
-    renewals.add("failing")
-    renewals.add("new")
-    await until(lambda: not len(renewals))
+    backlog.add("failing")
+    backlog.add("new")
+    await until(lambda: not len(backlog))
     assert read[4:] == ["new"]
     await end(task)
 

@@ -79,6 +79,7 @@ LEVELS = {
         ("errors", "units", "facts", "jit", "sample_ring"),
         ("price", "readers"),
         ("mesh",),
+        ("second_opinion",),
         ("pool",),
     ),
     "storage": (

@@ -1,4 +1,4 @@
 """Prices, models, price lists, batches and jobs.
 
-Reading order: `prices`, `models`, `versions`, `batches`, `jobs`.
+Reading order: `prices`, `models`, `verifications`, `versions`, `batches`, `jobs`.
 """

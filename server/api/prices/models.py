@@ -20,6 +20,7 @@ from server.http.routes import Routes
 from server.prices.model_uploads import MODEL_UPLOADS, facts_of
 from server.prices.previews import PREVIEWS
 from server.prices.quoting import QUOTING, view_of
+from server.prices.verification import VERIFICATIONS, verified_tag
 from server.uploads.model_body import is_form, received
 from storage.log.entries import Answer
 from storage.orders.actors import PRICING_ROLES, Role
@@ -105,8 +106,8 @@ async def post_model(call: Call) -> web.StreamResponse:
 )
 async def get_model(call: Call) -> web.StreamResponse:
     units = check_declared_unit(call.query(Units).units)
-    model, source = await call.request.app[MODEL_UPLOADS].known_model(_sha256(call), call.actor)
-    etag = f'"{model.analyser}-{model.sha256[:32]}-{units}"'
+    model, source = await call.request.app[MODEL_UPLOADS].known_model(sha256_of(call), call.actor)
+    etag = f'"{model.analyser}-{model.sha256[:32]}-{units}-{verified_tag(model)}"'
     body = msgspec.json.encode(ModelBody(view_of(model, units)))
     return read_answer(call, body, etag, cache_status(source))
 
@@ -125,7 +126,9 @@ async def get_model_price(call: Call) -> web.StreamResponse:
     """The price of a known model, without sending it again."""
     uploads, request = call.request.app[MODEL_UPLOADS], call.request
     quoting = request.app[QUOTING]
-    model, source = await uploads.known_model(_sha256(call), call.actor)
+    model, source = await uploads.known_model(sha256_of(call), call.actor)
+    if model.verification is None and (patience_s := call.preferences.wait_s):
+        model = await request.app[VERIFICATIONS].settled(model, patience_s)
     call.storage.models.count(model)
     question = (call.actor.tenant, model.sha256, request.rel_url.raw_query_string)
     answer, as_of = quoting.answered(question, model), None
@@ -134,7 +137,8 @@ async def get_model_price(call: Call) -> web.StreamResponse:
         options = query.options()
         stored, as_of = await quoting.quote(model, options, call.actor)
         body = quoting.priced(model, options.units, stored, query.explain)
-        answer = quoting.keep_answer(question, model, stored, body, quote_tag(stored.id, query.explain))
+        etag = quote_tag(stored.id, query.explain, verified_tag(model))
+        answer = quoting.keep_answer(question, model, body, etag)
     return read_answer(call, answer.body, answer.etag, cache_status(source), as_of=as_of)
 
 
@@ -150,7 +154,7 @@ async def get_model_price(call: Call) -> web.StreamResponse:
 async def get_model_file(call: Call) -> web.StreamResponse:
     """The bytes as they were uploaded, as a download: strangers' files are not for a browser to open."""
     uploads = call.request.app[MODEL_UPLOADS]
-    model, _ = await uploads.known_model(_sha256(call), call.actor)
+    model, _ = await uploads.known_model(sha256_of(call), call.actor)
     facts = facts_of(model)
     packed = any(warning.code == FROM_ARCHIVE for warning in facts.warnings)
     suffix = "zip" if packed else SUFFIXES[facts.format]
@@ -174,7 +178,7 @@ async def get_model_file(call: Call) -> web.StreamResponse:
 )
 async def get_model_preview(call: Call) -> web.StreamResponse:
     """A mesh for screens: few facets, in metres, the model's z axis up."""
-    model, _ = await call.request.app[MODEL_UPLOADS].known_model(_sha256(call), call.actor)
+    model, _ = await call.request.app[MODEL_UPLOADS].known_model(sha256_of(call), call.actor)
     preview = await call.request.app[PREVIEWS].get(model.sha256)
     headers = {"ETag": preview.etag, "Cache-Control": CACHEABLE}
     if matches_etag(call.request, preview.etag):
@@ -187,7 +191,7 @@ async def get_model_preview(call: Call) -> web.StreamResponse:
     return ReadyResponse(body=preview.body, headers=headers)
 
 
-def _sha256(call: Call) -> str:
+def sha256_of(call: Call) -> str:
     text = call.named("sha256")
     if not _HEX.fullmatch(text):
         raise HttpError(404, "unknown_model", "This is not the SHA-256 of a model, in hex.")

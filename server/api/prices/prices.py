@@ -22,8 +22,9 @@ from server.http.routes import EVERYBODY, Routes
 from server.jobs.respond import respond_later
 from server.jobs.running import Job, Progress
 from server.prices.model_uploads import MODEL_UPLOADS, facts_of
-from server.prices.quotes import QuoteView
+from server.prices.quotes import QuoteView, decode_quote, withdrawn
 from server.prices.quoting import QUOTING
+from server.prices.verification import VERIFICATIONS
 from server.uploads.model_body import is_form, received
 from storage.database.records import StoredQuote
 from storage.log.entries import Answer
@@ -189,6 +190,8 @@ async def _price_once(call: Call, identity: bytes, query: PriceQuery, receive: R
 async def _price(call: Call, query: PriceQuery, receive: Receive) -> Reply:
     quoting, options = call.request.app[QUOTING], query.options()
     model, source = await receive()
+    if patience_s := call.preferences.wait_s:
+        model = await call.request.app[VERIFICATIONS].settled(model, patience_s)
     quoted = await quoting.quote(model, options, call.actor)
     body = quoting.priced(model, options.units, quoted.stored, query.explain)
     headers = {"Cache-Status": cache_status(source), "Facet-Position": str(quoted.as_of)}
@@ -213,7 +216,10 @@ async def get_quote(call: Call) -> web.StreamResponse:
     source = "local" if held or call.storage.tail.pending_quote(quote_id) else "database"
     stored = await quoting.known_quote(quote_id, call.actor)
     body = quoting.explain(stored) if explain else stored.body
-    return read_answer(call, body, quote_tag(stored.id, explain), cache_status(source))
+    state = ""
+    if await quoting.is_withdrawn(decode_quote(stored.body)):
+        body, state = withdrawn(body), "withdrawn"
+    return read_answer(call, body, quote_tag(stored.id, explain, state), cache_status(source))
 
 
 @routes(
@@ -245,9 +251,9 @@ async def list_materials(call: Call) -> web.StreamResponse:
     )
 
 
-def quote_tag(quote_id: str, explain: bool) -> str:
-    """A quote never changes; its explanation says more."""
-    return f'"{quote_id}.explained"' if explain else f'"{quote_id}"'
+def quote_tag(quote_id: str, explain: bool, state: str) -> str:
+    """A quote never changes; its explanation says more, and it may be withdrawn."""
+    return f'"{".".join(filter(None, (quote_id, "explained" if explain else "", state)))}"'
 
 
 def cache_status(source: str) -> str:

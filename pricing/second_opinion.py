@@ -1,0 +1,123 @@
+"""What trimesh says of the same bytes: an opinion that shares no code with ours.
+
+Its volume, area and box are held against our sums of the facets as they are in the file, before any repair or
+union: there the two must be equal but for rounding. What it says of closedness and bodies is told and not
+judged by, since it mends and unites nothing.
+"""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pricing.facts import Facts, Opinion, OpinionState
+from pricing.mesh.measures import Measures, first_vertex, measure
+from pricing.mesh.topology import WELD_FACETS_MAX
+from pricing.readers.corners import Contents
+from pricing.readers.read import Opened, open_model, read_opened
+
+if TYPE_CHECKING:
+    from trimesh import Trimesh
+
+AGREEMENT = 1e-6
+"""Volumes, areas and extents are equal when they differ by no more than this share, and what single precision
+leaves open at the model's distance."""
+
+SINGLE_PRECISION = 1.2e-7
+
+BY = f"trimesh {version('trimesh')}"
+
+_FILE_TYPES = {"stl-binary": "stl", "stl-ascii": "stl_ascii"}
+"""Where trimesh calls a format otherwise."""
+
+
+def second_opinion(source: bytes | memoryview, facts: Facts) -> Opinion:
+    """Of a file with these facts. Refused as `pricing.mesh.analysis.analyse` does."""
+    opened = open_model(memoryview(source).cast("B").toreadonly())
+    contents = read_opened(opened)
+    if (known := _known_otherwise({warning.code for warning in contents.remarks})) is not None:
+        return _opinion("not_possible", known)
+    try:
+        mesh = _read_by_trimesh(opened)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a library says of a file that it cannot read
+        return _opinion("not_possible", f"trimesh does not read it: {type(error).__name__}: {error}"[:200])
+    if not len(mesh.faces):
+        return _opinion("not_possible", "trimesh finds no facets in it.")
+    return _compared(mesh, contents, facts)
+
+
+def _opinion(state: OpinionState, reason: str | None, mesh: "Trimesh | None" = None) -> Opinion:
+    now = datetime.now(UTC)
+    if mesh is None:
+        return Opinion(state=state, by=BY, at=now, reason=reason)
+    volume, closed, bodies = float(mesh.volume), bool(mesh.is_watertight), int(mesh.body_count)
+    return Opinion(state=state, by=BY, at=now, reason=reason, volume=volume, closed=closed, bodies=bodies)
+
+
+def _known_otherwise(remarks: set[str]) -> str | None:
+    """Files that trimesh is known to read wrongly, by our reader's remarks."""
+    if "parts_left_out" in remarks:
+        return "trimesh takes parts for metal that are none: what was left out here."
+    return None
+
+
+def _read_by_trimesh(opened: Opened) -> "Trimesh":
+    """The facets as they are in the file, nothing merged. Its own reader; the format is the one we found."""
+    import trimesh
+
+    logging.disable()
+    warnings.simplefilter("ignore")
+    kind = _FILE_TYPES.get(opened.format, opened.format)
+    scene = trimesh.load_scene(io.BytesIO(opened.body), file_type=kind, process=False)
+    mesh = scene.to_mesh()
+    if not isinstance(mesh, trimesh.Trimesh):
+        raise TypeError(f"it is a {type(mesh).__name__}")
+    return mesh
+
+
+def _compared(mesh: "Trimesh", contents: Contents, facts: Facts) -> Opinion:
+    ours = measure(contents.corners)
+    # About the point that ours is taken about: the sums of an open surface depend on it.
+    mesh.apply_translation(-first_vertex(contents.corners))
+    found = " ".join(_differences(mesh, ours, facts))
+    if len(mesh.faces) <= WELD_FACETS_MAX:
+        mesh.merge_vertices(merge_tex=True, merge_norm=True)
+    if found and contents.polygons:
+        return _opinion(
+            "not_possible", f"trimesh cuts faces of more than three corners otherwise. {found}", mesh
+        )
+    return _opinion("differs" if found else "agreed", found or None, mesh)
+
+
+def _differences(mesh: "Trimesh", ours: Measures, facts: Facts) -> Iterator[str]:
+    distance = float(np.abs(np.concatenate([ours.lower, ours.upper])).max())
+    blur = SINGLE_PRECISION * distance
+    volume = float(mesh.volume) if ours.edges_cancel else _tetrahedra(mesh)
+    if not _equal(volume, ours.signed_volume, blur * ours.area):
+        yield f"The volume is {volume:.9g}, not {ours.signed_volume:.9g}."
+    if not _equal(float(mesh.area), ours.area, blur * float(np.sqrt(ours.area * len(mesh.faces)))):
+        yield f"The area is {mesh.area:.9g}, not {ours.area:.9g}."
+    for axis, theirs, own in zip("xyz", mesh.extents, ours.upper - ours.lower, strict=True):
+        if not _equal(float(theirs), float(own), 2 * blur):
+            yield f"The extent in {axis} is {theirs:.9g}, not {own:.9g}."
+    plain = facts.closed and facts.oriented and not facts.warnings and not facts.cavities
+    if plain and not _equal(facts.volume, abs(ours.signed_volume), 0.0):
+        yield f"The facts say {facts.volume:.9g}, the facets of the file {abs(ours.signed_volume):.9g}."
+
+
+def _tetrahedra(mesh: "Trimesh") -> float:
+    """Of trimesh's facets, as ours are summed: where a surface is open, or turns, its own formula gives
+    another sum."""
+    one, two, three = np.moveaxis(np.asarray(mesh.triangles, np.float64), 1, 0)
+    return float(np.einsum("ij,ij->", one, np.cross(two, three))) / 6
+
+
+def _equal(one: float, other: float, blur: float) -> bool:
+    return abs(one - other) <= AGREEMENT * max(abs(one), abs(other)) + blur
