@@ -17,6 +17,8 @@ SOURCES = ("server", "pricing", "storage", "tests", "benchmarks")
 WORKERS = 4
 """Twice as many as two cores: many tests wait for other processes. Not by the machine's number of cores,
 which may be more than this may use."""
+UNIT_WORKERS = 2
+"""Unit tests wait for nothing, and each further process imports and collects all of them."""
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 """Hundreds of processes are started: they compile our modules once, not each for itself."""
 
@@ -43,14 +45,14 @@ def stages() -> list[Stage]:
         Stage("format", [python, "-m", "ruff", "format", "--check", *SOURCES], True),
         Stage("lint", [python, "-m", "ruff", "check", *SOURCES], True),
         Stage("types", [python, "-m", "mypy", *SOURCES], True),
-        Stage("unit", _pytest("unit"), True, True),
+        Stage("unit", _pytest("unit", UNIT_WORKERS), True, True),
         Stage("service", _pytest("service"), False, True),
         Stage("drills", _pytest("drills"), False, True),
     ]
 
 
-def _pytest(folder: str) -> list[str]:
-    return [sys.executable, "-m", "pytest", "-n", str(WORKERS), "--dist", "worksteal", f"tests/{folder}"]
+def _pytest(folder: str, workers: int = WORKERS) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-n", str(workers), "--dist", "worksteal", f"tests/{folder}"]
 
 
 def run_stage(stage: Stage) -> Outcome:

@@ -78,6 +78,7 @@ class OrderPrices:
             raise Invalid(("/price", "a seller sets the price: net and reason"), code="price_required")
         quote = await self._own_quote(order)
         if quote is not None and quote.valid_until > self._clock.now():
+            await self._require_in_force(quote)
             price = price_of_quote(quote, PriceSource.QUOTE)
             await self._verified(quote.model)
             await self._require_in_force(quote)

@@ -30,6 +30,7 @@ class ModelWriteQueue:
         self._half_life_s = half_life_s
         self._waiting: dict[str, StoredModel] = {}
         self._storing: dict[str, StoredModel] = {}
+        self._forgotten: set[str] = set()
         self._more = asyncio.Event()
         self._stopping = False
         self._trouble = Trouble(
@@ -40,8 +41,16 @@ class ModelWriteQueue:
     def __len__(self) -> int:
         return len(self._waiting.keys() | self._storing.keys())
 
-    def get(self, sha256: str) -> StoredModel | None:
+    def get(self, sha256: str, *, forgotten: bool = False) -> StoredModel | None:
+        """What waits of a model. `forgotten`: also when others may know something newer of it."""
+        if sha256 in self._forgotten and not forgotten:
+            return None
         return self._waiting.get(sha256) or self._storing.get(sha256)
+
+    def forget(self, sha256: str) -> None:
+        """What waits still goes to the database, which keeps the later of two."""
+        if self.get(sha256) is not None:
+            self._forgotten.add(sha256)
 
     def add(self, model: Model, now: datetime, *, requests: float = 1.0) -> None:
         """One more request of a model; none, where only its facts are to be stored."""
@@ -68,6 +77,7 @@ class ModelWriteQueue:
 
     def _put(self, record: StoredModel) -> None:
         """The newest goes last; the oldest is dropped beyond the bound."""
+        self._forgotten.discard(record.sha256)
         known = self._waiting.pop(record.sha256, None)
         if known is None and len(self._waiting) >= self._entries_max:
             del self._waiting[next(iter(self._waiting))]
@@ -98,6 +108,7 @@ class ModelWriteQueue:
                 self._put(record)
             return False
         finally:
+            self._forgotten.difference_update(self._storing)
             self._storing = {}
         self._trouble.over()
         return True

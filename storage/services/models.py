@@ -177,6 +177,7 @@ class Models:
         self._lookups.forget(sha256)
         self._loads.forget(sha256)
         self.cache.discard(sha256)
+        self.records.forget(sha256)
         self.refusals.discard(sha256)
         self.absences.discard(sha256)
 
@@ -226,10 +227,12 @@ class Models:
             return self._hold(copy), "shared"
         if self.absences.get(sha256):
             return None
-        if (loaded := await self._load(sha256)) is None:
-            self.absences.put(sha256, True)
-            return None
-        return loaded, "database"
+        if (loaded := await self._load(sha256)) is not None:
+            return loaded, "database"
+        if (record := self.records.get(sha256, forgotten=True)) is not None:
+            return self._hold(_model_of(record)), "local"
+        self.absences.put(sha256, True)
+        return None
 
     async def _load(self, sha256: str) -> Model | None:
         return await self._loads.do(sha256, lambda: self._loaded(sha256))

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from multiprocessing.context import BaseContext
 
 from storage.clock import SystemClock
 
@@ -151,6 +152,22 @@ def kept_answers_do_not_wait() -> None:
     book._was_given = lambda order: False
 
 
+def workers_planted() -> None:
+    """The workers that read models have a fault: see `tests.support.planted_workers`."""
+    from pricing import pool
+
+    right = pool._context
+
+    def planted() -> BaseContext:
+        context = right()
+        context.set_forkserver_preload(
+            ["pricing.pool", "pricing.mesh.warmed", "tests.support.planted_workers"]
+        )
+        return context
+
+    pool._context = planted
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     plant.__name__: plant
     for plant in (
@@ -174,6 +191,8 @@ def main() -> int:
         skew(float(seconds))
     if name := os.environ.get("TEST_PLANT"):
         PLANTS[name]()
+    if "TEST_PLANT_WORKERS" in os.environ:
+        workers_planted()
     from server.commands.cli import main as serve
 
     return serve(sys.argv[1:])

@@ -26,7 +26,8 @@ class Service:
     """`facet serve` over a data directory."""
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
-        """TEST_SKEW_S and TEST_PLANT among the settings: see `tests.support.altered_server`."""
+        """TEST_SKEW_S, TEST_PLANT and TEST_PLANT_WORKERS among the settings: see
+        `tests.support.altered_server`."""
         self.data_dir = data_dir
         self.url = ""
         self.checkout = ROOT
@@ -41,7 +42,7 @@ class Service:
     def start(self, port: int = 0, wait_s: float = START_S) -> None:
         """Returns once it is ready. Port 0: a free one, another at each start."""
         given = {"FACET_ADMIN_TOKEN": ADMIN_TOKEN, **self._settings}
-        altered = self._settings.keys() & {"TEST_SKEW_S", "TEST_PLANT"}
+        altered = self._settings.keys() & {"TEST_SKEW_S", "TEST_PLANT", "TEST_PLANT_WORKERS"}
         program = "tests.support.altered_server" if altered else "server"
         words = ["serve", f"--port={port}", f"--data-dir={self.data_dir}"]
         self.data_dir.mkdir(parents=True, exist_ok=True)
