@@ -18,7 +18,7 @@ import numpy as np
 from pricing.facts import Facts, Opinion, OpinionState
 from pricing.mesh.measures import Measures, first_vertex, measure
 from pricing.mesh.topology import WELD_FACETS_MAX
-from pricing.readers.corners import Contents
+from pricing.readers.corners import OTHERWISE, Contents
 from pricing.readers.read import Opened, open_model, read_opened
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ def second_opinion(source: bytes | memoryview, facts: Facts) -> Opinion:
     """Of a file with these facts. Refused as `pricing.mesh.analysis.analyse` does."""
     opened = open_model(memoryview(source).cast("B").toreadonly())
     contents = read_opened(opened)
-    if (known := _known_otherwise({warning.code for warning in contents.remarks})) is not None:
-        return _opinion("not_possible", known)
     try:
         mesh = _read_by_trimesh(opened)
     except MemoryError:
@@ -61,21 +59,23 @@ def _opinion(state: OpinionState, reason: str | None, mesh: "Trimesh | None" = N
     return Opinion(state=state, by=BY, at=now, reason=reason, volume=volume, closed=closed, bodies=bodies)
 
 
-def _known_otherwise(remarks: set[str]) -> str | None:
-    """Files that trimesh is known to read wrongly, by our reader's remarks."""
-    if "parts_left_out" in remarks:
-        return "trimesh takes parts for metal that are none: what was left out here."
-    return None
+def _known_otherwise(contents: Contents) -> str:
+    """Why trimesh is known to read such a file otherwise, in sentences; the columns decide alone then."""
+    known = [OTHERWISE[code] for code in contents.otherwise]
+    if any(warning.code == "parts_left_out" for warning in contents.remarks):
+        known.append("What is left out here is taken for metal.")
+    return " ".join(known)
 
 
 def _read_by_trimesh(opened: Opened) -> "Trimesh":
-    """The facets as they are in the file, nothing merged. Its own reader; the format is the one we found."""
+    """The facets as they are in the file, nothing merged. Its own reader; the format is the one we found.
+    Materials are passed over: they are pictures, and other files."""
     import trimesh
 
     logging.disable()
     warnings.simplefilter("ignore")
     kind = _FILE_TYPES.get(opened.format, opened.format)
-    scene = trimesh.load_scene(io.BytesIO(opened.body), file_type=kind, process=False)
+    scene = trimesh.load_scene(io.BytesIO(opened.body), file_type=kind, process=False, skip_materials=True)
     mesh = scene.to_mesh()
     if not isinstance(mesh, trimesh.Trimesh):
         raise TypeError(f"it is a {type(mesh).__name__}")
@@ -89,10 +89,8 @@ def _compared(mesh: "Trimesh", contents: Contents, facts: Facts) -> Opinion:
     found = " ".join(_differences(mesh, ours, facts))
     if len(mesh.faces) <= WELD_FACETS_MAX:
         mesh.merge_vertices(merge_tex=True, merge_norm=True)
-    if found and contents.polygons:
-        return _opinion(
-            "not_possible", f"trimesh cuts faces of more than three corners otherwise. {found}", mesh
-        )
+    if found and (known := _known_otherwise(contents)):
+        return _opinion("not_possible", f"trimesh is known to read this otherwise. {known} {found}", mesh)
     return _opinion("differs" if found else "agreed", found or None, mesh)
 
 

@@ -18,11 +18,23 @@ Corners = NDArray[np.float32] | NDArray[np.float64]
 """Shape (n, 3 vertices, 3 axes), in the precision of the file."""
 
 
+POLYGONS = "polygons"
+RELATIVE_INDICES = "relative_indices"
+SEVERAL_PARTS = "several_parts"
+
+OTHERWISE = {
+    POLYGONS: "Faces of more than three corners may be cut otherwise.",
+    RELATIVE_INDICES: "Indices that count back from the last vertex are taken to count back from the end.",
+    SEVERAL_PARTS: "Objects in other parts of the file than the first are not found.",
+}
+"""What other programs are known to read otherwise, in a sentence."""
+
+
 class Contents(NamedTuple):
-    """What a file shows: its facets, the unit it states, and what of it was passed over. `polygons`: whether
-    some facets are parts of faces with more corners, which another program may cut otherwise."""
+    """What a file shows: its facets, the unit it states, and what of it was passed over. `otherwise`: what
+    other programs are known to read otherwise, of OTHERWISE."""
 
     corners: Corners
     unit: str | None = None
     remarks: tuple[MeshWarning, ...] = ()
-    polygons: bool = False
+    otherwise: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ names other files, which are never opened; all of them are passed over. A word t
 format ends the reading: whatever follows is not the model that began.
 """
 
+import re
 from array import array
 from collections.abc import Iterator
 
@@ -20,10 +21,12 @@ from pricing.readers.common import (
     unsupported,
     whole_number,
 )
-from pricing.readers.corners import Contents
-from pricing.readers.triangulate import facet_count, facets_of
+from pricing.readers.corners import RELATIVE_INDICES, Contents
+from pricing.readers.triangulate import facet_count, facets_of, polygons_of
 
 _CORNERS_MIN = 3
+_RELATIVE = re.compile(rb"^[ \t]*fo?[ \t][^#\r\n]*[ \t]-", re.MULTILINE)
+"""A face that counts back from the latest vertex."""
 # Statements that put a surface into the file which is not made of faces, or another file, or a program.
 _FREE_FORM = frozenset(
     {b"curv", b"curv2", b"surf", b"cstype", b"bzp", b"bsp", b"cdc", b"cdp", b"res", b"call", b"csh"}
@@ -56,7 +59,8 @@ def read_obj(body: memoryview) -> Contents:
     indices_all, sizes = np.asarray(corners, np.int64), np.asarray(counts, np.int64)
     check_indices(indices_all, len(points), "obj")
     check_shown(facet_count(sizes), facet_count(sizes))
-    return Contents(facets_of(points, indices_all, sizes), polygons=bool((sizes > 3).any()))
+    relative = (RELATIVE_INDICES,) if _RELATIVE.search(body) else ()
+    return Contents(facets_of(points, indices_all, sizes), otherwise=(*polygons_of(sizes), *relative))
 
 
 def _statements(body: memoryview) -> Iterator[tuple[int, list[bytes]]]:

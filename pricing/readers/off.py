@@ -24,7 +24,7 @@ from pricing.readers.common import (
     whole_number,
 )
 from pricing.readers.corners import Contents
-from pricing.readers.triangulate import facet_count, facets_of
+from pricing.readers.triangulate import facet_count, facets_of, polygons_of
 
 _KEYWORD = re.compile(rb"(?:ST)?C?N?(4)?(n)?OFF")
 _CORNERS_MIN = 3
@@ -46,7 +46,7 @@ def read_off(body: memoryview) -> Contents:
         points, indices, counts = found
     check_indices(indices, len(points), "off")
     check_shown(facet_count(counts), facet_count(counts))
-    return Contents(facets_of(points, indices, counts), polygons=bool((counts > 3).any()))
+    return Contents(facets_of(points, indices, counts), otherwise=polygons_of(counts))
 
 
 def _by_lines(rows: _Rows) -> _Mesh:

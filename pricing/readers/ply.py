@@ -28,7 +28,7 @@ from pricing.readers.common import (
     whole_number,
 )
 from pricing.readers.corners import Contents
-from pricing.readers.triangulate import facet_count, facets_of
+from pricing.readers.triangulate import facet_count, facets_of, polygons_of
 
 _HEADER_BYTES_MAX = 1 << 16
 _TYPES = {
@@ -95,7 +95,7 @@ def read_ply(body: memoryview) -> Contents:
         raise malformed("ply", f"A face has {counts.min()} corners.")
     check_indices(corners, len(points), "ply")
     check_shown(facet_count(counts), facet_count(counts))
-    return Contents(facets_of(points, corners, counts), polygons=bool((counts > 3).any()))
+    return Contents(facets_of(points, corners, counts), otherwise=polygons_of(counts))
 
 
 def _header(head: bytes) -> _Header:

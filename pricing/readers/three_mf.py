@@ -27,7 +27,7 @@ from pricing.readers.common import (
     unsupported,
     whole_number,
 )
-from pricing.readers.corners import Contents
+from pricing.readers.corners import SEVERAL_PARTS, Contents
 from pricing.readers.roles import CURA_ROLES, FacetRange, Roles
 from pricing.readers.xml_stream import Attributes, ElementStream
 from pricing.readers.zip_package import ARCHIVE_ERRORS, Package, part_name
@@ -86,7 +86,8 @@ def read_three_mf(body: memoryview) -> Contents:
         package = Package(body)
         build = _Build(package, package.model_name())
         build.check()
-        return Contents(np.concatenate(list(build.corners())), build.unit, build.remarks())
+        otherwise = (SEVERAL_PARTS,) if build.parts > 1 else ()
+        return Contents(np.concatenate(list(build.corners())), build.unit, build.remarks(), otherwise)
     except Refused:
         raise
     except ARCHIVE_ERRORS as error:
@@ -220,6 +221,11 @@ class _Build:
         self.unit = self._root.unit
         self._roles = Roles(package)
         self._left_out: Counter[str] = Counter()
+
+    @property
+    def parts(self) -> int:
+        """How many were read."""
+        return len(self._parts)
 
     def _part(self, name: str) -> _Part:
         """A part, read when it is first asked for."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pricing.readers.common import Indices, Points, unsupported
+from pricing.readers.corners import POLYGONS
 
 _PLANE_AXES = ((1, 2), (2, 0), (0, 1))
 _CUT_COORDINATE_MAX = 1e12
@@ -43,6 +44,11 @@ def facets_of(points: Points, corners: Indices, counts: Indices) -> Points:
     ]
     facets: Points = points[np.concatenate(parts)]
     return facets
+
+
+def polygons_of(counts: Indices) -> tuple[str, ...]:
+    """That there are faces to be cut, as one of OTHERWISE."""
+    return (POLYGONS,) if (counts > 3).any() else ()
 
 
 def facet_count(counts: Indices) -> int:

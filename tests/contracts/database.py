@@ -13,7 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.database.contract import Database
-from storage.database.records import Epoch, StoredModel, StoredQuote, StoredToken, StoredVersion
+from storage.database.records import (
+    Epoch,
+    StoredModel,
+    StoredQuote,
+    StoredToken,
+    StoredVersion,
+    Verification,
+)
 from storage.errors import Conflict, Fenced
 from storage.log.entries import (
     AnyEntry,
@@ -502,6 +509,37 @@ class DatabaseContract:
             found = await database.load_model("a" * 64)
             assert found is not None
             assert found.facts == stored_model("a", START, analyser=kept).facts
+
+    async def test_of_two_verifications_of_the_same_facts_the_later_one_stays(
+        self, database: Database
+    ) -> None:
+        def verified(state: str | None, minutes: int = 0, analyser: str = "1") -> StoredModel:
+            at = START + timedelta(minutes=minutes)
+            said = None if state is None else Verification(state, at, b'{"said":1}')
+            return msgspec.structs.replace(stored_model("a", START, analyser=analyser), verification=said)
+
+        for model, kept in (
+            (verified(None), None),
+            (verified("agreed", 1), "agreed"),
+            (verified(None), "agreed"),  # of a process that has not heard of it
+            (verified("differs", 2), "differs"),
+            (verified("agreed", 1), "differs"),
+            (verified("decided", 3), "decided"),
+            (verified(None, analyser="2"), None),  # new facts: nothing is known of them
+            (verified("agreed", 9), None),
+            (verified("differs", 4, "2"), "differs"),
+        ):
+            await database.store_models([model], 1e6)
+            found = await database.load_model("a" * 64)
+            assert found is not None
+            assert (found.verification.state if found.verification else None) == kept, model
+        other = msgspec.structs.replace(verified("differs", 5), sha256="b" * 64)
+        await database.store_models([other, msgspec.structs.replace(other, sha256="c" * 64)], 1e6)
+        await database.store_models([msgspec.structs.replace(verified("decided", 6), sha256="c" * 64)], 1e6)
+        listed = await database.load_models_that_differ(5)
+        assert [model.sha256[0] for model in listed] == ["b", "a"]
+        assert len(await database.load_models_that_differ(1)) == 1
+        assert listed[0].verification == other.verification
 
     async def test_order_numbers_are_leased_once(self, database: Database) -> None:
         leased = await asyncio.gather(*(database.lease_numbers(10) for _ in range(5)))

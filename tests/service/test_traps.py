@@ -138,7 +138,7 @@ def test_vertices_split_by_normals_and_textures_leave_a_mesh_closed(
     assert (facts.closed, facts.oriented, facts.bodies) == (True, True, 1)
 
 
-def test_no_library_is_needed_that_reads_other_files_or_pictures() -> None:
+def test_facts_need_no_library_that_reads_other_files_or_pictures() -> None:
     program = (
         "import sys\n"
         "from pricing.mesh.analysis import analyse\n"
@@ -158,11 +158,16 @@ def test_nothing_but_the_program_itself_is_opened_while_reading() -> None:
         "from pricing.errors import Refused\n"
         "from pricing.mesh.analysis import analyse\n"
         "from pricing.mesh.warm import warm\n"
+        "from pricing.second_opinion import second_opinion\n"
         "from tests.support import hostile, meshes\n"
         "warm()\n"
         "bodies = [make() for make, _ in hostile.REFUSED.values()]\n"
         "bodies += [b'mtllib ring.mtl\\nusemtl gold\\n' + meshes.obj(meshes.torus())]\n"
-        "analyse(bodies[-1]), analyse(meshes.glb(meshes.torus())), analyse(meshes.three_mf(meshes.torus()))\n"
+        "sound = [write(meshes.torus()) for write in meshes.ALL_FORMATS.values()]\n"
+        "sound += [bodies[-1]]\n"
+        "facts = [analyse(body) for body in sound]\n"
+        "opinions = [second_opinion(*pair) for pair in zip(sound, facts)]\n"
+        "assert {opinion.state for opinion in opinions} == {'agreed'}, opinions\n"
         "def watch(event, values):\n"
         "    if event.startswith(('open', 'socket', 'subprocess', 'os.', 'shutil', 'urllib')):\n"
         "        print(event, values)\n"
@@ -172,6 +177,8 @@ def test_nothing_but_the_program_itself_is_opened_while_reading() -> None:
         "        analyse(body)\n"
         "    except Refused:\n"
         "        pass\n"
+        "opinions = [second_opinion(*pair) for pair in zip(sound, facts)]\n"
+        "assert {opinion.state for opinion in opinions} == {'agreed'}\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == ""

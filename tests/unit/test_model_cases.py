@@ -15,6 +15,7 @@ from pricing.mesh.analysis import analyse
 from pricing.price.formula import price
 from pricing.price.options import Options
 from pricing.price.price_list import default_metal_fix, default_price_list
+from pricing.second_opinion import second_opinion
 
 FOLDER = Path(os.environ["FACET_TEST_CASES"])
 SELF_CROSSING = 5e-4
@@ -95,3 +96,20 @@ def test_case_is_refused(name: str) -> None:
 def test_every_case_has_an_answer() -> None:
     with (FOLDER / "CASES.tsv").open(encoding="utf-8", newline="") as cases:
         assert {row["file"] for row in csv.DictReader(cases, delimiter="\t")} == RIGHT.keys() | REFUSED.keys()
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_second_opinion_differs_about_none(name: str) -> None:
+    body = (FOLDER / name).read_bytes()
+    found = second_opinion(body, analyse(body))
+    assert found.state in ("agreed", "not_possible"), found
+    assert (found.state == "agreed") == (name not in NOT_READ), found
+
+
+NOT_READ = {
+    "glb_json_padded_with_nul.glb",
+    "off_tokens_on_one_line.off",
+    "prusa_modifier_volume.3mf",
+    "ring_trailing_newline.stl",
+}
+"""What trimesh cannot read, or takes for metal though it is none."""

@@ -225,6 +225,31 @@ async def test_a_file_that_cannot_be_read_now_keeps_no_other_waiting_and_a_settl
     await end(task)
 
 
+async def test_a_model_that_somebody_waits_for_comes_next_and_without_a_rest() -> None:
+    backlog = ModelBacklog(10, popularity(), once=False, rest_s=60.0)
+    done: list[str] = []
+
+    async def work(sha256: str) -> bool:
+        done.append(sha256)
+        return sha256 != "later" or done.count("later") > 1
+
+    backlog.work = work
+    for name in ("a", "b", "later"):
+        backlog.add(name)
+    task = asyncio.create_task(backlog.run())
+    backlog.hurry("unknown")
+    for name in ("b", "later"):
+        backlog.hurry(name)
+        await until(lambda: done[-1:] == [name])  # noqa: B023
+    assert done == ["b", "later"]  # nobody waits for the others: they rest
+    backlog.hurry("later")
+    await until(lambda: len(backlog) == 1)
+    backlog.add("b")  # it is taken again
+    backlog.hurry("b")
+    await until(lambda: done == ["b", "later", "later", "b"])
+    await end(task)
+
+
 async def test_facts_wait_for_a_locked_database_and_the_oldest_are_dropped_beyond_the_bound(
     tmp_path: Path,
 ) -> None:

@@ -19,6 +19,7 @@ from pricing.mesh.analysis import analyse
 from pricing.price.formula import price
 from pricing.price.options import Options
 from pricing.price.price_list import default_metal_fix, default_price_list
+from pricing.second_opinion import second_opinion
 from tests.support import meshes
 
 LIST, FIX = default_price_list(), default_metal_fix()
@@ -193,6 +194,8 @@ def test_real_closed_file_has_its_known_volume_and_bodies(name: str) -> None:
     if row["mesh_volume_native"]:
         assert facts.volume == pytest.approx(float(row["mesh_volume_native"]), rel=1e-6)
     check_against_trimesh(path.read_bytes(), facts)
+    found = second_opinion(path.read_bytes(), facts)
+    assert (found.state, found.reason) == ("agreed", None)
 
 
 @pytest.mark.parametrize("name", [name for name, (_, row) in REAL.items() if row["is_volume"] == "False"])
