@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from pricing.facts import Decision, Facts, MeshWarning, Opinion
 from pricing.price.firmness import effective_unit
@@ -48,13 +49,14 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     counted_twice_mm3: float | None = None
     inside_out_mm3: float | None = None
     leaks: float | None = None
-    verification: VerificationView
+    verification: VerificationView | UnsetType = UNSET
 
 
 def model_view(
-    sha256: str, byte_count: int, facts: Facts, units: str, opinion: Opinion | None = None
+    sha256: str, byte_count: int, facts: Facts, units: str, opinion: Opinion | UnsetType | None = UNSET
 ) -> ModelView:
-    """The view of `facts` under the declared `units`, else the file's own. Refused `unknown_unit`."""
+    """The view of `facts` under the declared `units`, else the file's own. `opinion`: None while it is
+    pending, UNSET where none is asked for. Refused `unknown_unit`."""
     scale_mm = float(MILLIMETRES_PER_UNIT[effective_unit(facts, units)])
     volume, metal, cavities, twice, inside_out = (
         None if amount is None else _rounded(amount * scale_mm**3)
@@ -83,7 +85,9 @@ def model_view(
     )
 
 
-def _verification_view(opinion: Opinion | None, scale_mm: float) -> VerificationView:
+def _verification_view(opinion: Opinion | UnsetType | None, scale_mm: float) -> VerificationView | UnsetType:
+    if opinion is UNSET:
+        return UNSET
     if opinion is None:
         return VerificationView(state="pending")
     return VerificationView(

@@ -3,10 +3,11 @@
 import math
 
 import msgspec
+from msgspec import UNSET
 
 from pricing.errors import Refused
 from pricing.facts import Facts, MeshWarning
-from pricing.price.model_view import ModelView, model_view
+from pricing.price.model_view import ModelView, VerificationView, model_view
 
 GIVEN_BYTES_MAX = 1 << 20
 """A model's facts are some 500 bytes; a longer document than this is refused unread."""
@@ -36,6 +37,7 @@ class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     counted_twice_mm3: float | None = None
     inside_out_mm3: float | None = None
     leaks: float | None = None
+    verification: VerificationView | None = None
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -76,7 +78,8 @@ def given_facts(data: bytes) -> tuple[ModelView, Facts]:
         inside_out=given.inside_out_mm3 or 0.0,
         leaks=given.leaks,
     )
-    return model_view(given.sha256, given.bytes, facts, "mm"), facts
+    model = model_view(given.sha256, given.bytes, facts, "mm")
+    return msgspec.structs.replace(model, verification=given.verification or UNSET), facts
 
 
 def _decoded(data: bytes) -> _Given:

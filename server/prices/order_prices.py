@@ -78,11 +78,7 @@ class OrderPrices:
             raise Invalid(("/price", "a seller sets the price: net and reason"), code="price_required")
         quote = await self._own_quote(order)
         if quote is not None and quote.valid_until > self._clock.now():
-            await self._require_in_force(quote)
-            price = price_of_quote(quote, PriceSource.QUOTE)
-            await self._verified(quote.model)
-            await self._require_in_force(quote)
-            return price
+            return await self._price_in_force(quote)
         model = None if order.model is None else await self._verified(order.model)
         if model is None:
             return None
@@ -113,9 +109,16 @@ class OrderPrices:
             raise HttpError(503, "verification_pending", said, {"Retry-After": "5"})
         return model
 
-    async def _require_in_force(self, quote: Quote) -> None:
+    async def _price_in_force(self, quote: Quote) -> OrderPrice:
+        await self._require_in_force(quote.id)
+        price = price_of_quote(quote, PriceSource.QUOTE)
+        await self._verified(quote.model)
+        await self._require_in_force(quote.id)
+        return price
+
+    async def _require_in_force(self, quote_id: str) -> None:
         """Raises Invalid."""
-        if await self._quoting.is_withdrawn(quote):
+        if await self._quoting.is_withdrawn(await self._storage.quotes.get(quote_id)):
             said = "is withdrawn: another program reads the model differently, a person has to price it"
             raise Invalid(("/quote", said), code="quote_withdrawn")
 
@@ -137,9 +140,8 @@ class OrderPrices:
             raise Invalid(("/quote", "no such quote"), code="unknown_quote") from None
         if stored.valid_until <= self._clock.now():
             raise Invalid(("/quote", "has expired"), code="quote_expired")
-        quote = decode_quote(stored.body)
-        await self._require_in_force(quote)
-        return quote
+        await self._require_in_force(quote_id)
+        return decode_quote(stored.body)
 
     def _check_choices(self, fields: dict[str, Any]) -> None:
         price_list, _ = self._quoting.current()

@@ -143,10 +143,21 @@ def quote_of(
     )
 
 
+class Subject(msgspec.Struct, frozen=True):
+    """What a stored quote is about."""
+
+    model: str = ""
+    priceable: str = "manual"
+
+
+subject_of = msgspec.json.Decoder(Subject).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
 def withdrawn(body: bytes) -> bytes:
     """A stored quote as it was issued, and that it holds no longer."""
-    why = "Another program reads the model differently: a person has to price it."
-    return msgspec.json.encode(msgspec.structs.replace(decode_view(body), withdrawn=why))
+    why = b'"Another program reads the model differently: a person has to price it."'
+    return msgspec.json.encode(_decode_members(body) | {"withdrawn": msgspec.Raw(why)})
 
 
 def decode_view(body: bytes) -> QuoteView:

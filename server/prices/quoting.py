@@ -20,10 +20,10 @@ from server.prices.model_uploads import ModelUploads, facts_of
 from server.prices.quotes import (
     MadeFrom,
     NotExplainable,
-    Quote,
     decode_view,
     explained,
     quote_of,
+    subject_of,
 )
 from server.prices.verification import DIFFERS, opinion_of, state_of
 from storage.clock import Clock
@@ -113,11 +113,12 @@ class Quoting:
         said = "Found by an earlier release, and the file is no longer kept."
         return _doubted(facts, "older_analysis", said), f"{model.analyser} alone"
 
-    async def is_withdrawn(self, quote: Quote) -> bool:
+    async def is_withdrawn(self, stored: StoredQuote) -> bool:
         """Whether another program differs about the model that the quote has put a price on."""
-        if quote.priceable == "manual":
+        subject = subject_of(stored.body)
+        if subject.priceable == "manual":
             return False
-        found = await self._storage.models.find(quote.model)
+        found = await self._storage.models.find(subject.model)
         return found is not None and is_disputed(found[0])
 
     async def known_quote(self, quote_id: str, actor: Actor) -> StoredQuote:

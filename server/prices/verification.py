@@ -21,7 +21,7 @@ from pricing.price.model_view import VerificationState
 from server.prices.model_uploads import facts_of
 from storage.clock import Clock
 from storage.database.records import Verification
-from storage.errors import NotFound, StorageError
+from storage.errors import Conflict, NotFound, StorageError
 from storage.log.entries import Position
 from storage.models.files import KeptFiles
 from storage.models.shared import Model
@@ -57,6 +57,10 @@ def state_of(model: Model) -> VerificationState:
 def verified_tag(model: Model) -> str:
     """What tells answers about the model before and after its verification apart."""
     return "" if model.verification is None else f"{model.verification.at.timestamp():.6f}"
+
+
+class NothingToDecide(Conflict):
+    code = "nothing_to_decide"
 
 
 class Verifications:
@@ -113,10 +117,11 @@ class Verifications:
         return model
 
     async def decide(self, model: Model, decision: Decision) -> tuple[Model, Position]:
-        """A person has looked at a model about which the two differ. Raises NotFound when they do not."""
+        """A person has looked at a model about which the two differ. Raises NothingToDecide when they do not,
+        NotFound."""
         opinion = opinion_of(model)
         if opinion is None or opinion.state != DIFFERS:
-            raise NotFound("There is nothing to decide: the second opinion does not differ.")
+            raise NothingToDecide("There is nothing to decide: the second opinion does not differ.")
         opinion = msgspec.structs.replace(opinion, decided=decision)
         verification = Verification(
             DECIDED if decision.accepted else DIFFERS, decision.at, msgspec.json.encode(opinion)

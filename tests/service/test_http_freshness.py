@@ -132,6 +132,7 @@ async def test_every_read_of_a_server_that_is_cut_off_says_so(pair: Pair, worksh
             path = re.sub(r"\{\w+\}", names.get(noun, "unknown"), route.path)
             query = {
                 "/v1/statuses": f"?ids={order['id']}",
+                "/v1/models": "?verification=differs",
                 "/v1/models/{sha256}/price": "?material=silver-925",
             }
             paths[route.name] = path + query.get(route.path, "")

@@ -26,6 +26,8 @@ class Example(NamedTuple):
 
 EXAMPLES: dict[str, Example] = {
     "GET /v1/statuses": Example({"ids": "{order}"}),
+    "GET /v1/models": Example({"verification": "differs"}),
+    "PUT /v1/models/{sha256}/verification": Example(body={"accepted": True}),
     "GET /v1/models/{sha256}/price": Example({"material": "brass"}),
     "POST /v1/prices": Example({"material": "brass"}),
     "POST /v1/price-batches": Example(body={"items": [{"model": "{model}", "material": "brass"}]}),

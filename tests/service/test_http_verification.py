@@ -92,7 +92,7 @@ async def test_only_administrators_see_and_decide(workshop: Workshop) -> None:
     problem(await workshop.admin.get("/v1/models"), 422, "invalid")
     problem(await workshop.admin.get("/v1/models?verification=agreed"), 422, "invalid")
     decided = await workshop.admin.put(f"/v1/models/{sha256}/verification", {"accepted": True})
-    problem(decided, 404, "not_found")  # there is nothing to decide
+    problem(decided, 409, "nothing_to_decide")
 
 
 # --- Two servers, with a fault in their workers

@@ -19,6 +19,7 @@ import pytest
 from server.commands.cli import main
 from tests.support import meshes
 from tests.support.commands import facet
+from tests.support.encodings import encodings
 from tests.support.gates import until
 from tests.support.template import ROOT
 
@@ -310,3 +311,23 @@ def read_all(terminal: int) -> str:
             seen += chunk
     os.close(terminal)
     return seen.decode()
+
+
+def test_another_program_is_asked_where_that_is_wanted(tmp_path: Path) -> None:
+    """One file here, several in workers; what it cannot read is said, and what nobody asked about is not."""
+    (tmp_path / "ring.stl").write_bytes(meshes.binary_stl(meshes.torus()))
+    (tmp_path / "ring.obj").write_bytes(encodings()["OBJ, negative indices"].body)
+    asked = ["--material", "brass", "--json", "--verify"]
+    (alone,) = json.loads(facet("price", str(tmp_path / "ring.stl"), *asked).stdout)["items"]
+    assert alone["model"]["verification"]["state"] == "agreed"
+    other, same = json.loads(facet("price", str(tmp_path), *asked).stdout)["items"]
+    assert same["model"]["verification"]["state"] == "agreed"
+    assert other["model"]["verification"]["state"] == "not_possible"
+    assert (other["price"]["priceable"], same["price"]["priceable"]) == ("auto", "auto")
+    table = facet("price", str(tmp_path), "--material", "brass", "--verify").stdout
+    assert "no second opinion" in table
+    listed = facet("price", str(tmp_path), "--material", "brass", "--csv").stdout
+    rows = list(csv.DictReader(StringIO(listed)))
+    assert [row["verification"] for row in rows] == ["", ""]
+    refused = facet("price", "--facts", str(tmp_path / "x.json"), "--material", "brass", "--verify")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)

@@ -184,7 +184,7 @@ def test_firm_only_without_any_doubt(
 
 
 def test_view_is_in_millimetres_whatever_the_unit() -> None:
-    in_mm = model_view("ab" * 32, 684, RING, "mm")
+    in_mm = model_view("ab" * 32, 684, RING, "mm", None)
     in_cm = model_view("ab" * 32, 684, analyse(meshes.binary_stl(meshes.torus() / 10)), "cm")
     assert in_cm.volume_mm3 == pytest.approx(in_mm.volume_mm3, rel=1e-5)
     assert in_cm.area_mm2 == pytest.approx(in_mm.area_mm2, rel=1e-5)
@@ -192,6 +192,6 @@ def test_view_is_in_millimetres_whatever_the_unit() -> None:
     assert in_mm.volume_mm3 == pytest.approx(RING.volume, rel=1e-9)
     names = (
         "sha256 format bytes facets volume_mm3 area_mm2 bbox_mm bodies closed oriented repaired warnings"
-        " metal_mm3 cavities_mm3 counted_twice_mm3 inside_out_mm3 leaks"
+        " metal_mm3 cavities_mm3 counted_twice_mm3 inside_out_mm3 leaks verification"
     )
     assert " ".join(msgspec.to_builtins(in_mm)) == names

@@ -43,7 +43,7 @@ class Reader:
 
 async def test_files_of_equal_content_are_read_once_also_at_once(tmp_path: Path) -> None:
     reader, cut = Reader(), RING[:-1]
-    known = _Meshes(reader.analyse, "mm")
+    known = _Meshes(reader.analyse, None, "mm")
     named = sources(tmp_path, RING, RING, cut, RING, cut)
     answers = await asyncio.gather(*(known.answer(source) for source in named), return_exceptions=True)
     assert len(reader.read) == 2
@@ -60,13 +60,13 @@ async def test_a_file_that_is_written_to_meanwhile_is_refused(tmp_path: Path) ->
         return analyse(RING)
 
     with pytest.raises(Refused, match="file_changed"):
-        await _Meshes(analysed, "mm").answer(source)
+        await _Meshes(analysed, None, "mm").answer(source)
 
 
 async def test_a_file_that_is_gone_is_refused_and_the_others_go_on(tmp_path: Path) -> None:
     gone, there = sources(tmp_path, RING, RING)
     gone.path.unlink()
-    known = _Meshes(Reader().analyse, "mm")
+    known = _Meshes(Reader().analyse, None, "mm")
     with pytest.raises(Refused, match="unreadable"):
         await known.answer(gone)
     assert (await known.answer(there))[0].facets == 576
@@ -174,7 +174,7 @@ def test_what_is_no_file_is_refused_by_what_it_is(tmp_path: Path) -> None:
 
 async def test_in_a_directory_what_is_no_file_is_refused_and_the_rest_is_priced(tmp_path: Path) -> None:
     reader = Reader()
-    known = _Meshes(reader.analyse, "mm")
+    known = _Meshes(reader.analyse, None, "mm")
     os.mkfifo(tmp_path / "a.stl")
     (tmp_path / "b.stl").symlink_to("/dev/zero")
     with (tmp_path / "c.stl").open("wb") as sparse:

@@ -22,7 +22,7 @@ from server.http.routes import EVERYBODY, Routes
 from server.jobs.respond import respond_later
 from server.jobs.running import Job, Progress
 from server.prices.model_uploads import MODEL_UPLOADS, facts_of
-from server.prices.quotes import QuoteView, decode_quote, withdrawn
+from server.prices.quotes import QuoteView, withdrawn
 from server.prices.quoting import QUOTING
 from server.prices.verification import VERIFICATIONS
 from server.uploads.model_body import is_form, received
@@ -217,7 +217,7 @@ async def get_quote(call: Call) -> web.StreamResponse:
     stored = await quoting.known_quote(quote_id, call.actor)
     body = quoting.explain(stored) if explain else stored.body
     state = ""
-    if await quoting.is_withdrawn(decode_quote(stored.body)):
+    if await quoting.is_withdrawn(stored):
         body, state = withdrawn(body), "withdrawn"
     return read_answer(call, body, quote_tag(stored.id, explain, state), cache_status(source))
 

@@ -66,7 +66,7 @@ async def list_models(call: Call) -> web.StreamResponse:
     roles=ADMIN,
     body=NewDecision,
     answers={200: ModelBody},
-    errors=(404, 503),
+    errors=(404, 409, 503),
 )
 async def decide(call: Call) -> web.StreamResponse:
     new = await call.body(NewDecision)

@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--facts", action="store_true", help="the FILEs hold facts, JSON as in `model` of --json, not meshes"
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="also ask another program, trimesh, about each mesh: where it differs there is no amount",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document, one file a line")
     form.add_argument("--csv", action="store_true", help="print CSV, one row per file")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
 
 import msgspec
+from msgspec import UNSET
 
 from pricing.errors import Refused
 from pricing.price.formula import Explanation, Price
@@ -109,6 +110,7 @@ _CSV_COLUMNS = (
     "code",
     "detail",
     "remedy",
+    "verification",
 )
 
 
@@ -126,6 +128,7 @@ class CsvWriter:
         fields: dict[str, Any] = {"file": row.file}
         for record in (row.model, row.price):
             fields |= msgspec.structs.asdict(record) if record else {}
+        fields["verification"] = _verified(row)
         warnings = row.price.warnings if row.price else ()
         fields["warnings"] = " ".join(warning.code for warning in warnings)
         if row.refusal:
@@ -206,8 +209,18 @@ def _cells(row: Row) -> tuple[str, ...]:
         "?" if row.model.bodies is None else str(row.model.bodies),
         *("-" if amount is None else str(amount) for amount in amounts),
         row.price.priceable,
-        ", ".join(warning.code for warning in row.price.warnings),
+        ", ".join([*(warning.code for warning in row.price.warnings), *_unverified(row)]),
     )
+
+
+def _verified(row: Row) -> str:
+    """What another program said, where it was asked."""
+    verification = UNSET if row.model is None else row.model.verification
+    return "" if verification is UNSET else verification.state
+
+
+def _unverified(row: Row) -> list[str]:
+    return ["no second opinion"] if _verified(row) == "not_possible" else []
 
 
 def _print_explanation(priced: Price, steps: tuple[Explanation, ...], out: TextIO) -> None:

@@ -13,11 +13,15 @@ import sys
 import tempfile
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
 from pricing.errors import Refused
-from pricing.facts import Facts
+from pricing.facts import SECOND_OPINION_DIFFERS, Facts, MeshWarning, Opinion
 from pricing.pool import FactsPool, Limits
 from pricing.price.formula import explain, price
 from pricing.price.model_view import ModelView, model_view
@@ -57,6 +61,8 @@ AHEAD = 64
 CONTENTS_KNOWN = 10_000
 """Files whose facts are kept, so that one that comes again is not read again: some 1 KB each."""
 
+_Found = tuple[Facts, Opinion | UnsetType]
+_Verify = Callable[[Path, Facts], Awaitable[Opinion]]
 _Known = tuple[ModelView, Facts]
 _Answer = Callable[[ModelSource], Awaitable[_Known]]
 """The model and the facts of a file; raises Refused."""
@@ -102,6 +108,8 @@ def _complain(message: str) -> int:
 def _question(arguments: argparse.Namespace) -> _Question:
     if arguments.facts and arguments.units not in ("", "mm"):
         raise BadArgument("facts are in millimetres: leave out --units")
+    if arguments.facts and arguments.verify:
+        raise BadArgument("facts are no file that another program could read: leave out --verify")
     price_list, metal_fix = (
         None if path is None else document(path, DATA_BYTES_MAX, arguments.wait)
         for path in (arguments.price_list, arguments.metal_fix)
@@ -178,13 +186,15 @@ async def _answerer(sources: Sequence[ModelSource], arguments: argparse.Namespac
     if arguments.facts:
         yield _given
     elif len(sources) == 1:  # starting workers would take longer than reading it
-        yield _Meshes(_analysed_here, arguments.units).answer
+        verify = _opinion_here if arguments.verify else None
+        yield _Meshes(_analysed_here, verify, arguments.units).answer
     else:
         workers = min(_processors(), len(sources))
-        pool = FactsPool(Limits(workers=workers, waiting=AHEAD))
+        pool = FactsPool(Limits(workers=workers, waiting=2 * AHEAD))
         await pool.start()
         try:
-            yield _Meshes(pool.analyse, arguments.units).answer
+            asked = _opinion_by(pool) if arguments.verify else None
+            yield _Meshes(pool.analyse, asked, arguments.units).answer
         finally:
             await pool.close()
 
@@ -216,34 +226,63 @@ async def _analysed_here(path: Path) -> Facts:
     return analyse(await asyncio.to_thread(path.read_bytes))
 
 
-class _Meshes:
-    """Facts of mesh files, read once for each content."""
+async def _opinion_here(path: Path, facts: Facts) -> Opinion:
+    from pricing.second_opinion import second_opinion  # another second
 
-    def __init__(self, analysed: Callable[[Path], Awaitable[Facts]], units: str) -> None:
+    return second_opinion(await asyncio.to_thread(path.read_bytes), facts)
+
+
+def _opinion_by(pool: FactsPool) -> _Verify:
+    async def opinion(path: Path, facts: Facts) -> Opinion:
+        try:
+            return await pool.opinion(path, facts)
+        except Refused as refused:  # by a limit of its worker: our facts stand
+            said = f"{refused.code}: {refused.detail}"
+            return Opinion(state="not_possible", by="trimesh", at=datetime.now(UTC), reason=said)
+
+    return opinion
+
+
+def _disputed(facts: Facts, opinion: Opinion | UnsetType) -> Facts:
+    if opinion is UNSET or opinion.state != "differs":
+        return facts
+    doubt = MeshWarning(SECOND_OPINION_DIFFERS, f"{opinion.by} reads the file differently. {opinion.reason}")
+    return msgspec.structs.replace(facts, warnings=(*facts.warnings, doubt))
+
+
+class _Meshes:
+    """Facts of mesh files, and another program's opinion where it is asked for, once for each content."""
+
+    def __init__(
+        self, analysed: Callable[[Path], Awaitable[Facts]], verify: _Verify | None, units: str
+    ) -> None:
         self._analysed = analysed
+        self._verify = verify
         self._units = units
-        self._known: OrderedDict[str, asyncio.Future[Facts]] = OrderedDict()
+        self._known: OrderedDict[str, asyncio.Future[_Found]] = OrderedDict()
 
     async def answer(self, source: ModelSource) -> _Known:
         with _openable(source):
             content = await asyncio.to_thread(content_of, source.path)
-            facts = await self._facts(source.path, content)
-        return model_view(content.sha256, content.byte_count, facts, self._units), facts
+            facts, opinion = await self._found(source.path, content)
+        model = model_view(content.sha256, content.byte_count, facts, self._units, opinion)
+        return model, _disputed(facts, opinion)
 
-    async def _facts(self, path: Path, content: Content) -> Facts:
+    async def _found(self, path: Path, content: Content) -> _Found:
         if (known := self._known.get(content.sha256)) is None:
             known = self._known[content.sha256] = asyncio.ensure_future(self._read(path, content))
             if len(self._known) > CONTENTS_KNOWN:
                 self._known.popitem(last=False)
         return await known
 
-    async def _read(self, path: Path, content: Content) -> Facts:
+    async def _read(self, path: Path, content: Content) -> _Found:
         facts = await self._analysed(path)
+        opinion = UNSET if self._verify is None else await self._verify(path, facts)
         if not unchanged(path, content):
             raise Refused(
                 "file_changed", "The file was written to while it was read.", "Price it when it is finished."
             )
-        return facts
+        return facts, opinion
 
 
 @contextlib.contextmanager
