@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-ANALYSER_VERSION = "3"
+ANALYSER_VERSION = "4"
 """Part of the key facts are kept under: raise it whenever the same bytes may give other facts."""
 
 FLATNESS = 1e-12
@@ -76,6 +76,18 @@ SECOND_OPINION_DIFFERS = "second_opinion_differs"
 """The warning that another program reads the file differently, and nobody has decided who is right."""
 
 
+class Body(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several bodies, as it is in the file, in the file's own unit. `index`: from 1, in the order of
+    their first facets."""
+
+    index: int
+    facets: int
+    volume: float
+    lower: tuple[float, float, float]
+    upper: tuple[float, float, float]
+    closed: bool
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Geometry of one file, in its own unit.
 
@@ -86,6 +98,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     `cavities`: what is hollow within, no part of the volume. The other four are what columns found (see
     `pricing.mesh.columns`): metal once, metal that the sums have twice, what faces inwards beside metal, and
     the share of columns that found an opening. None in facts of an earlier analyser, or of too many facets.
+
+    `bodies_found`: the bodies as they are in the file, the first of them, where there are several.
     """
 
     format: str
@@ -104,6 +118,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     counted_twice: float = 0.0
     inside_out: float = 0.0
     leaks: float | None = None
+    bodies_found: tuple[Body, ...] = ()
 
 
 def encloses_nothing(facts: Facts) -> bool:

@@ -29,7 +29,7 @@ from pricing.errors import Refused
 from pricing.facts import Facts, Opinion
 
 _Kind = Literal["facts", "preview", "opinion"]
-_Argument = str | bytes | None
+_Argument = str | bytes | tuple[int, ...] | None
 _Job = tuple[_Kind, str, tuple[_Argument, ...], int]
 """Path, what the kind of work needs beside the file, seconds of processor time."""
 _Answer = tuple[Literal["done"], bytes] | tuple[Literal["refused"], str, str, str]
@@ -140,7 +140,11 @@ class FactsPool:
         return self._outstanding
 
     async def analyse(
-        self, body: bytes | Path, content_type: str | None = None, sha256: str | None = None
+        self,
+        body: bytes | Path,
+        content_type: str | None = None,
+        sha256: str | None = None,
+        leave_out: tuple[int, ...] = (),
     ) -> Facts:
         """Facts of a file in memory or on disk. A path is mapped by the worker, so nothing is copied; bytes
         are written to a temporary file first.
@@ -149,7 +153,9 @@ class FactsPool:
         `worker_died`; PoolBusy when `Limits.waiting` files wait already; PoolClosed. Cancelling the task
         stops its worker.
         """
-        return msgspec.msgpack.decode(await self._done("facts", body, (content_type, sha256)), type=Facts)
+        return msgspec.msgpack.decode(
+            await self._done("facts", body, (content_type, sha256, leave_out)), type=Facts
+        )
 
     async def preview(self, body: bytes | Path) -> bytes:
         """`pricing.mesh.preview.preview` of a file, in the same way and with the same refusals."""
@@ -299,11 +305,13 @@ def _mapped(path: str) -> bytes | memoryview:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _facts(body: bytes | memoryview, content_type: str | None, sha256: str | None) -> bytes:
+def _facts(
+    body: bytes | memoryview, content_type: str | None, sha256: str | None, leave_out: tuple[int, ...]
+) -> bytes:
     # Only workers need the analyser, which takes a second to import; they are forked with it.
     from pricing.mesh.analysis import analyse
 
-    return msgspec.msgpack.encode(analyse(body, content_type, sha256))
+    return msgspec.msgpack.encode(analyse(body, content_type, sha256, leave_out))
 
 
 def _preview(body: bytes | memoryview) -> bytes:

@@ -1,5 +1,5 @@
 """From corners to facts: measures, shared vertices, columns, repair, overlapping bodies, a preview.
 
-Reading order: `analysis`, `measures`, `topology`, `columns`, `repair`, `touching`, `overlaps`, `preview`,
-`warm`, `warmed`.
+Reading order: `analysis`, `measures`, `topology`, `columns`, `bodies`, `repair`, `touching`, `overlaps`,
+`preview`, `warm`, `warmed`.
 """

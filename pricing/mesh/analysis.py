@@ -1,12 +1,15 @@
 """From the bytes of a file to its facts: what kind of file, its facets, its surface, its bodies."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from pricing.errors import Refused
-from pricing.facts import REPAIRS, Facts, MeshWarning
+from pricing.facts import REPAIRS, Body, Facts, MeshWarning
+from pricing.mesh.bodies import list_bodies, without_bodies
 from pricing.mesh.columns import ACROSS_FINE, COLUMNS_SHARE, MET_MIN, Columns, Turn, measure_columns, turn_of
 from pricing.mesh.measures import EXACT, Grid, Measures, edge_residues, measure
 from pricing.mesh.overlaps import INVERTED, Size, size_of
@@ -69,18 +72,45 @@ class _Solid(NamedTuple):
     corners: Corners
     sums: float
     cavities: float = 0.0
+    bodies_found: tuple[Body, ...] = ()
 
 
-def analyse(source: bytes | memoryview, content_type: str | None = None, sha256: str | None = None) -> Facts:
+def analyse(
+    source: bytes | memoryview,
+    content_type: str | None = None,
+    sha256: str | None = None,
+    leave_out: Sequence[int] = (),
+) -> Facts:
     """Facts of a model file, or Refused with a code, what is wrong and what to do.
 
     `source` is only read, in place for binary STL. `content_type`, when it is a `model/*` type, must not
-    contradict the content. `sha256` is that of the source, where it is known.
+    contradict the content. `sha256` is that of the source, where it is known. `leave_out`: bodies that are no
+    metal, as `bodies_found` numbers them; Refused `unknown_body`.
     """
     body = memoryview(source).cast("B").toreadonly()
     found, contents = read_model(body, content_type)
     turn = turn_of(bytes.fromhex(sha256) if sha256 else hashlib.sha256(body).digest())
-    return facts_of(contents.corners, found, contents.unit, contents.remarks, turn)
+    corners, remarks = contents.corners, contents.remarks
+    if leave_out:
+        corners, remarks = _without(corners, leave_out), (*remarks, _left_out(leave_out))
+    facts = facts_of(corners, found, contents.unit, remarks, turn)
+    # Numbers of what is left would be other numbers.
+    return msgspec.structs.replace(facts, bodies_found=()) if leave_out else facts
+
+
+def _without(corners: Corners, leave_out: Sequence[int]) -> Corners:
+    _check_count(len(corners))
+    measures = measure(corners)
+    _check_box(measures)
+    if len(corners) > WELD_FACETS_MAX:
+        said = f"The mesh has {len(corners)} facets; bodies are told apart up to {WELD_FACETS_MAX}."
+        raise Refused("unknown_body", said, "Leave the bodies out when exporting.")
+    return without_bodies(weld(corners, _surface(corners, measures).grid), corners, leave_out)
+
+
+def _left_out(leave_out: Sequence[int]) -> MeshWarning:
+    said = f"Left out, and no metal: bodies {', '.join(map(str, leave_out))}."
+    return MeshWarning("bodies_left_out", said)
 
 
 def facts_of(
@@ -119,6 +149,7 @@ def facts_of(
         counted_twice=0.0 if columns is None else columns.counted_twice,
         inside_out=0.0 if columns is None else columns.inside_out,
         leaks=None if columns is None else columns.leaks,
+        bodies_found=solid.bodies_found,
     )
 
 
@@ -254,10 +285,24 @@ def _solid(corners: Corners, measures: Measures, surface: _Surface, turn: Turn) 
     if len(corners) > WELD_FACETS_MAX:
         said = f"The mesh has {len(corners)} facets; bodies are counted up to {WELD_FACETS_MAX}."
         return _measured(corners, measures, surface, None, [MeshWarning("bodies_not_counted", said)])
-    welded, warnings = _with_areas(weld(corners, surface.grid))
+    whole = weld(corners, surface.grid)
+    welded, warnings = _with_areas(whole)
     vertices = len(welded.places)
-    edges = match_edges(welded.faces, vertices)
-    bodies = bodies_of(welded.faces, vertices)
+    bodies = bodies_of(welded.faces, vertices).number
+    solid = _told(corners, measures, surface, welded, bodies, warnings, turn)
+    return solid._replace(bodies_found=list_bodies(whole, corners)) if bodies > 1 else solid
+
+
+def _told(
+    corners: Corners,
+    measures: Measures,
+    surface: _Surface,
+    welded: Welded,
+    bodies: int,
+    warnings: list[MeshWarning],
+    turn: Turn,
+) -> _Solid:
+    edges = match_edges(welded.faces, len(welded.places))
     if edges.sound:
         return _sound(measures, welded, corners, edges, bodies, warnings, turn)
     mesh = mesh_of(welded, corners)
@@ -307,7 +352,7 @@ def _sound(
 
 def _repaired(repaired: Repair, warnings: list[MeshWarning], turn: Turn) -> _Solid:
     mesh = repaired.mesh
-    bodies = bodies_of(mesh.faces, len(mesh.positions))
+    bodies = bodies_of(mesh.faces, len(mesh.positions)).number
     return _sized(size_of(mesh, repaired.parts, turn), bodies, [*warnings, *repaired.warnings])
 
 

@@ -71,9 +71,17 @@ def with_areas(faces: Faces) -> Faces:
     return faces if real.all() else np.ascontiguousarray(faces[real])
 
 
-def bodies_of(faces: Faces, vertices: int) -> int:
-    """How many bodies there are. Facets that share a vertex belong to one, as in trimesh's `body_count`."""
-    return int(_count_bodies(faces, vertices))
+class BodyLabels(NamedTuple):
+    """`labels`: the body of each facet, from 0 in the order of their first facets."""
+
+    labels: NDArray[np.int32]
+    number: int
+
+
+def bodies_of(faces: Faces, vertices: int) -> BodyLabels:
+    """Facets that share a vertex belong to one, as in trimesh's `body_count`."""
+    labels = np.empty(len(faces), np.int32)
+    return BodyLabels(labels, int(_label_bodies(faces, vertices, labels)))
 
 
 @compiled
@@ -145,7 +153,7 @@ def _pair(faces: Faces, others: Numbers, edges: Numbers, first: int, last: int, 
 
 
 @compiled
-def _count_bodies(faces: Faces, vertices: int) -> Any:
+def _label_bodies(faces: Faces, vertices: int, labels: Numbers) -> Any:
     """Union and find (Tarjan), halving paths."""
     parents = np.arange(vertices).astype(np.int32)
     bodies = 0
@@ -155,11 +163,13 @@ def _count_bodies(faces: Faces, vertices: int) -> Any:
             other = _root(parents, faces[facet, corner])
             parents[max(root, other)] = min(root, other)
             root = min(root, other)
-    used = np.zeros(vertices, np.bool_)
+    numbers = np.full(vertices, -1, np.int32)
     for facet in range(len(faces)):
         root = _root(parents, faces[facet, 0])
-        bodies += not used[root]
-        used[root] = True
+        if numbers[root] < 0:
+            numbers[root] = bodies
+            bodies += 1
+        labels[facet] = numbers[root]
     return bodies
 
 

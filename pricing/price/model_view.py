@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from pricing.facts import Decision, Facts, MeshWarning, Opinion
+from pricing.facts import Body, Decision, Facts, MeshWarning, Opinion
 from pricing.price.firmness import effective_unit
 from pricing.units import MILLIMETRES_PER_UNIT
 
@@ -25,6 +25,17 @@ class VerificationView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     at: datetime | None = None
     reason: str | None = None
     decided: Decision | None = None
+
+
+class BodyView(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several bodies, as it is in the file: where it lies, and its number for `leave_out`."""
+
+    index: int
+    facets: int
+    volume_mm3: float | None
+    lower_mm: tuple[float, float, float]
+    upper_mm: tuple[float, float, float]
+    closed: bool
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +60,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     counted_twice_mm3: float | None = None
     inside_out_mm3: float | None = None
     leaks: float | None = None
+    bodies_found: tuple[BodyView, ...] = ()
     verification: VerificationView | UnsetType = UNSET
 
 
@@ -81,7 +93,23 @@ def model_view(
         counted_twice_mm3=twice,
         inside_out_mm3=inside_out,
         leaks=facts.leaks,
+        bodies_found=tuple(_body_view(body, scale_mm) for body in facts.bodies_found),
         verification=_verification_view(opinion, scale_mm),
+    )
+
+
+def _body_view(body: Body, scale_mm: float) -> BodyView:
+    def placed(point: tuple[float, float, float]) -> tuple[float, float, float]:
+        x, y, z = point
+        return _rounded(x * scale_mm), _rounded(y * scale_mm), _rounded(z * scale_mm)
+
+    return BodyView(
+        index=body.index,
+        facets=body.facets,
+        volume_mm3=_rounded(body.volume * scale_mm**3) if body.closed else None,
+        lower_mm=placed(body.lower),
+        upper_mm=placed(body.upper),
+        closed=body.closed,
     )
 
 

@@ -12,7 +12,7 @@ from pricing.units import AS_IN_THE_FILE, check_declared_unit
 
 class Options(msgspec.Struct, frozen=True):
     """What the customer chose; finish and plating None mean the price list's own defaults; `stones` are those
-    of one piece."""
+    of one piece; `leave_out`: bodies of the file that are no metal, of which the facts know already."""
 
     material: str
     units: str = AS_IN_THE_FILE
@@ -21,6 +21,7 @@ class Options(msgspec.Struct, frozen=True):
     quantity: int = 1
     rush: bool = False
     stones: tuple[StoneCount, ...] = ()
+    leave_out: tuple[int, ...] = ()
 
 
 class Choice(msgspec.Struct, frozen=True):

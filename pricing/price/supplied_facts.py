@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from pricing.errors import Refused
 from pricing.facts import Facts, MeshWarning
-from pricing.price.model_view import ModelView, VerificationView, model_view
+from pricing.price.model_view import BodyView, ModelView, VerificationView, model_view
 
 GIVEN_BYTES_MAX = 1 << 20
 """A model's facts are some 500 bytes; a longer document than this is refused unread."""
@@ -37,6 +37,7 @@ class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     counted_twice_mm3: float | None = None
     inside_out_mm3: float | None = None
     leaks: float | None = None
+    bodies_found: tuple[BodyView, ...] = ()
     verification: VerificationView | None = None
 
 
@@ -79,7 +80,8 @@ def given_facts(data: bytes) -> tuple[ModelView, Facts]:
         leaks=given.leaks,
     )
     model = model_view(given.sha256, given.bytes, facts, "mm")
-    return msgspec.structs.replace(model, verification=given.verification or UNSET), facts
+    kept = {"bodies_found": given.bodies_found, "verification": given.verification or UNSET}
+    return msgspec.structs.replace(model, **kept), facts
 
 
 def _decoded(data: bytes) -> _Given:

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from pricing.errors import Refused
 from pricing.pool import PoolBusy
+from pricing.price.model_view import BodyView
 from pricing.price.options import check_options
 from pricing.units import DECLARABLE_UNITS
 from server.api.orders.lists import Filters, Listing, list_query, order_filter
@@ -205,6 +206,7 @@ def _empty(problem: str | None) -> dict[str, Any]:
         "board": Board(),
         "home": _address,
         "filters": _filters,
+        "sizes": _sizes,
         "priced": None,
         "problem": problem,
     }
@@ -270,12 +272,22 @@ async def _priced(call: Call, actor: Actor, quote: Quote) -> dict[str, Any]:
     model, _ = await call.request.app[MODEL_UPLOADS].known_model(quote.model, actor)
     view = view_of(model, quote.units)
     details = [warning.detail for warning in (*view.warnings, *quote.warnings)]
-    return {"model": view, "price": quote, "warnings": list(dict.fromkeys(details))}
+    return {
+        "model": view,
+        "price": quote,
+        "warnings": list(dict.fromkeys(details)),
+        "left_out": quote.leave_out or (),
+    }
 
 
 def _asked(call: Call, record: type[Asked]) -> Asked:
     """The parameters of a page, without those of trackers. Raises Invalid."""
     return call.query(record, leave_out=TRACKERS)
+
+
+def _sizes(body: BodyView) -> str:
+    ends = zip(body.lower_mm, body.upper_mm, strict=True)
+    return " × ".join(f"{upper - lower:.4g}" for lower, upper in ends)
 
 
 def _filters(board: Board) -> dict[str, str]:

@@ -15,6 +15,8 @@ from pricing.pool import FactsPool, PoolBusy, PoolClosed
 from pricing.readers.formats import check_content_type
 from server.http.problems import HttpError
 from server.uploads.receiving import Upload
+from storage.memory.lru import Lru
+from storage.memory.single_flight import SingleFlight
 from storage.models.files import KeptFiles
 from storage.models.shared import Model, Refusal
 from storage.orders.actors import Actor
@@ -26,6 +28,9 @@ IN_HOUSE = ""
 """The tenant of models that the workshop's own systems upload."""
 TRANSIENT = frozenset({"worker_died", "time_limit", "out_of_memory"})
 """Refusals that say nothing of the file for certain: the next time may go better."""
+
+WITHOUT_MAX = 1_000
+"""Models without some of their bodies, whose facts are held: they are found anew when asked for again."""
 
 _decode_facts = msgspec.json.Decoder(Facts).decode
 
@@ -66,6 +71,8 @@ class ModelUploads:
         self._models = models
         self._pool = pool
         self._files = files
+        self._without: Lru[tuple[str, tuple[int, ...]], Facts] = Lru(WITHOUT_MAX, WITHOUT_MAX * 50)
+        self._parted: SingleFlight[tuple[str, tuple[int, ...]], Facts] = SingleFlight()
 
     async def receive(self, upload: Upload, content_type: str | None, actor: Actor) -> tuple[Model, str]:
         """The model of an upload, its facts known or computed once, and where they came from.
@@ -109,6 +116,20 @@ class ModelUploads:
     async def is_kept(self, model: Model) -> bool:
         """Whether the file is here, not only its facts."""
         return await asyncio.to_thread(self._files.path, model.sha256) is not None
+
+    async def facts_without(self, model: Model, leave_out: tuple[int, ...]) -> Facts:
+        """Facts of a kept model without some of its bodies. Raises Refused, PoolBusy, HttpError 404."""
+        key = (model.sha256, leave_out)
+        held = self._without.get(key)
+        if isinstance(held, Facts):
+            return held
+        return await self._parted.do(key, lambda: self._find_without(model, leave_out))
+
+    async def _find_without(self, model: Model, leave_out: tuple[int, ...]) -> Facts:
+        path = await self.file_of(model)
+        facts = await self._pool.analyse(path, sha256=model.sha256, leave_out=leave_out)
+        self._without.put((model.sha256, leave_out), facts, len(leave_out))
+        return facts
 
     async def read_anew(self, sha256: str) -> bool:
         """Find the facts of a kept file anew, after the analyser has changed. False: try again later."""

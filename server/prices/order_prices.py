@@ -93,6 +93,7 @@ class OrderPrices:
             # An order has no fields for these: they come with its quote, and stay when that has expired.
             rush=quote is not None and quote.rush,
             stones=tuple(quote.stones) if quote is not None else (),
+            leave_out=(quote.leave_out or ()) if quote is not None else (),
         )
         self._storage.models.count(model)
         asker = Actor(token_id="", name="", role=Role.PARTNER, customer=order.customer)

@@ -61,7 +61,7 @@ class Explained(msgspec.Struct, frozen=True):
 
 class Quote(msgspec.Struct, frozen=True, kw_only=True):
     """A price as it is promised. `manual`: no lines and no amounts, a person prices it. `verification`: what
-    another program had said of the model by then."""
+    another program had said of the model by then. `leave_out`: bodies of the file that are no metal."""
 
     id: str
     model: str
@@ -86,6 +86,7 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
     issued_at: datetime
     valid_until: datetime
     verification: VerificationState | UnsetType = UNSET
+    leave_out: tuple[int, ...] | UnsetType = UNSET
 
 
 class QuoteView(Quote, frozen=True, kw_only=True):
@@ -139,6 +140,7 @@ def quote_of(
         issued_at=now,
         valid_until=valid_until,
         verification=verification,
+        leave_out=made_from.options.leave_out or UNSET,
         made_from=made_from,
     )
 

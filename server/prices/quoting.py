@@ -82,7 +82,7 @@ class Quoting:
             plating=options.plating or price_list.default_plating,
         )
         now = self._clock.now()
-        facts, analyser = await self._facts_to_price(model)
+        facts, analyser = await self._facts_to_price(model, options.leave_out)
         # The unit in force belongs to the question: with it named or not, it is one quote, and a release that
         # knows no unit but a named one can explain it.
         if (unit := effective_unit(facts, options.units)) in DECLARABLE_UNITS:
@@ -99,10 +99,12 @@ class Quoting:
         issued, position = await self._storage.quotes.issue(stored, model.sha256)
         return Quoted(issued, position or as_of)
 
-    async def _facts_to_price(self, model: Model) -> tuple[Facts, str]:
+    async def _facts_to_price(self, model: Model, leave_out: tuple[int, ...]) -> tuple[Facts, str]:
         """And what found them. Those of an earlier version of the analyser are as good as they were while the
         file is kept: it is read anew soon. Without it they stay, and a person should look."""
         facts = facts_of(model)
+        if leave_out:
+            facts = await self._uploads.facts_without(model, leave_out)
         if is_disputed(model):
             said = "Another program reads the file differently: a person has to look."
             return _doubted(facts, SECOND_OPINION_DIFFERS, said), f"{model.analyser} disputed"
@@ -171,10 +173,12 @@ def _quote_id(
     tenant: str | None,
 ) -> str:
     """The same question on the same day is the same quote. The analyser belongs to the question."""
+    *choices, leave_out = msgspec.structs.astuple(options)
     inputs = (
         sha256,
         analyser,
-        *msgspec.structs.astuple(options),
+        *choices,
+        *([leave_out] if leave_out else []),  # a question of before has the id of before
         price_list.version,
         metal_fix.version,
         _midnight(now),

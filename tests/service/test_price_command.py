@@ -331,3 +331,19 @@ def test_another_program_is_asked_where_that_is_wanted(tmp_path: Path) -> None:
     assert [row["verification"] for row in rows] == ["", ""]
     refused = facet("price", "--facts", str(tmp_path / "x.json"), "--material", "brass", "--verify")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_bodies_that_are_no_metal_are_left_out(tmp_path: Path) -> None:
+    ring = meshes.torus()
+    (tmp_path / "ring.stl").write_bytes(meshes.binary_stl(ring))
+    (tmp_path / "set.stl").write_bytes(meshes.binary_stl(np.concatenate([meshes.cube(at=(30, 0, 0)), ring])))
+    asked = ["--material", "brass", "--json"]
+    alone, whole = json.loads(facet("price", str(tmp_path), *asked).stdout)["items"]
+    assert [body["index"] for body in whole["model"]["bodies_found"]] == [1, 2]
+    left_out = facet("price", str(tmp_path / "set.stl"), *asked, "--leave-out", "1")
+    (without,) = json.loads(left_out.stdout)["items"]
+    assert without["price"]["net"] == alone["price"]["net"] != whole["price"]["net"]
+    refused, other = json.loads(facet("price", str(tmp_path), *asked, "--leave-out", "2").stdout)["items"]
+    assert (refused["error"]["code"], "price" in other) == ("unknown_body", True)
+    bad = facet("price", str(tmp_path), "--material", "brass", "--leave-out", "x")
+    assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)

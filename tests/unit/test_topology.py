@@ -84,7 +84,11 @@ def test_bodies_are_the_components_of_a_graph(faces: list[tuple[int, ...]]) -> N
     for face in faces:
         touched = [group for group in groups if group & set(face)]
         groups = [group for group in groups if group not in touched] + [set(face).union(*touched)]
-    assert bodies_of(array(faces), VERTICES) == len(groups)
+    labels, number = bodies_of(array(faces), VERTICES)
+    assert number == len(groups)
+    assert list(dict.fromkeys(labels.tolist())) == list(range(number))  # in the order of the facets
+    for group in groups:
+        assert len({label for label, face in zip(labels, faces, strict=True) if group & set(face)}) == 1
 
 
 @given(FACES)

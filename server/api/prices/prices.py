@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
+from pricing.price.leave_out import parse_leave_out
 from pricing.price.model_view import ModelView
 from pricing.price.options import Options, check_options
 from pricing.price.stones import parse_stones
@@ -37,12 +38,16 @@ QUANTITY_MAX = 1_000_000
 STONES_TEXT_MAX = 2_600
 """Characters: 50 kinds, with the longest codes and counts."""
 
+LEAVE_OUT_TEXT_MAX = 400
+"""Characters: 50 numbers of bodies."""
+
 Receive = Callable[[], Awaitable[tuple[Model, str]]]
 """The model to price, and where its facts came from."""
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a price depends on beside the model."""
+    """What a price depends on beside the model. `leave_out`: numbers of bodies that are no metal, with
+    commas."""
 
     material: Code
     units: Code = ""
@@ -51,6 +56,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     quantity: Annotated[int, Meta(ge=1, le=QUANTITY_MAX)] = 1
     rush: bool = False
     stones: Annotated[str, Meta(max_length=STONES_TEXT_MAX)] = ""
+    leave_out: Annotated[str, Meta(max_length=LEAVE_OUT_TEXT_MAX)] = ""
 
     def options(self) -> Options:
         return Options(
@@ -61,6 +67,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             quantity=self.quantity,
             rush=self.rush,
             stones=parse_stones(self.stones),
+            leave_out=parse_leave_out(self.leave_out),
         )
 
 

@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plating", help="default: the price list's own")
     parser.add_argument("--stones", default="", metavar="CODE:N,...", help="stones to be set in each piece")
     parser.add_argument(
+        "--leave-out", default="", metavar="N,...", help="bodies of each file that are no metal, by number"
+    )
+    parser.add_argument(
         "--quantity", type=int, default=1, metavar="N", help="pieces of each file (default 1)"
     )
     parser.add_argument("--rush", action="store_true", help="with the surcharge for rush orders")

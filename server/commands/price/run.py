@@ -14,6 +14,7 @@ import tempfile
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from pricing.errors import Refused
 from pricing.facts import SECOND_OPINION_DIFFERS, Facts, MeshWarning, Opinion
 from pricing.pool import FactsPool, Limits
 from pricing.price.formula import explain, price
+from pricing.price.leave_out import parse_leave_out
 from pricing.price.model_view import ModelView, model_view
 from pricing.price.options import Options, check_options
 from pricing.price.price_list import (
@@ -108,6 +110,8 @@ def _complain(message: str) -> int:
 def _question(arguments: argparse.Namespace) -> _Question:
     if arguments.facts and arguments.units not in ("", "mm"):
         raise BadArgument("facts are in millimetres: leave out --units")
+    if arguments.facts and arguments.leave_out:
+        raise BadArgument("facts are no file with bodies: leave out --leave-out")
     if arguments.facts and arguments.verify:
         raise BadArgument("facts are no file that another program could read: leave out --verify")
     price_list, metal_fix = (
@@ -123,6 +127,7 @@ def _question(arguments: argparse.Namespace) -> _Question:
             quantity=arguments.quantity,
             rush=arguments.rush,
             stones=parse_stones(arguments.stones),
+            leave_out=parse_leave_out(arguments.leave_out),
         ),
         default_price_list() if price_list is None else parse_price_list(price_list),
         default_metal_fix() if metal_fix is None else parse_metal_fix(metal_fix),
@@ -183,18 +188,20 @@ async def _in_order(
 @contextlib.asynccontextmanager
 async def _answerer(sources: Sequence[ModelSource], arguments: argparse.Namespace) -> AsyncIterator[_Answer]:
     """How files are read: given facts as they are, one mesh here, several by workers."""
+    leave_out = parse_leave_out(arguments.leave_out)
     if arguments.facts:
         yield _given
     elif len(sources) == 1:  # starting workers would take longer than reading it
         verify = _opinion_here if arguments.verify else None
-        yield _Meshes(_analysed_here, verify, arguments.units).answer
+        yield _Meshes(partial(_analysed_here, leave_out=leave_out), verify, arguments.units).answer
     else:
         workers = min(_processors(), len(sources))
         pool = FactsPool(Limits(workers=workers, waiting=2 * AHEAD))
         await pool.start()
         try:
             asked = _opinion_by(pool) if arguments.verify else None
-            yield _Meshes(pool.analyse, asked, arguments.units).answer
+            analysed = partial(pool.analyse, leave_out=leave_out)
+            yield _Meshes(analysed, asked, arguments.units).answer
         finally:
             await pool.close()
 
@@ -218,12 +225,12 @@ def _head_of(path: Path) -> bytes:
         return file.read(GIVEN_BYTES_MAX + 1)
 
 
-async def _analysed_here(path: Path) -> Facts:
+async def _analysed_here(path: Path, leave_out: tuple[int, ...]) -> Facts:
     from pricing.mesh.analysis import (
         analyse,  # a second, which other commands and other ways here do not need
     )
 
-    return analyse(await asyncio.to_thread(path.read_bytes))
+    return analyse(await asyncio.to_thread(path.read_bytes), leave_out=leave_out)
 
 
 async def _opinion_here(path: Path, facts: Facts) -> Opinion:
