@@ -79,7 +79,7 @@ def run(rounds: int = ROUNDS, facets: int = FACETS) -> dict[str, Any]:
 def _by_hash(ours: Subject, rounds: int) -> dict[str, list[Answered]]:
     ids = new_orders(ours, ORDERS)
     with socket.create_connection(("127.0.0.1", ours.port)) as connection:
-        priced = json.loads(_sent(connection, PRICE, torus_stl(SMALL_FACETS)))
+        priced = json.loads(_settled(connection, torus_stl(SMALL_FACETS)))
         path = f"/v1/models/{priced['model']['sha256']}/price?material=gold-585-yellow"
         paths = {"status": [f"/v1/orders/{order_id}/status" for order_id in ids], "price": [path]}
         tags = {kind: _tag(connection, some[0]) for kind, some in paths.items()}
@@ -110,7 +110,7 @@ def _by_upload(ours: Subject, bare: Subject, body: bytes, rounds: int) -> dict[s
         socket.create_connection(("127.0.0.1", ours.port)) as to_us,
         socket.create_connection(("127.0.0.1", bare.port)) as to_bare,
     ):
-        _sent(to_us, PRICE, body)
+        _settled(to_us, body)
         for _ in range(rounds):
             found["bare"].append(_uploads(bare, to_bare, "/upload", body))
             found["known"].append(_uploads(ours, to_us, PRICE, body))
@@ -131,9 +131,15 @@ def _ratio(sent: dict[str, list[Uploaded]], field: str) -> float:
     return round(statistics.median(ratios), 2)
 
 
-def _sent(connection: socket.socket, path: str, body: bytes) -> bytes:
+def _settled(connection: socket.socket, body: bytes) -> bytes:
+    """The price of a new model once there is a second opinion: it comes in the background, and changes what
+    is answered."""
+    return _sent(connection, PRICE, body, Prefer="wait=60")
+
+
+def _sent(connection: socket.socket, path: str, body: bytes, **headers: str) -> bytes:
     """The body of the answer to a POST."""
-    connection.sendall(request("POST", path, ADMIN_TOKEN, Content_Length=str(len(body))))
+    connection.sendall(request("POST", path, ADMIN_TOKEN, Content_Length=str(len(body)), **headers))
     connection.sendall(body)
     return _received(connection)[1]
 

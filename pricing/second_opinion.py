@@ -51,6 +51,11 @@ def second_opinion(source: bytes | memoryview, facts: Facts) -> Opinion:
     return _compared(mesh, contents, facts)
 
 
+def import_trimesh() -> None:
+    """A second, which a process that asks often spends before."""
+    import trimesh  # noqa: F401
+
+
 def _opinion(state: OpinionState, reason: str | None, mesh: "Trimesh | None" = None) -> Opinion:
     now = datetime.now(UTC)
     if mesh is None:

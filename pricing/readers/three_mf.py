@@ -177,6 +177,8 @@ class _Part:
 
     def _reference(self, attributes: Attributes) -> _Reference:
         path = attributes.get(_PRODUCTION + "}path")
+        if path is None and any(name.rpartition("}")[2] == "path" for name in attributes):
+            raise unsupported("An object is said to be in another part, in a way that is not known.")
         name = self.name if path is None else part_name(path)
         numbers = [
             self._number(word) for word in attributes.get("transform", "1 0 0 0 1 0 0 0 1 0 0 0").split()

@@ -1,4 +1,4 @@
-"""`python -m tests.drills.fuzz`: mutated meshes through analysis, judgement and price.
+"""`python -m tests.drills.fuzz`: mutated meshes through analysis, second opinion, judgement and price.
 
 Every mutant follows from the seed, the family and its number alone. Mutants are made and examined in worker
 processes, many in each; a worker says which one it is at before it begins, so that one that crashes or hangs
@@ -25,13 +25,14 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from pricing.errors import Refused
-from pricing.facts import Facts
+from pricing.facts import Facts, Opinion
 from pricing.mesh.analysis import analyse
 from pricing.mesh.warm import warm
-from pricing.price.firmness import firmness_of
+from pricing.price.firmness import Firmness, firmness_of
 from pricing.price.formula import price
 from pricing.price.options import Options
 from pricing.price.price_list import default_metal_fix, default_price_list
+from pricing.second_opinion import import_trimesh, second_opinion
 from tests.drills import fuzz_mutations
 
 HANG_S = 5.0
@@ -44,6 +45,9 @@ LOOK_EVERY_S = 1.0
 MEMORY_BYTES = 1 << 30
 FINDINGS_MAX = 50
 """So many findings end a run: more of them would say the same."""
+
+LEFT_OUT = 0.5
+"""Of the mutants with several bodies this share is examined without one of them."""
 
 UNITS = ("", "mm", "cm", "m", "in")
 
@@ -101,6 +105,10 @@ def examine(body: bytes, random: Random) -> Outcome:
     try:
         facts = analyse(body)
         _check_facts(facts)
+        _check_opinion(second_opinion(body, facts), firmness_of(facts, units))
+        if facts.bodies_found and random.random() < LEFT_OUT:
+            facts = analyse(body, leave_out=(random.choice(facts.bodies_found).index,))
+            _check_facts(facts)
         judgement = firmness_of(facts, units)
         answer = price(facts, Options("gold-585-yellow", units), default_price_list(), default_metal_fix())
     except Refused as refused:
@@ -115,6 +123,12 @@ def examine(body: bytes, random: Random) -> Outcome:
         assert amount.is_finite(), answer
         assert amount > 0, answer
     return "priced"
+
+
+def _check_opinion(opinion: Opinion, judgement: Firmness) -> None:
+    """Of a firm price there is no other opinion."""
+    msgspec.json.encode(opinion)
+    assert opinion.state != "differs" or judgement.priceable != "auto", opinion
 
 
 def _check_refusal(refused: Refused) -> None:
@@ -242,6 +256,7 @@ def run(
 ) -> Tally:
     """Examine `count` mutants of a family."""
     warm()
+    import_trimesh()
     mutants = Mutants(family, seed)
     working = [_Worker(mutants, range(first, count, workers), examine) for first in range(workers)]
     all_workers = list(working)
@@ -270,7 +285,9 @@ def keep(tally: Tally, seed: int, folder: Path) -> None:
 
 
 def _arguments(given: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Mutated meshes through analysis, judgement and price.")
+    parser = argparse.ArgumentParser(
+        description="Mutated meshes through analysis, second opinion, judgement and price."
+    )
     parser.add_argument("--mutants", type=int, default=1000, help="how many of each family")
     parser.add_argument("--family", choices=[*fuzz_mutations.FAMILIES, "all"], default="all")
     parser.add_argument("--seed", type=int, default=1)

@@ -325,3 +325,11 @@ def test_zip_with_bytes_missing_anywhere_is_refused() -> None:
             "archive_limit",
             "unsupported_feature",
         )
+
+
+@pytest.mark.parametrize("name", ["path", "q:path"])
+def test_an_object_in_another_part_by_a_name_that_is_not_known_is_refused(name: str) -> None:
+    """The object of that number in this part is another one."""
+    item = f'<item objectid="1" {name}="/3D/a.model"/>'
+    root = meshes.three_mf_model(CUBE_3MF, item, 'xmlns:q="http://schemas.example.com/production/2031"')
+    assert code(meshes.three_mf_archive(root, parts={"3D/a.model": part(2)})) == "unsupported_feature"
