@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from server.demo.private_servers.servers import PostgresServer, ValkeyServer
+from storage.tasks import end
 from tests.support import meshes
 from tests.support.processes import Service, clients_of
 from tests.support.template import ROOT
@@ -91,6 +92,38 @@ async def broken(url: str, promises: list[Promise]) -> list[str]:
     return wrong
 
 
+class Uploads:
+    """New models one after the other, by whichever release answers."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.promises: list[Promise] = []
+        self.wrong: list[str] = []
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            name = f"upload {len(self.promises)}"
+            # Its header is what makes a model new.
+            body = meshes.binary_stl(meshes.torus(9.0), name.encode())
+            async with clients_of(self._url) as clients:
+                reply = await clients.admin.send("POST", PRICES, data=body)
+            if reply.status != 200 or reply.json["price"]["gross"] is None:
+                self.wrong.append(f"{name} was answered {reply}")
+                continue
+            self.promises.append(Promise(name, reply.json["price"]["id"], reply.json["price"]["gross"]))
+
+    async def kept(self) -> list[str]:
+        """What the release that serves now makes of them otherwise."""
+        wrong = list(self.wrong)
+        async with clients_of(self._url) as clients:
+            for promise in self.promises:
+                reply = await clients.admin.get(f"/v1/prices/{promise.quote}")
+                if reply.status != 200 or reply.json["gross"] != promise.gross:
+                    wrong.append(f"the price of {promise.model} became {reply}")
+        return wrong
+
+
 async def roll(plan: Plan, folder: Path) -> list[str]:
     """What went wrong."""
     clone = cloned(folder / "checkout", plan.commits[0])
@@ -110,6 +143,8 @@ async def roll(plan: Plan, folder: Path) -> list[str]:
             promises = await promised(service.url)
             async with visited(lambda: service.url) as tally:
                 await answered(tally, REQUESTS)
+                uploads = Uploads(service.url)
+                uploading = asyncio.create_task(uploads.run())
                 for commit in plan.commits[1:]:
                     before = workers(service)
                     check_out(clone, commit)
@@ -119,8 +154,13 @@ async def roll(plan: Plan, folder: Path) -> list[str]:
                     wrong += await broken(service.url, promises)
                     promises += await promised(service.url)
                     await answered(tally, REQUESTS)
+                await end(uploading)
+                wrong += await uploads.kept()
             print(tally)
-            print(f"{len(promises)} prices promised, {len(wrong)} broken")
+            prices = len(promises) + len(uploads.promises)
+            print(
+                f"{prices} prices promised, {len(uploads.promises)} of models new meanwhile, {len(wrong)} broken"
+            )
             wrong += tally.failures
             if code := await asyncio.to_thread(service.stop):
                 wrong.append(f"the server ended with {code}")
