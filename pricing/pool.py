@@ -29,9 +29,11 @@ from pricing.errors import Refused
 from pricing.facts import Facts, Opinion
 
 _Kind = Literal["facts", "preview", "opinion"]
-_Argument = str | bytes | tuple[int, ...] | None
-_Job = tuple[_Kind, str, tuple[_Argument, ...], int]
-"""Path, what the kind of work needs beside the file, seconds of processor time."""
+_More = bytes | tuple[int, ...]
+_Job = tuple[_Kind, str, str | None, str | None, int, *tuple[_More, ...]]
+"""Path, content type, SHA-256 where it is known, seconds of processor time, and what else the kind of work
+needs. A server that serves on while it is replaced on disk starts workers of another release: what a job
+began with stays as it is, and what came later stands behind, where it is needed."""
 _Answer = tuple[Literal["done"], bytes] | tuple[Literal["refused"], str, str, str]
 
 _ATTEMPTS = 2
@@ -45,6 +47,9 @@ class PoolBusy(Exception):
 
 class PoolClosed(Exception):
     """The pool has no workers, or has been closed."""
+
+
+NICENESS = 10
 
 
 class Limits(NamedTuple):
@@ -64,7 +69,7 @@ class Limits(NamedTuple):
     cpu_s: int = 60
     wall_s: float = 90.0
     tasks_per_worker: int = 500
-    niceness: int = 10
+    niceness: int = NICENESS
 
 
 OPINIONS = Limits(workers=1, tasks_per_worker=100, niceness=19)
@@ -119,7 +124,8 @@ class FactsPool:
             max_workers=limits.workers,
             max_tasks=limits.tasks_per_worker,
             initializer=_prepare_worker,
-            initargs=(limits.memory_bytes, limits.niceness),
+            # Workers may be of another release: they are told what is not as ever, no more.
+            initargs=(limits.memory_bytes, *([limits.niceness] if limits.niceness != NICENESS else [])),
             context=_context(),
         )
         for answer in [pool.schedule(os.getpid) for _ in range(limits.workers)]:
@@ -153,26 +159,28 @@ class FactsPool:
         `worker_died`; PoolBusy when `Limits.waiting` files wait already; PoolClosed. Cancelling the task
         stops its worker.
         """
-        return msgspec.msgpack.decode(
-            await self._done("facts", body, (content_type, sha256, leave_out)), type=Facts
-        )
+        more = (leave_out,) if leave_out else ()
+        answer = await self._done("facts", body, content_type, sha256, *more)
+        return msgspec.msgpack.decode(answer, type=Facts)
 
     async def preview(self, body: bytes | Path) -> bytes:
         """`pricing.mesh.preview.preview` of a file, in the same way and with the same refusals."""
-        return await self._done("preview", body, ())
+        return await self._done("preview", body, None, None)
 
     async def opinion(self, body: bytes | Path, facts: Facts) -> Opinion:
         """`pricing.second_opinion.second_opinion` of a file, in the same way and with the same refusals."""
-        answer = await self._done("opinion", body, (msgspec.msgpack.encode(facts),))
+        answer = await self._done("opinion", body, None, None, msgspec.msgpack.encode(facts))
         return msgspec.msgpack.decode(answer, type=Opinion)
 
-    async def _done(self, kind: _Kind, body: bytes | Path, arguments: tuple[_Argument, ...]) -> bytes:
+    async def _done(
+        self, kind: _Kind, body: bytes | Path, content_type: str | None, sha256: str | None, *more: _More
+    ) -> bytes:
         if self._outstanding >= self._limits.workers + self._limits.waiting:
             self.ended["busy"] += 1
             raise PoolBusy(f"{self._outstanding} analyses are waiting or under way.")
         self._outstanding += 1
         try:
-            answer = await self._read(kind, body, arguments)
+            answer = await self._read(kind, body, content_type, sha256, *more)
         except Refused as refused:
             self.ended["stopped" if refused.code in _STOPPED else "refused"] += 1
             raise
@@ -181,15 +189,18 @@ class FactsPool:
         self.ended["read"] += 1
         return answer
 
-    async def _read(self, kind: _Kind, body: bytes | Path, arguments: tuple[_Argument, ...]) -> bytes:
+    async def _read(
+        self, kind: _Kind, body: bytes | Path, content_type: str | None, sha256: str | None, *more: _More
+    ) -> bytes:
+        cpu_s = self._limits.cpu_s
         self._require_open()
         async with self._free_workers:
             if isinstance(body, Path):
-                return await self._answered((kind, str(body), arguments, self._limits.cpu_s))
+                return await self._answered((kind, str(body), content_type, sha256, cpu_s, *more))
             with tempfile.NamedTemporaryFile(prefix="facet-model-") as spool:
                 # Bytes would go through the pipe, and block it while they do.
                 await asyncio.to_thread(_fill, spool.name, body)
-                return await self._answered((kind, spool.name, arguments, self._limits.cpu_s))
+                return await self._answered((kind, spool.name, content_type, sha256, cpu_s, *more))
 
     async def _answered(self, job: _Job) -> bytes:
         """What comes of one file, tried a second time when the pool broke down around it.
@@ -250,7 +261,7 @@ def _context() -> BaseContext:
     return context
 
 
-def _prepare_worker(memory_bytes: int, niceness: int) -> None:
+def _prepare_worker(memory_bytes: int, niceness: int = NICENESS) -> None:
     """Run once in every worker, before its first file."""
     os.nice(niceness)
     # Ctrl-C in the terminal goes to the whole group; the server ends its workers itself.
@@ -286,11 +297,13 @@ def _limit_processor_time(cpu_s: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + cpu_s, hard))
 
 
-def _work(kind: _Kind, path: str, arguments: tuple[_Argument, ...], cpu_s: int) -> _Answer:
+def _work(
+    kind: _Kind, path: str, content_type: str | None, sha256: str | None, cpu_s: int, *more: _More
+) -> _Answer:
     """Read one file in a worker; the answer is made of plain bytes and strings."""
     _limit_processor_time(cpu_s)
     try:
-        return ("done", _KINDS[kind](_mapped(path), *arguments))
+        return ("done", _KINDS[kind](_mapped(path), content_type, sha256, *more))
     except Refused as refused:
         return ("refused", refused.code, refused.detail, refused.remedy)
     except MemoryError:
@@ -306,7 +319,7 @@ def _mapped(path: str) -> bytes | memoryview:
 
 
 def _facts(
-    body: bytes | memoryview, content_type: str | None, sha256: str | None, leave_out: tuple[int, ...]
+    body: bytes | memoryview, content_type: str | None, sha256: str | None, leave_out: tuple[int, ...] = ()
 ) -> bytes:
     # Only workers need the analyser, which takes a second to import; they are forked with it.
     from pricing.mesh.analysis import analyse
@@ -314,13 +327,13 @@ def _facts(
     return msgspec.msgpack.encode(analyse(body, content_type, sha256, leave_out))
 
 
-def _preview(body: bytes | memoryview) -> bytes:
+def _preview(body: bytes | memoryview, content_type: str | None, sha256: str | None) -> bytes:
     from pricing.mesh.preview import preview
 
     return preview(body)
 
 
-def _opinion(body: bytes | memoryview, facts: bytes) -> bytes:
+def _opinion(body: bytes | memoryview, content_type: str | None, sha256: str | None, facts: bytes) -> bytes:
     # Not loaded before it is needed: it takes another second.
     from pricing.second_opinion import second_opinion
 

@@ -7,6 +7,7 @@ judged by, since it mends and unites nothing.
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -32,6 +33,9 @@ SINGLE_PRECISION = 1.2e-7
 
 BY = f"trimesh {version('trimesh')}"
 
+_TEXTS = frozenset({"stl-ascii", "obj", "off"})
+_BARE_RETURN = re.compile(rb"\r(?!\n)")
+
 _FILE_TYPES = {"stl-binary": "stl", "stl-ascii": "stl_ascii"}
 """Where trimesh calls a format otherwise."""
 
@@ -48,7 +52,7 @@ def second_opinion(source: bytes | memoryview, facts: Facts) -> Opinion:
         return _opinion("not_possible", f"trimesh does not read it: {type(error).__name__}: {error}"[:200])
     if not len(mesh.faces):
         return _opinion("not_possible", "trimesh finds no facets in it.")
-    return _compared(mesh, contents, facts)
+    return _compared(mesh, opened, contents, facts)
 
 
 def import_trimesh() -> None:
@@ -64,11 +68,13 @@ def _opinion(state: OpinionState, reason: str | None, mesh: "Trimesh | None" = N
     return Opinion(state=state, by=BY, at=now, reason=reason, volume=volume, closed=closed, bodies=bodies)
 
 
-def _known_otherwise(contents: Contents) -> str:
+def _known_otherwise(opened: Opened, contents: Contents) -> str:
     """Why trimesh is known to read such a file otherwise, in sentences; the columns decide alone then."""
     known = [OTHERWISE[code] for code in contents.otherwise]
     if any(warning.code == "parts_left_out" for warning in contents.remarks):
         known.append("What is left out here is taken for metal.")
+    if opened.format in _TEXTS and _BARE_RETURN.search(opened.body):
+        known.append("A carriage return alone is not taken for the end of a line.")
     return " ".join(known)
 
 
@@ -87,14 +93,14 @@ def _read_by_trimesh(opened: Opened) -> "Trimesh":
     return mesh
 
 
-def _compared(mesh: "Trimesh", contents: Contents, facts: Facts) -> Opinion:
+def _compared(mesh: "Trimesh", opened: Opened, contents: Contents, facts: Facts) -> Opinion:
     ours = measure(contents.corners)
     # About the point that ours is taken about: the sums of an open surface depend on it.
     mesh.apply_translation(-first_vertex(contents.corners))
     found = " ".join(_differences(mesh, ours, facts))
     if len(mesh.faces) <= WELD_FACETS_MAX:
         mesh.merge_vertices(merge_tex=True, merge_norm=True)
-    if found and (known := _known_otherwise(contents)):
+    if found and (known := _known_otherwise(opened, contents)):
         return _opinion("not_possible", f"trimesh is known to read this otherwise. {known} {found}", mesh)
     return _opinion("differs" if found else "agreed", found or None, mesh)
 

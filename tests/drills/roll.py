@@ -154,12 +154,14 @@ async def roll(plan: Plan, folder: Path) -> list[str]:
                     wrong += await broken(service.url, promises)
                     promises += await promised(service.url)
                     await answered(tally, REQUESTS)
+                if uploading.done():
+                    await uploading  # with its error
                 await end(uploading)
                 wrong += await uploads.kept()
             print(tally)
-            prices = len(promises) + len(uploads.promises)
+            new = len(uploads.promises)
             print(
-                f"{prices} prices promised, {len(uploads.promises)} of models new meanwhile, {len(wrong)} broken"
+                f"{len(promises) + new} prices promised, {new} of models new meanwhile, {len(wrong)} broken"
             )
             wrong += tally.failures
             if code := await asyncio.to_thread(service.stop):

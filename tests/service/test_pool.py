@@ -1,6 +1,7 @@
 """The worker pool: right answers, and every way a file can harm a worker costs that file alone."""
 
 import asyncio
+import inspect
 import os
 import select
 import signal
@@ -276,3 +277,30 @@ async def test_a_pool_without_workers_refuses_at_once() -> None:
         with pytest.raises(PoolClosed):
             await pool.analyse(b"solid nothing")
     await pool.close()
+
+
+def test_a_worker_understands_the_jobs_of_the_release_before() -> None:
+    """A server that is replaced on disk serves on, and starts workers of the release that is there now."""
+    inspect.signature(pool_module._prepare_worker).bind(1 << 30)
+    inspect.signature(pool_module._work).bind("facts", "path", None, "ab" * 32, 60)
+    for kind in ("facts", "preview"):
+        inspect.signature(pool_module._KINDS[kind]).bind(RING, None, None)
+
+
+async def test_workers_of_the_release_before_are_told_nothing_new_where_it_is_not_needed() -> None:
+    jobs: list[object] = []
+    pool = FactsPool(Limits(workers=1))
+
+    async def answered(job: tuple[object, ...]) -> bytes:
+        jobs.append(job[:1] + job[2:])
+        raise Refused("x", "x", "x")
+
+    pool._answered = answered  # type: ignore[method-assign]
+    for asked in (pool.analyse(RING), pool.preview(RING), pool.analyse(RING, leave_out=(2,))):
+        with pytest.raises(Refused):
+            await asked
+    assert jobs == [
+        ("facts", None, None, 60),
+        ("preview", None, None, 60),
+        ("facts", None, None, 60, (2,)),
+    ]

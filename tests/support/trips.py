@@ -222,7 +222,7 @@ async def _travel(directory: Path) -> dict[str, Trip]:
     )  # compiled code is loaded once, as the fork server does
     _reading.set(True)
     with reading.followed():
-        pool._facts(pool._mapped(str(model)), None, None, ())
+        pool._facts(pool._mapped(str(model)), None, None)
     at = upload.entered.index(POOL) + 1
     upload.entered[at:at] = [file for file in reading.entered if file not in upload.entered]
     upload._on_stacks |= reading._on_stacks

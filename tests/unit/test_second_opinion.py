@@ -99,6 +99,13 @@ def test_faces_that_two_programs_cut_otherwise_are_no_difference() -> None:
     assert opinion_of(arrow + b"f 2 3 1\nf 3 4 1\n" + sides) == ("agreed", None)
 
 
+def test_a_carriage_return_within_a_line_is_no_difference() -> None:
+    """Found by a mutant: OFF is read by words here, and by lines there."""
+    body = meshes.off(RING).replace(b"3 0 ", b"3 0 \r", 1)
+    state, reason = opinion_of(body)
+    assert (state, "carriage return" in str(reason)) == ("not_possible", True)
+
+
 def test_who_disputes_a_model_leaves_its_price_to_a_person() -> None:
     facts: Facts = analyse(meshes.binary_stl(RING))
     assert firmness_of(facts, "mm").priceable == "auto"
