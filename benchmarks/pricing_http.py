@@ -139,7 +139,7 @@ def _settled(connection: socket.socket, body: bytes) -> bytes:
 
 def _sent(connection: socket.socket, path: str, body: bytes, **headers: str) -> bytes:
     """The body of the answer to a POST."""
-    connection.sendall(request("POST", path, ADMIN_TOKEN, Content_Length=str(len(body)), **headers))
+    connection.sendall(request("POST", path, ADMIN_TOKEN, b"", Content_Length=str(len(body)), **headers))
     connection.sendall(body)
     return _received(connection)[1]
 

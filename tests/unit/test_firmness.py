@@ -192,6 +192,6 @@ def test_view_is_in_millimetres_whatever_the_unit() -> None:
     assert in_mm.volume_mm3 == pytest.approx(RING.volume, rel=1e-9)
     names = (
         "sha256 format bytes facets volume_mm3 area_mm2 bbox_mm bodies closed oriented repaired warnings"
-        " metal_mm3 cavities_mm3 counted_twice_mm3 inside_out_mm3 leaks verification"
+        " metal_mm3 cavities_mm3 counted_twice_mm3 inside_out_mm3 leaks bodies_found verification"
     )
     assert " ".join(msgspec.to_builtins(in_mm)) == names
