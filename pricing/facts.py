@@ -100,6 +100,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     the share of columns that found an opening. None in facts of an earlier analyser, or of too many facets.
 
     `bodies_found`: the bodies as they are in the file, the first of them, where there are several.
+    `volume_error`: the share of the volume that mending the surface may have changed, and that the precision
+    of its numbers leaves open.
     """
 
     format: str
@@ -119,6 +121,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     inside_out: float = 0.0
     leaks: float | None = None
     bodies_found: tuple[Body, ...] = ()
+    volume_error: float = 0.0
 
 
 def encloses_nothing(facts: Facts) -> bool:

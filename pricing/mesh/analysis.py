@@ -44,6 +44,9 @@ _SINGLE_PRECISION = 1.2e-7
 TWICE_ERROR = 5e-3
 """What columns may be wrong by where bodies overlap, as a share of the overlap."""
 
+EDGES_MEET_ERROR = 5e-4
+"""What fine columns may be wrong by where they alone say the volume, as a share of it."""
+
 LEAKS_MAX = 1e-4
 """Of the columns that meet the model this share may find an opening: three in a ring."""
 
@@ -61,7 +64,7 @@ class _Surface(NamedTuple):
 
 class _Solid(NamedTuple):
     """What the mesh comes to once its facets share vertices. `corners`: its facets after the repair, `sums`
-    their signed volume."""
+    their signed volume; `error`: the share of the volume that mending has changed."""
 
     volume: float
     area: float
@@ -73,6 +76,7 @@ class _Solid(NamedTuple):
     sums: float
     cavities: float = 0.0
     bodies_found: tuple[Body, ...] = ()
+    error: float = 0.0
 
 
 def analyse(
@@ -150,6 +154,7 @@ def facts_of(
         inside_out=0.0 if columns is None else columns.inside_out,
         leaks=None if columns is None else columns.leaks,
         bodies_found=solid.bodies_found,
+        volume_error=solid.error + _precision_error(measures, solid),
     )
 
 
@@ -205,16 +210,29 @@ def _without_leaks(solid: _Solid, columns: Columns, turn: Turn) -> tuple[_Solid,
     warnings = [*solid.warnings, MeshWarning("edges_meet", said)]
     volume, sums = fine.metal, fine.signed
     solid = solid._replace(volume=volume, sums=sums, closed=True, oriented=True, warnings=warnings)
+    solid = solid._replace(error=EDGES_MEET_ERROR)
     return solid, fine
 
 
 def _precision_warnings(measures: Measures, solid: _Solid) -> list[MeshWarning]:
     """Whether single precision at the model's distance is fine enough for its volume."""
-    distance = float(np.abs(np.concatenate([measures.lower, measures.upper])).max())
-    if solid.area * distance * _SINGLE_PRECISION / 2 <= COLUMNS_SHARE * solid.volume:
+    if _precision_error(measures, solid) <= COLUMNS_SHARE:
         return []
+    distance = _distance(measures)
     said = f"The model lies up to {distance:.3g} from the origin: there its coordinates are too coarse."
     return [MeshWarning("too_far_from_origin", said)]
+
+
+def _precision_error(measures: Measures, solid: _Solid) -> float:
+    """The share of the volume that single precision at the model's distance leaves open."""
+    if not solid.volume > 0:
+        return 0.0
+    return solid.area * _distance(measures) * _SINGLE_PRECISION / 2 / solid.volume
+
+
+def _distance(measures: Measures) -> float:
+    """Of the farthest corner from the origin."""
+    return float(np.abs(np.concatenate([measures.lower, measures.upper])).max())
 
 
 def _extent(measures: Measures) -> tuple[float, float, float]:
@@ -353,7 +371,8 @@ def _sound(
 def _repaired(repaired: Repair, warnings: list[MeshWarning], turn: Turn) -> _Solid:
     mesh = repaired.mesh
     bodies = bodies_of(mesh.faces, len(mesh.positions)).number
-    return _sized(size_of(mesh, repaired.parts, turn), bodies, [*warnings, *repaired.warnings])
+    solid = _sized(size_of(mesh, repaired.parts, turn), bodies, [*warnings, *repaired.warnings])
+    return solid._replace(error=repaired.changed)
 
 
 def _sized(size: Size, bodies: int, warnings: list[MeshWarning]) -> _Solid:

@@ -6,6 +6,7 @@ turned round. Each step counts only if in the end every edge has two facets that
 and a person prices the model.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -48,10 +49,13 @@ STRAY_ROUNDS = 50
 
 
 class Repair(NamedTuple):
+    """`changed`: the share of the volume that closing cracks and leaving out strays has changed."""
+
     mesh: Mesh
     edges: Edges
     parts: Parts
     warnings: list[MeshWarning]
+    changed: float = 0.0
 
 
 def repair(mesh: Mesh, extent: float) -> Repair | None:
@@ -59,17 +63,21 @@ def repair(mesh: Mesh, extent: float) -> Repair | None:
     if len(mesh.faces) > REPAIR_FACETS_MAX:
         return None
     warnings: list[MeshWarning] = []
+    changed = 0.0
     edges = _edges(mesh)
     for step in (_without_copies, _without_cracks, _without_strays, _without_wide_cracks):
         if not edges.free and not edges.shared:
             break
-        mesh = step(mesh, edges, extent, warnings)
+        before, mesh = mesh, step(mesh, edges, extent, warnings)
+        if mesh is not before and step is not _without_copies:
+            changed += _change(before, mesh)
         edges = _edges(mesh)
     if edges.shared and not edges.free:
         edges = pair_shared(mesh, edges) or edges
     if edges.free or edges.shared or not len(mesh.faces):
         return None
-    return _turned(mesh, edges, warnings)
+    turned = _turned(mesh, edges, warnings)
+    return None if turned is None else turned._replace(changed=changed)
 
 
 def _edges(mesh: Mesh) -> Edges:
@@ -129,10 +137,15 @@ def _without_cracks_of(
 
 
 def _changes_little(before: Mesh, after: Mesh) -> bool:
-    """About the middle of the mesh: there an open surface encloses what it nearly does."""
+    return _change(before, after) <= REPAIRED_VOLUME_SHARE
+
+
+def _change(before: Mesh, after: Mesh) -> float:
+    """As a share of the volume about the middle of the mesh: there an open surface encloses what it nearly
+    does."""
     middle = (before.positions.min(axis=0) + before.positions.max(axis=0)) / 2
     was, now = (float(volumes(Mesh(mesh.faces, mesh.positions - middle)).sum()) for mesh in (before, after))
-    return abs(now - was) <= REPAIRED_VOLUME_SHARE * abs(now)
+    return abs(now - was) / abs(now) if now else math.inf
 
 
 def _open_edges(faces: Faces, edges: Edges) -> Faces:

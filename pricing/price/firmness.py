@@ -6,12 +6,14 @@ bodies may overlap, the unit may be wrong). `manual`: the volume means nothing, 
 only when there is nothing to cast at all.
 """
 
+from decimal import Decimal
 from typing import Literal
 
 import msgspec
 
 from pricing.errors import Refused
 from pricing.facts import REPAIRS, SECOND_OPINION_DIFFERS, Facts, MeshWarning, encloses_nothing
+from pricing.price.price_list import VOLUME_ERROR_MAX_PCT
 from pricing.units import DECLARABLE_UNITS, MILLIMETRES_PER_UNIT, UNIT_NAMES, check_declared_unit
 
 Priceable = Literal["auto", "provisional", "manual"]
@@ -66,8 +68,9 @@ def effective_unit(facts: Facts, units: str) -> str:
     return check_declared_unit(units) or facts.unit or "mm"
 
 
-def firmness_of(facts: Facts, units: str) -> Firmness:
-    """Judge `facts` under the declared `units`. Refused `unknown_unit`, `zero_volume`."""
+def firmness_of(facts: Facts, units: str, error_max_pct: Decimal = VOLUME_ERROR_MAX_PCT) -> Firmness:
+    """Judge `facts` under the declared `units`. A firm price has a volume that is right to within
+    `error_max_pct`. Refused `unknown_unit`, `zero_volume`."""
     unit = effective_unit(facts, units)
     if encloses_nothing(facts):
         raise Refused(
@@ -76,7 +79,7 @@ def firmness_of(facts: Facts, units: str) -> Firmness:
             "Give the surface a thickness, or close it, and export it again.",
         )
     obstacles = _obstacles(facts, unit)
-    doubts = [] if obstacles else _size_doubts(facts, unit)
+    doubts = [] if obstacles else _size_doubts(facts, unit) + _error_doubts(facts, error_max_pct)
     doubtful = doubts or any(warning.code in _DOUBTFUL for warning in facts.warnings)
     disputed = any(warning.code == SECOND_OPINION_DIFFERS for warning in facts.warnings)
     priceable: Priceable = "manual" if obstacles or disputed else "provisional" if doubtful else "auto"
@@ -120,6 +123,14 @@ def _size_doubts(facts: Facts, unit: str) -> list[MeshWarning]:
         )
         return [MeshWarning("suspicious_volume", said)]
     return []
+
+
+def _error_doubts(facts: Facts, error_max_pct: Decimal) -> list[MeshWarning]:
+    error_pct = 100 * facts.volume_error
+    if error_pct <= error_max_pct or facts.volume_error > float(VOLUME_ERROR_MAX_PCT) / 100:
+        return []  # the facts say why themselves, beyond what any list allows
+    said = f"The volume may be wrong by {error_pct:.2g} %; the price list allows {error_max_pct} %."
+    return [MeshWarning("volume_uncertain", said)]
 
 
 def _is_narrow(facts: Facts, unit: str) -> bool:

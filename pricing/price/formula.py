@@ -133,7 +133,7 @@ def price(facts: Facts, options: Options, price_list: PriceList, metal_fix: Meta
     `quantity_out_of_range`, `stones_out_of_range`, `zero_volume` (of what encloses nothing).
     """
     choice = resolve(effective_unit(facts, options.units), options, price_list)
-    firmness = firmness_of(facts, options.units)
+    firmness = firmness_of(facts, options.units, price_list.volume_error_max_pct)
     with decimal.localcontext(_CONTEXT):
         if firmness.priceable == "manual":
             return _unpriced(choice, firmness, (price_list, metal_fix))

@@ -82,9 +82,15 @@ class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vat: Decimal
 
 
+VOLUME_ERROR_MAX_PCT = Decimal("0.1")
+"""What changes the volume by more is not mended: a list may only be stricter."""
+
+
 class PriceList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One published list. `valid_to` None means until the next one; `rounding` applies to every line.
-    `cavities`: whether closed hollows stay hollow, or metal fills them, as in casting by lost wax."""
+    `cavities`: whether closed hollows stay hollow, or metal fills them, as in casting by lost wax.
+    `volume_error_max_pct`: what mending a surface, and the precision of its numbers, may change of the volume
+    of a firm price."""
 
     version: str
     valid_from: datetime
@@ -103,6 +109,7 @@ class PriceList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     platings: tuple[Surface, ...]
     stones: tuple[Stone, ...] = ()
     cavities: Literal["kept", "filled"] = "kept"
+    volume_error_max_pct: Decimal = VOLUME_ERROR_MAX_PCT
 
 
 class MetalFix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -385,6 +392,8 @@ def _bound_problems(price_list: PriceList) -> list[Problem]:
         problems.append(("/quantity_max", "must be 1 to 1000000"))
     if price_list.mass_tolerance_pct > 100:
         problems.append(("/mass_tolerance_pct", "must be at most 100"))
+    if not 0 < price_list.volume_error_max_pct <= VOLUME_ERROR_MAX_PCT:
+        problems.append(("/volume_error_max_pct", f"must be above 0, at most {VOLUME_ERROR_MAX_PCT}"))
     return problems
 
 

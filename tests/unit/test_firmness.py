@@ -1,5 +1,7 @@
 """How firmly a mesh may be priced."""
 
+from decimal import Decimal
+
 import msgspec
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ from pricing.errors import Refused
 from pricing.facts import Facts, MeshWarning
 from pricing.mesh.analysis import analyse
 from pricing.price.firmness import firmness_of
+from pricing.price.formula import price
 from pricing.price.model_view import model_view
+from pricing.price.options import Options
+from pricing.price.price_list import default_metal_fix, default_price_list
 from pricing.units import DECLARABLE_UNITS, MILLIMETRES_PER_UNIT
 from tests.support import meshes
 
@@ -195,3 +200,21 @@ def test_view_is_in_millimetres_whatever_the_unit() -> None:
         " metal_mm3 cavities_mm3 counted_twice_mm3 inside_out_mm3 leaks bodies_found verification"
     )
     assert " ".join(msgspec.to_builtins(in_mm)) == names
+
+
+def test_what_may_be_wrong_of_a_firm_volume_is_for_the_price_list_to_say() -> None:
+    cracked = meshes.torus(around=96)
+    cracked[: len(cracked) // 2] += np.float32(0.005)
+    facts = analyse(meshes.binary_stl(cracked))
+    assert "cracks_closed" in [warning.code for warning in facts.warnings]
+    assert 0 < facts.volume_error < 1e-3
+    assert firmness_of(facts, "mm").priceable == "auto"
+    strict = firmness_of(facts, "mm", Decimal(str(facts.volume_error * 50)))
+    assert strict.priceable == "provisional"
+    assert strict.warnings[-1].code == "volume_uncertain"
+    allowed = firmness_of(facts, "mm", Decimal(str(facts.volume_error * 101)))
+    assert allowed.priceable == "auto"
+    asked = (Options("brass"), default_price_list(), default_metal_fix())
+    assert price(facts, *asked).priceable == "auto"
+    stricter = msgspec.structs.replace(asked[1], volume_error_max_pct=Decimal("0.0001"))
+    assert price(facts, asked[0], stricter, asked[2]).priceable == "provisional"

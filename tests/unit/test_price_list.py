@@ -139,6 +139,8 @@ def test_default_list_and_fix_have_the_published_defaults() -> None:
         ("/quote_validity_days", 7.5),
         ("/quantity_max", 0),
         ("/mass_tolerance_pct", "101"),
+        ("/volume_error_max_pct", "0"),
+        ("/volume_error_max_pct", "0.11"),
         ("/default_finish", "shiny"),
         ("/default_plating", "zinc"),
         ("/rates/vat", "20"),
