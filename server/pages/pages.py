@@ -271,7 +271,9 @@ async def _priced(call: Call, actor: Actor, quote: Quote) -> dict[str, Any]:
     """A quote with the model it is for, as the page shows them. Raises HttpError 404."""
     model, _ = await call.request.app[MODEL_UPLOADS].known_model(quote.model, actor)
     view = view_of(model, quote.units)
-    details = [warning.detail for warning in (*view.warnings, *quote.warnings)]
+    # Of a model without some of its bodies the quote says it all.
+    remarks = quote.warnings if quote.leave_out else (*view.warnings, *quote.warnings)
+    details = [warning.detail for warning in remarks]
     return {
         "model": view,
         "price": quote,
