@@ -20,7 +20,7 @@ from pricing.facts import Facts, Opinion, OpinionState
 from pricing.mesh.measures import Measures, first_vertex, measure
 from pricing.mesh.topology import WELD_FACETS_MAX
 from pricing.readers.corners import OTHERWISE, Contents
-from pricing.readers.read import Opened, open_model, read_opened
+from pricing.readers.read import Opened, open_model
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
@@ -43,7 +43,7 @@ _FILE_TYPES = {"stl-binary": "stl", "stl-ascii": "stl_ascii"}
 def second_opinion(source: bytes | memoryview, facts: Facts) -> Opinion:
     """Of a file with these facts. Refused as `pricing.mesh.analysis.analyse` does."""
     opened = open_model(memoryview(source).cast("B").toreadonly())
-    contents = read_opened(opened)
+    contents = opened.read(opened.body)
     try:
         mesh = _read_by_trimesh(opened)
     except MemoryError:

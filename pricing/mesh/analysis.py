@@ -28,7 +28,8 @@ from pricing.mesh.topology import (
     with_areas,
 )
 from pricing.readers.corners import FACETS_MAX, Corners
-from pricing.readers.read import read_model
+from pricing.readers.formats import check_content_type
+from pricing.readers.read import open_model
 
 COORDINATE_MAX = 1e9
 """Largest coordinate accepted, in the file's unit: beyond, single precision says nothing about a ring."""
@@ -92,12 +93,14 @@ def analyse(
     metal, as `bodies_found` numbers them; Refused `unknown_body`.
     """
     body = memoryview(source).cast("B").toreadonly()
-    found, contents = read_model(body, content_type)
+    opened = open_model(body)
+    check_content_type(content_type, opened.format)
+    contents = opened.read(opened.body)
     turn = turn_of(bytes.fromhex(sha256) if sha256 else hashlib.sha256(body).digest())
-    corners, remarks = contents.corners, contents.remarks
+    corners, remarks = contents.corners, (*opened.remarks, *contents.remarks)
     if leave_out:
         corners, remarks = _without(corners, leave_out), (*remarks, _left_out(leave_out))
-    facts = facts_of(corners, found, contents.unit, remarks, turn)
+    facts = facts_of(corners, opened.format, contents.unit, remarks, turn)
     # Numbers of what is left would be other numbers.
     return msgspec.structs.replace(facts, bodies_found=()) if leave_out else facts
 

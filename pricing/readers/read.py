@@ -56,10 +56,12 @@ _UTF_16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
 
 class Opened(NamedTuple):
-    """A model out of its archive, and as text in an encoding that readers know."""
+    """A model out of its archive, and as text in an encoding that readers know. `read`: its format's reader,
+    Refused as that does."""
 
     format: str
     body: memoryview
+    read: Callable[[memoryview], Contents]
     remarks: tuple[MeshWarning, ...] = ()
 
 
@@ -68,13 +70,8 @@ def read_model(body: memoryview, content_type: str | None = None) -> tuple[str, 
     do."""
     opened = open_model(body)
     check_content_type(content_type, opened.format)
-    return opened.format, read_opened(opened)
-
-
-def read_opened(opened: Opened) -> Contents:
-    """Refused as the format's reader does."""
-    contents = _READERS[opened.format](opened.body)
-    return contents._replace(remarks=(*opened.remarks, *contents.remarks))
+    contents = opened.read(opened.body)
+    return opened.format, contents._replace(remarks=(*opened.remarks, *contents.remarks))
 
 
 def open_model(body: memoryview) -> Opened:
@@ -86,7 +83,8 @@ def open_model(body: memoryview) -> Opened:
         opened = open_model(member)
         remark = MeshWarning(FROM_ARCHIVE, "The model is the one file in a ZIP archive.")
         return opened._replace(remarks=(remark, *opened.remarks))
-    return Opened(detect(head, size), body)
+    found = detect(head, size)
+    return Opened(found, body, _READERS[found])
 
 
 def _from_utf_16(body: memoryview, encoding: str) -> memoryview:

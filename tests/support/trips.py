@@ -45,6 +45,7 @@ STATIONS = frozenset(
         ("pricing/readers/stl.py", "read_binary"),
         ("pricing/mesh/measures.py", "measure"),
         ("pricing/mesh/topology.py", "weld"),
+        ("pricing/mesh/columns.py", "measure_columns"),
         ("pricing/price/formula.py", "price"),
         ("storage/orders/rules.py", "advance"),
         ("storage/embedded/change_log.py", "append"),
