@@ -318,7 +318,10 @@ async def ring_priced_once(guide: Guide) -> None:
 async def order_priced(guide: Guide) -> None:
     guide.title("A quote is honoured on the order")
     ring = ring_stl(8.5, 1.6, 0, 0.0)
-    quote = (await guide.show("mes", "POST", "/v1/prices?material=silver-925", ring)).json["price"]
+    # Nothing is sold before another program has read the model alike: told here, an order would wait for it.
+    answer = await guide.show("mes", "POST", "/v1/prices?material=silver-925", ring, Prefer="wait=60")
+    expect(answer.json["model"]["verification"]["state"] == "agreed", "another program agrees")
+    quote = answer.json["price"]
     order_id = await _new_order(guide, quote=quote["id"])
     await guide.quietly("shop", "PUT", f"/v1/orders/{order_id}/status", {"status": "SUBMITTED"})
     priced = await guide.show("mes", "PUT", f"/v1/orders/{order_id}/status", {"status": "PRICE_CALCULATED"})

@@ -162,6 +162,8 @@ def test_free_ports_are_never_given_out_twice() -> None:
 
 
 def test_a_cluster_answers_for_keys_on_every_node(redis_cluster: ValkeyCluster) -> None:
+    for node in redis_cluster.nodes:
+        ask(node.port, "FLUSHALL")  # of the tests before, in whatever order they ran
     with cluster_client(redis_cluster) as client:
         for index in range(100):
             client.set(f"order-{index}", index)
