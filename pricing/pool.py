@@ -72,8 +72,8 @@ class Limits(NamedTuple):
     niceness: int = NICENESS
 
 
-OPINIONS = Limits(workers=1, tasks_per_worker=100, niceness=19)
-"""Of the pool that asks another program about models: behind everything else."""
+OPINIONS = Limits(workers=1, wall_s=300.0, tasks_per_worker=100, niceness=19)
+"""Of the pool that asks another program about models: behind everything else, and so in no hurry."""
 
 
 class FactsPool:

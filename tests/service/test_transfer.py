@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from storage.database.records import StoredModel
+from storage.database.records import StoredModel, Verification
 from storage.database.schema import metadata
 from storage.errors import Conflict, DatabaseUnavailable, Incompatible
 from storage.log.entries import (
@@ -42,6 +42,7 @@ MODEL = StoredModel(
     score=0.1,
     requested_at=START + timedelta(microseconds=1),
     tenants=frozenset({"x", "Ы"}),
+    verification=Verification("differs", START + timedelta(microseconds=2), b'{"state": "differs"}'),
 )
 
 
