@@ -5,6 +5,7 @@ union: there the two must be equal but for rounding. What it says of closedness 
 judged by, since it mends and unites nothing.
 """
 
+import contextlib
 import io
 import logging
 import re
@@ -44,15 +45,17 @@ def second_opinion(source: bytes | memoryview, facts: Facts) -> Opinion:
     """Of a file with these facts. Refused as `pricing.mesh.analysis.analyse` does."""
     opened = open_model(memoryview(source).cast("B").toreadonly())
     contents = opened.read(opened.body)
-    try:
-        mesh = _read_by_trimesh(opened)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a library says of a file that it cannot read
-        return _opinion("not_possible", f"trimesh does not read it: {type(error).__name__}: {error}"[:200])
-    if not len(mesh.faces):
-        return _opinion("not_possible", "trimesh finds no facets in it.")
-    return _compared(mesh, opened, contents, facts)
+    with _silenced():
+        try:
+            mesh = _read_by_trimesh(opened)
+            if not len(mesh.faces):
+                return _opinion("not_possible", "trimesh finds no facets in it.")
+            return _compared(mesh, opened, contents, facts)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a library says of a file that it cannot read
+            said = f"trimesh does not read it: {type(error).__name__}: {error}"
+            return _opinion("not_possible", said[:200])
 
 
 def import_trimesh() -> None:
@@ -83,14 +86,25 @@ def _read_by_trimesh(opened: Opened) -> "Trimesh":
     Materials are passed over: they are pictures, and other files."""
     import trimesh
 
-    logging.disable()
-    warnings.simplefilter("ignore")
     kind = _FILE_TYPES.get(opened.format, opened.format)
-    scene = trimesh.load_scene(io.BytesIO(opened.body), file_type=kind, process=False, skip_materials=True)
-    mesh = scene.to_mesh()
+    file = io.BytesIO(opened.body)
+    mesh = trimesh.load_scene(file, file_type=kind, process=False, skip_materials=True).to_mesh()
     if not isinstance(mesh, trimesh.Trimesh):
         raise TypeError(f"it is a {type(mesh).__name__}")
     return mesh
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """What a library says of a broken file is for nobody's log."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _compared(mesh: "Trimesh", opened: Opened, contents: Contents, facts: Facts) -> Opinion:

@@ -157,7 +157,7 @@ def facts_of(
         inside_out=0.0 if columns is None else columns.inside_out,
         leaks=None if columns is None else columns.leaks,
         bodies_found=solid.bodies_found,
-        volume_error=solid.error + _precision_error(measures, solid),
+        volume_error=min(1.0, solid.error + _precision_error(measures, solid)),
     )
 
 

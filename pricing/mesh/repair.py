@@ -6,7 +6,6 @@ turned round. Each step counts only if in the end every edge has two facets that
 and a person prices the model.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -145,7 +144,7 @@ def _change(before: Mesh, after: Mesh) -> float:
     does."""
     middle = (before.positions.min(axis=0) + before.positions.max(axis=0)) / 2
     was, now = (float(volumes(Mesh(mesh.faces, mesh.positions - middle)).sum()) for mesh in (before, after))
-    return abs(now - was) / abs(now) if now else math.inf
+    return min(1.0, abs(now - was) / abs(now)) if now else 1.0
 
 
 def _open_edges(faces: Faces, edges: Edges) -> Faces:

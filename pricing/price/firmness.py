@@ -127,8 +127,8 @@ def _size_doubts(facts: Facts, unit: str) -> list[MeshWarning]:
 
 def _error_doubts(facts: Facts, error_max_pct: Decimal) -> list[MeshWarning]:
     error_pct = 100 * facts.volume_error
-    if error_pct <= error_max_pct or facts.volume_error > float(VOLUME_ERROR_MAX_PCT) / 100:
-        return []  # the facts say why themselves, beyond what any list allows
+    if error_pct <= error_max_pct:
+        return []
     said = f"The volume may be wrong by {error_pct:.2g} %; the price list allows {error_max_pct} %."
     return [MeshWarning("volume_uncertain", said)]
 

@@ -29,6 +29,8 @@ IN_HOUSE = ""
 TRANSIENT = frozenset({"worker_died", "time_limit", "out_of_memory"})
 """Refusals that say nothing of the file for certain: the next time may go better."""
 
+PARTED_TOGETHER = 2
+"""Models that are analysed without some of their bodies at one time."""
 WITHOUT_MAX = 1_000
 """Models without some of their bodies, whose facts are held: they are found anew when asked for again."""
 
@@ -72,6 +74,7 @@ class ModelUploads:
         self._pool = pool
         self._files = files
         self._without: Lru[tuple[str, tuple[int, ...]], Facts] = Lru(WITHOUT_MAX, WITHOUT_MAX * 50)
+        self._parting = asyncio.Semaphore(PARTED_TOGETHER)
         self._parted: SingleFlight[tuple[str, tuple[int, ...]], Facts] = SingleFlight()
 
     async def receive(self, upload: Upload, content_type: str | None, actor: Actor) -> tuple[Model, str]:
@@ -127,7 +130,8 @@ class ModelUploads:
 
     async def _find_without(self, model: Model, leave_out: tuple[int, ...]) -> Facts:
         path = await self.file_of(model)
-        facts = await self._pool.analyse(path, sha256=model.sha256, leave_out=leave_out)
+        async with self._parting:  # a batch asks for many at once: uploads come first
+            facts = await self._pool.analyse(path, sha256=model.sha256, leave_out=leave_out)
         self._without.put((model.sha256, leave_out), facts, len(leave_out))
         return facts
 

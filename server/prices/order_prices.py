@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from pricing.errors import Refused
 from pricing.price.formula import round_amount
 from pricing.price.options import Options
 from pricing.price.price_list import PriceList
@@ -17,7 +18,7 @@ from server.prices.quotes import (
     decode_quote,
 )
 from server.prices.quoting import Quoting
-from server.prices.verification import ORDER_WAIT_S, Verifications
+from server.prices.verification import ORDER_WAIT_S, VerificationPending, Verifications
 from storage.clock import Clock
 from storage.errors import Invalid, NotFound, NotPriceable
 from storage.models.shared import Model
@@ -70,8 +71,8 @@ class OrderPrices:
         self, order: Order, actor: Actor, person: tuple[Money, str] | None
     ) -> OrderPrice | None:
         """What PRICE_CALCULATED puts on an order: a person's price, else its valid quote, else the price of
-        its model. None when the order has no model here. Raises Invalid, NotPriceable, and HttpError 503
-        while nobody has said whether another program reads the model alike."""
+        its model. None when the order has no model here. Raises Invalid, NotPriceable, and
+        VerificationPending while nobody has said whether another program reads the model alike."""
         if person is not None:
             return price_of_person(*person, self._quoting.current()[0])
         if actor.role is Role.SELLER:
@@ -97,23 +98,29 @@ class OrderPrices:
         )
         self._storage.models.count(model)
         asker = Actor(token_id="", name="", role=Role.PARTNER, customer=order.customer)
-        quoted = await self._quoting.quote(model, options, asker)
+        try:
+            quoted = await self._quoting.quote(model, options, asker)
+        except (Refused, HttpError) as error:
+            if not options.leave_out:
+                raise
+            raise NotPriceable(f"Without its bodies the model cannot be priced: {error}") from error
         return price_of_quote(decode_quote(quoted.stored.body), PriceSource.COMPUTED)
 
     async def _verified(self, sha256: str) -> Model | None:
-        """A model that another program has been asked about. Raises HttpError 503 while it has not."""
+        """A model that another program has been asked about. Raises VerificationPending while it has not."""
         if (found := await self._storage.models.find(sha256)) is None:
             return None
         model = await self._verifications.settled(found[0], ORDER_WAIT_S)
         if model.verification is None:
             said = "The model is still held against a second opinion: try again."
-            raise HttpError(503, "verification_pending", said, {"Retry-After": "5"})
+            raise VerificationPending(said, retry_after_s=5)
         return model
 
     async def _price_in_force(self, quote: Quote) -> OrderPrice:
         await self._require_in_force(quote.id)
         price = price_of_quote(quote, PriceSource.QUOTE)
-        await self._verified(quote.model)
+        if await self._verified(quote.model) is None:
+            raise NotPriceable("The model of the quote is no longer known: upload it again.")
         await self._require_in_force(quote.id)
         return price
 

@@ -25,15 +25,20 @@ from server.prices.quotes import (
     quote_of,
     subject_of,
 )
-from server.prices.verification import DIFFERS, opinion_of, state_of
+from server.prices.verification import opinion_of, state_of
 from storage.clock import Clock
-from storage.database.records import StoredQuote
+from storage.database.records import DISPUTED, StoredQuote
 from storage.errors import NotFound
 from storage.log.entries import Position
+from storage.memory.lru import Sentinel
 from storage.models.shared import Model
 from storage.orders.actors import Actor
 from storage.services.price_versions import PriceVersions
 from storage.services.stack import Storage
+
+OLDER_ANALYSIS = "older_analysis"
+DOUBTS = (SECOND_OPINION_DIFFERS, OLDER_ANALYSIS)
+"""Warnings about a model that no worker gives."""
 
 
 def view_of(model: Model, units: str) -> ModelView:
@@ -82,15 +87,19 @@ class Quoting:
             plating=options.plating or price_list.default_plating,
         )
         now = self._clock.now()
-        facts, analyser = await self._facts_to_price(model, options.leave_out)
+        facts, analyser = await self._facts_to_price(model)
         # The unit in force belongs to the question: with it named or not, it is one quote, and a release that
         # knows no unit but a named one can explain it.
         if (unit := effective_unit(facts, options.units)) in DECLARABLE_UNITS:
             options = msgspec.structs.replace(options, units=unit)
         quote_id = _quote_id(model.sha256, analyser, options, price_list, metal_fix, now, actor.tenant)
-        known = self._storage.quotes.peek(quote_id)
+        known: StoredQuote | Sentinel | None = self._storage.quotes.peek(quote_id)
+        if not isinstance(known, StoredQuote) and options.leave_out:
+            known = await self._storage.quotes.find(quote_id)  # before facts are found anew for it
         if isinstance(known, StoredQuote):
             return Quoted(known, as_of)
+        if options.leave_out:
+            facts = await self._without(model, facts, options.leave_out)
         priced = price(facts, options, price_list, metal_fix)
         valid_until = _midnight(now) + timedelta(days=1 + price_list.quote_validity_days)
         made_from = MadeFrom(analyser, options, facts)
@@ -99,12 +108,16 @@ class Quoting:
         issued, position = await self._storage.quotes.issue(stored, model.sha256)
         return Quoted(issued, position or as_of)
 
-    async def _facts_to_price(self, model: Model, leave_out: tuple[int, ...]) -> tuple[Facts, str]:
+    async def _without(self, model: Model, whole: Facts, leave_out: tuple[int, ...]) -> Facts:
+        """Facts without these bodies; what is doubted of the whole is doubted of them. Raises Refused."""
+        facts = await self._uploads.facts_without(model, leave_out)
+        doubts = tuple(warning for warning in whole.warnings if warning.code in DOUBTS)
+        return msgspec.structs.replace(facts, warnings=(*facts.warnings, *doubts))
+
+    async def _facts_to_price(self, model: Model) -> tuple[Facts, str]:
         """And what found them. Those of an earlier version of the analyser are as good as they were while the
         file is kept: it is read anew soon. Without it they stay, and a person should look."""
         facts = facts_of(model)
-        if leave_out:
-            facts = await self._uploads.facts_without(model, leave_out)
         if is_disputed(model):
             said = "Another program reads the file differently: a person has to look."
             return _doubted(facts, SECOND_OPINION_DIFFERS, said), f"{model.analyser} disputed"
@@ -113,7 +126,7 @@ class Quoting:
         if await self._uploads.is_kept(model):
             return facts, model.analyser
         said = "Found by an earlier release, and the file is no longer kept."
-        return _doubted(facts, "older_analysis", said), f"{model.analyser} alone"
+        return _doubted(facts, OLDER_ANALYSIS, said), f"{model.analyser} alone"
 
     async def is_withdrawn(self, stored: StoredQuote) -> bool:
         """Whether another program differs about the model that the quote has put a price on."""
@@ -156,7 +169,7 @@ class Quoting:
 
 
 def is_disputed(model: Model) -> bool:
-    return model.verification is not None and model.verification.state == DIFFERS
+    return model.verification is not None and model.verification.state in DISPUTED
 
 
 def _doubted(facts: Facts, code: str, said: str) -> Facts:

@@ -9,19 +9,18 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from datetime import datetime
 
 import msgspec
 from aiohttp import web
 
 from pricing.errors import Refused
-from pricing.facts import Decision, Facts, Opinion
+from pricing.facts import Decision, Opinion
 from pricing.pool import FactsPool, PoolBusy, PoolClosed
 from pricing.price.model_view import VerificationState
 from server.prices.model_uploads import facts_of
 from storage.clock import Clock
-from storage.database.records import Verification
-from storage.errors import Conflict, NotFound, StorageError
+from storage.database.records import ACCEPTED, DIFFERS, REJECTED, Verification
+from storage.errors import Conflict, NotFound, StorageError, Unavailable
 from storage.log.entries import Position
 from storage.models.files import KeptFiles
 from storage.models.shared import Model
@@ -30,8 +29,6 @@ from storage.services.stack import Storage
 logger = logging.getLogger("facet.verification")
 
 BY = "trimesh"
-DIFFERS = "differs"
-DECIDED = "decided"
 PENDING_S_MAX = 600.0
 """A model that has waited this long for an opinion gets none, so that nothing waits for ever."""
 ORDER_WAIT_S = 10.0
@@ -59,6 +56,12 @@ def verified_tag(model: Model) -> str:
     return "" if model.verification is None else f"{model.verification.at.timestamp():.6f}"
 
 
+class VerificationPending(Unavailable):
+    """Nobody has said yet whether another program reads the model alike."""
+
+    code = "verification_pending"
+
+
 class NothingToDecide(Conflict):
     code = "nothing_to_decide"
 
@@ -69,34 +72,50 @@ class Verifications:
         self._pool = pool
         self._files = files
         self._clock = clock
-        self._pending_since: dict[str, datetime] = {}
         self._deaths: Counter[str] = Counter()
+        self._unannounced: set[str] = set()
+        """Models that differ, as the database says, of which the other processes could not be told."""
         self._news = asyncio.Event()
         self.outcomes: Counter[str] = Counter()
 
     @property
     def lag_s(self) -> float:
         """How long the model that has waited longest waits for its opinion."""
-        if not self._pending_since:
-            return 0.0
-        return (self._clock.now() - min(self._pending_since.values())).total_seconds()
+        return self._storage.models.unverified.lag_s
 
     async def verify(self, sha256: str) -> bool:
         """Ask about a model, unless that was done meanwhile. False: later."""
         model = await self._storage.models.look_again(sha256)
-        if model is not None and model.verification is None:
-            self._pending_since.setdefault(sha256, self._clock.now())
-            if (opinion := await self._opinion(model)) is None:
+        try:
+            if model is not None and model.verification is None and not await self._verified(model):
                 return False
-            try:
-                await self._publish(model, msgspec.structs.replace(opinion, at=self._clock.now()))
-            except StorageError as error:
-                logger.warning("the opinion about model %s could not be kept: %s", sha256, error)
-                return False
-            self.outcomes[opinion.state] += 1
-        self._pending_since.pop(sha256, None)
+            if sha256 in self._unannounced:
+                await self._storage.announce_verification(sha256)
+                self._unannounced.discard(sha256)
+        except StorageError as error:
+            logger.warning("the opinion about model %s could not be kept: %s", sha256, error)
+            return False
         self._deaths.pop(sha256, None)
         self._news.set()
+        return True
+
+    async def _verified(self, model: Model) -> bool:
+        """Raises StorageError."""
+        if (opinion := await self._opinion(model)) is None:
+            return False
+        now = await self._storage.models.look_again(model.sha256)
+        if now is None or now.verification is not None:
+            return True  # somebody was faster
+        opinion = msgspec.structs.replace(opinion, at=self._clock.now())
+        verification = Verification(opinion.state, opinion.at, msgspec.json.encode(opinion))
+        differs = opinion.state == DIFFERS
+        if differs:
+            logger.error("model %s: the second opinion differs: %s", model.sha256, opinion.reason)
+            self._unannounced.add(model.sha256)
+        if not await self._storage.models.verify(model, verification, durable=differs):
+            self._unannounced.discard(model.sha256)
+            return False  # of facts that were found anew meanwhile nothing is known
+        self.outcomes[opinion.state] += 1
         return True
 
     async def settled(self, model: Model, patience_s: float) -> Model:
@@ -104,7 +123,6 @@ class Verifications:
         deadline_s = asyncio.get_running_loop().time() + patience_s
         backlog = self._storage.models.unverified
         if model.verification is None:
-            backlog.add(model.sha256)
             backlog.hurry(model.sha256)
         while model.verification is None:
             left_s = deadline_s - asyncio.get_running_loop().time()
@@ -116,19 +134,21 @@ class Verifications:
             model = await self._storage.models.look_again(model.sha256) or model
         return model
 
-    async def decide(self, model: Model, decision: Decision) -> tuple[Model, Position]:
+    async def decide(self, sha256: str, decision: Decision) -> tuple[Model, Position]:
         """A person has looked at a model about which the two differ. Raises NothingToDecide when they do not,
-        NotFound."""
+        NotFound, Unavailable."""
+        model = await self._storage.models.look_again(sha256)
+        if model is None:
+            raise NotFound("This model is not known here.")
         opinion = opinion_of(model)
         if opinion is None or opinion.state != DIFFERS:
             raise NothingToDecide("There is nothing to decide: the second opinion does not differ.")
         opinion = msgspec.structs.replace(opinion, decided=decision)
-        verification = Verification(
-            DECIDED if decision.accepted else DIFFERS, decision.at, msgspec.json.encode(opinion)
-        )
-        position = await self._storage.verify_model(model.sha256, verification)
-        if position is None:
-            raise NotFound("This model is not known here.")
+        state = ACCEPTED if decision.accepted else REJECTED
+        verification = Verification(state, decision.at, msgspec.json.encode(opinion))
+        if not await self._storage.models.verify(model, verification, durable=True):
+            raise Conflict("The facts of this model have been found anew: look at it again.")
+        position = await self._storage.announce_verification(sha256)
         return msgspec.structs.replace(model, verification=verification), position
 
     async def _opinion(self, model: Model) -> Opinion | None:
@@ -137,9 +157,8 @@ class Verifications:
         if path is None:
             waits = not self._storage.change_log.single_process and not self._is_overdue(model)
             return None if waits else self._none("The file is no longer kept here: send it again.")
-        facts: Facts = facts_of(model)
         try:
-            return await self._pool.opinion(path, facts)
+            return await self._pool.opinion(path, facts_of(model))
         except Refused as refused:
             if refused.code == "worker_died":
                 self._deaths[model.sha256] += 1
@@ -155,19 +174,10 @@ class Verifications:
             return self._none(f"Nobody could be asked: {type(error).__name__}") if late else None
 
     def _is_overdue(self, model: Model) -> bool:
-        waited = self._clock.now() - self._pending_since[model.sha256]
-        return waited.total_seconds() >= PENDING_S_MAX
+        return self._storage.models.unverified.waited_s(model.sha256) >= PENDING_S_MAX
 
     def _none(self, reason: str) -> Opinion:
         return Opinion(state="not_possible", by=BY, at=self._clock.now(), reason=reason)
-
-    async def _publish(self, model: Model, opinion: Opinion) -> None:
-        verification = Verification(opinion.state, opinion.at, msgspec.json.encode(opinion))
-        if opinion.state != DIFFERS:
-            await self._storage.models.verify(model.sha256, verification)
-            return
-        logger.error("model %s: the second opinion differs: %s", model.sha256, opinion.reason)
-        await self._storage.verify_model(model.sha256, verification)
 
 
 VERIFICATIONS: web.AppKey[Verifications] = web.AppKey("verifications", Verifications)

@@ -63,7 +63,7 @@ class Database(Protocol):
         """Those asked for most, by counts that halve in that time, the first of them first."""
 
     async def load_models_that_differ(self, limit: int) -> list[StoredModel]:
-        """Those whose verification says `differs`, the latest first."""
+        """Those whose verification is one of DISPUTED, the latest first."""
 
     async def load_price_lists(self) -> list[StoredVersion]: ...
 

@@ -117,7 +117,9 @@ class Reads(ABC):
         return [self._model_of(row) for row in await self._fetch(statement, half_life_s, limit)]
 
     async def load_models_that_differ(self, limit: int) -> list[StoredModel]:
-        statement = f"{self._models} WHERE verification = 'differs' ORDER BY verified_at DESC LIMIT $1"
+        statement = (
+            f"{self._models} WHERE verification IN ('differs', 'rejected') ORDER BY verified_at DESC LIMIT $1"
+        )
         return [self._model_of(row) for row in await self._fetch(statement, limit)]
 
     def _model_of(self, row: Any) -> StoredModel:

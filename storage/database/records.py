@@ -48,19 +48,29 @@ class StoredToken(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
+DIFFERS, ACCEPTED, REJECTED = "differs", "accepted", "rejected"
+DISPUTED = (DIFFERS, REJECTED)
+"""What a person has still to look at, or has found to be wrong."""
+DECISIONS = (ACCEPTED, REJECTED)
+"""What a person has decided of facts that differ."""
+
+
 class Verification(msgspec.Struct, frozen=True):
     """What came of holding a model's facts against another program's: `state` in one word, the rest in
-    `body`. A later one replaces an earlier one of the same facts."""
+    `body`. The first one of the same facts stays, but for a later decision of a person."""
 
     state: str
     at: datetime
     body: bytes
 
 
-def later_of(one: Verification | None, other: Verification | None) -> Verification | None:
-    if one is None or other is None:
-        return one or other
-    return one if one.at >= other.at else other
+def prevailing(held: Verification | None, other: Verification | None) -> Verification | None:
+    """Of two about the same facts, of which one is held."""
+    if held is None or other is None:
+        return held or other
+    if other.state not in DECISIONS:
+        return held
+    return other if held.state not in DECISIONS or other.at > held.at else held
 
 
 class StoredModel(msgspec.Struct, frozen=True, kw_only=True):

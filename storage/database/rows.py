@@ -8,6 +8,7 @@ import msgspec
 
 from storage.database.order_rows import order_rows
 from storage.database.records import (
+    DECISIONS,
     DeadLetter,
     StoredModel,
     StoredQuote,
@@ -41,23 +42,26 @@ HISTORY_NAMES = (
 )
 HISTORY_COLUMNS = "version, kind, from_status, to_status, actor, at, comment, was"
 _IS_NEWER = "(length(excluded.analyser), excluded.analyser) >= (length(models.analyser), models.analyser)"
-_IS_VERIFIED_LATER = (
-    "CASE WHEN excluded.analyser = models.analyser"
-    " THEN models.verified_at IS NULL OR coalesce(excluded.verified_at > models.verified_at, false)"
+_DECIDES = "excluded.verification IN ('{}', '{}')".format(*DECISIONS)
+_DECIDED = "models.verification IN ('{}', '{}')".format(*DECISIONS)
+_PREVAILS = (
+    "CASE WHEN excluded.analyser = models.analyser THEN models.verified_at IS NULL"
+    f" OR (coalesce({_DECIDES}, false) AND (NOT {_DECIDED} OR excluded.verified_at > models.verified_at))"
     f" ELSE {_IS_NEWER} END"
 )
+"""As `prevailing` says."""
 _KEEP = {
     "analyser": _IS_NEWER,
     "facts": _IS_NEWER,
-    "verification": _IS_VERIFIED_LATER,
-    "verified_at": _IS_VERIFIED_LATER,
-    "opinion": _IS_VERIFIED_LATER,
+    "verification": _PREVAILS,
+    "verified_at": _PREVAILS,
+    "opinion": _PREVAILS,
 }
 KEEP_NEWER_FACTS = ", ".join(
     f"{name} = CASE WHEN {newer} THEN excluded.{name} ELSE models.{name} END" for name, newer in _KEEP.items()
 )
 """Of two releases side by side neither overwrites what a later analyser has found, and of two processes
-neither what was held against another program later."""
+neither what a person has decided."""
 MODEL_COLUMNS = (
     "sha256, analyser, bytes, facts, first_seen_at, requests_score, requested_at, verification, verified_at,"
     " opinion"

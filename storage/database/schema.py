@@ -104,8 +104,8 @@ models = sa.Table(
     sa.Index(
         "models_that_differ",
         "verified_at",
-        sqlite_where=sa.text("verification = 'differs'"),
-        postgresql_where=sa.text("verification = 'differs'"),
+        sqlite_where=sa.text("verification IN ('differs', 'rejected')"),
+        postgresql_where=sa.text("verification IN ('differs', 'rejected')"),
     ),
 )
 

@@ -68,11 +68,15 @@ class SharedModels:
         )
 
     async def keep(self, sha256: str, found: Model | Refusal) -> None:
-        """Others find it on return."""
+        """Others find it on return; what an earlier analyser has found they do not take for this one's."""
+        if isinstance(found, Model) and found.analyser != self._analyser:
+            return
         await self._copies.keep(self._key(sha256), *self._value(found))
 
     def offer(self, model: Model) -> None:
         """Others find it some time soon."""
+        if model.analyser != self._analyser:
+            return
         self._copies.put(self._key(model.sha256), *self._value(model))
 
     async def drop(self, sha256: str) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime
 import msgspec
 
 from storage.database.contract import Database
-from storage.database.records import StoredModel, Verification, later_of
+from storage.database.records import StoredModel, Verification, prevailing
 from storage.errors import DatabaseUnavailable
 from storage.memory.popularity import added
 from storage.models.shared import Model
@@ -104,12 +104,14 @@ class ModelWriteQueue:
         except DatabaseUnavailable as error:
             self._trouble.met(f"{len(self)} wait: {error.detail}", error.unforeseen)
             newer, self._waiting = self._waiting, {}
+            forgotten = self._forgotten.copy()
             for record in (*self._storing.values(), *newer.values()):
                 self._put(record)
+            self._forgotten = forgotten
             return False
         finally:
-            self._forgotten.difference_update(self._storing)
             self._storing = {}
+            self._forgotten &= self._waiting.keys()
         self._trouble.over()
         return True
 
@@ -132,4 +134,4 @@ def _verification_of(older: StoredModel, newer: StoredModel) -> Verification | N
     """Of the newer one's facts."""
     if older.analyser != newer.analyser:
         return newer.verification
-    return later_of(older.verification, newer.verification)
+    return prevailing(older.verification, newer.verification)

@@ -10,7 +10,7 @@ import msgspec
 from storage.bounds import Bounds
 from storage.clock import Clock
 from storage.database.contract import Database
-from storage.database.records import StoredModel, Verification, later_of
+from storage.database.records import StoredModel, Verification, prevailing
 from storage.memory.lru import Sentinel
 from storage.memory.popularity import Popularity
 from storage.memory.single_flight import SingleFlight
@@ -54,7 +54,11 @@ class Models:
         self.outdated = ModelBacklog(bounds.models_entries, self.popularity, once=True)
         """Models whose facts an earlier version of the analyser has found."""
         self.unverified = ModelBacklog(
-            bounds.models_entries, self.popularity, once=False, rest_s=bounds.verification_rest_s
+            bounds.models_entries,
+            self.popularity,
+            once=False,
+            rest_s=bounds.verification_rest_s,
+            clock_s=clock.monotonic_s,
         )
         """Models whose facts have not been held against another program's."""
         self.refusals: TtlCache[str, Refusal] = TtlCache(
@@ -66,6 +70,9 @@ class Models:
             bounds.absent_entries, bounds.absent_age_s, clock
         )
         """Models with facts of an earlier analyser, for which others were asked lately."""
+        self._past_copies: TtlCache[str, bool] = TtlCache(bounds.absent_entries, bounds.absent_age_s, clock)
+        """Models of which everybody was told to forget what is held: a copy may have been left just before by
+        somebody who did not know."""
         self._lookups: SingleFlight[str, Found | None] = SingleFlight()
         self._loads: SingleFlight[str, Model | None] = SingleFlight()
         self._invalidations = 0
@@ -101,26 +108,31 @@ class Models:
         self.copies.offer(model)
         self.records.add(model, self._clock.now(), requests=0.0)
 
-    async def verify(self, sha256: str, verification: Verification, *, durable: bool = False) -> bool:
-        """Say what came of holding the facts against another program's: others find it when they look.
-        `durable`: on return it is in the database. False when the model is not known."""
-        if (found := await self.find(sha256)) is None:
+    async def verify(self, judged: Model, verification: Verification, *, durable: bool = False) -> bool:
+        """Say what came of holding these facts against another program's: others find it when they look.
+        `durable`: on return it is in the database. False when the model has other facts by now, or none."""
+        found = await self.find(judged.sha256)
+        if found is None or found[0].facts != judged.facts or found[0].analyser != judged.analyser:
             return False
-        model = msgspec.structs.replace(found[0], verification=verification)
+        model = msgspec.structs.replace(
+            found[0], verification=prevailing(found[0].verification, verification)
+        )
         now = self._clock.now()
         if durable:
             record = stored_model(model, now, requests=0.0)
             await self._database.store_models([record], self._half_life_s)
         model = self._hold(model)
         self.records.add(model, now, requests=0.0)
-        await self.copies.keep(sha256, model)
+        await self.copies.keep(model.sha256, model)
         return True
 
     async def look_again(self, sha256: str) -> Model | None:
-        """With the others, for what they have found out since."""
+        """With the others, then in the database, for what they have found out since."""
         copy = await self.copies.find(sha256)
         if isinstance(copy, Model):
             self._hold(copy)
+        if not isinstance(copy, Model) or copy.verification is None:
+            await self._load(sha256)
         found = await self.find(sha256)
         return None if found is None else found[0]
 
@@ -178,6 +190,7 @@ class Models:
         self._loads.forget(sha256)
         self.cache.discard(sha256)
         self.records.forget(sha256)
+        self._past_copies.put(sha256, True)
         self.refusals.discard(sha256)
         self.absences.discard(sha256)
 
@@ -218,6 +231,9 @@ class Models:
 
     async def _look_up(self, sha256: str) -> Found | None:
         """With the others, then in the database."""
+        if self._past_copies.get(sha256) and (loaded := await self._load(sha256)) is not None:
+            self._past_copies.discard(sha256)
+            return loaded, "database"
         copy = await self.copies.find(sha256)
         if isinstance(copy, Refusal):
             self.refusals.put(sha256, copy)
@@ -266,7 +282,7 @@ class Models:
             model = _together(held, model)
         if self.is_outdated(model):
             self.outdated.add(model.sha256)
-        if model.verification is None:
+        elif model.verification is None:
             self.unverified.add(model.sha256)
         self.cache.put(model)
         return model
@@ -286,7 +302,7 @@ class Models:
 def _together(held: Model, newer: Model) -> Model:
     verification = newer.verification
     if held.analyser == newer.analyser:
-        verification = later_of(held.verification, verification)
+        verification = prevailing(held.verification, verification)
     if held.tenants <= newer.tenants and verification is newer.verification:
         return newer
     return msgspec.structs.replace(newer, tenants=newer.tenants | held.tenants, verification=verification)

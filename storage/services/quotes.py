@@ -51,6 +51,10 @@ class Quotes:
             raise NotFound("There is no such quote.")
         return found
 
+    async def find(self, quote_id: str) -> StoredQuote | None:
+        """A quote that this process has followed the log to, or that the database has."""
+        return await self._find(quote_id)
+
     async def issue(self, quote: StoredQuote, sha256: str) -> tuple[StoredQuote, Position | None]:
         """Persist a quote unless it is known: the one that was issued first, and where the log has it when
         that was now."""

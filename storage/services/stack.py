@@ -17,7 +17,6 @@ from storage.database.contract import Database
 from storage.database.health import DatabaseHealth
 from storage.database.lease import Lease, SoleLease, exclusive_lease
 from storage.database.pruning import Pruning
-from storage.database.records import Verification
 from storage.errors import Unavailable
 from storage.ids import new_id
 from storage.log.change_log import ChangeLog, Follower, Reload
@@ -151,14 +150,9 @@ class Storage:
         await self.models.drop_copy(sha256)  # first, or the others would find it again
         return await self._forget(CacheKind.MODEL, sha256, lambda: self.models.invalidate(sha256))
 
-    async def verify_model(self, sha256: str, verification: Verification) -> Position | None:
-        """What came of holding a model's facts against another program's, where it changes what may be sold:
-        every process knows it that has reached the position. None when the model is not known.
-
-        Raises Unavailable, DatabaseUnavailable: not all know it yet.
-        """
-        if not await self.models.verify(sha256, verification, durable=True):
-            return None
+    async def announce_verification(self, sha256: str) -> Position:
+        """Every process that has reached the position reads the model again, with what the database says of
+        it. Raises Unavailable: not all of them know."""
         now = self.clock.now()
         entry = Invalidated(id=new_id(now), at=now, thing=CacheKind.MODEL, key=sha256)
         return await self.change_log.append(entry)

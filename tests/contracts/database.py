@@ -510,7 +510,7 @@ class DatabaseContract:
             assert found is not None
             assert found.facts == stored_model("a", START, analyser=kept).facts
 
-    async def test_of_two_verifications_of_the_same_facts_the_later_one_stays(
+    async def test_the_first_verification_of_the_same_facts_stays_but_for_a_persons_decision(
         self, database: Database
     ) -> None:
         def verified(state: str | None, minutes: int = 0, analyser: str = "1") -> StoredModel:
@@ -522,9 +522,11 @@ class DatabaseContract:
             (verified(None), None),
             (verified("agreed", 1), "agreed"),
             (verified(None), "agreed"),  # of a process that has not heard of it
-            (verified("differs", 2), "differs"),
-            (verified("agreed", 1), "differs"),
-            (verified("decided", 3), "decided"),
+            (verified("differs", 2), "agreed"),
+            (verified("accepted", 3), "accepted"),
+            (verified("not_possible", 5), "accepted"),
+            (verified("rejected", 2), "accepted"),
+            (verified("rejected", 4), "rejected"),
             (verified(None, analyser="2"), None),  # new facts: nothing is known of them
             (verified("agreed", 9), None),
             (verified("differs", 4, "2"), "differs"),
@@ -535,7 +537,7 @@ class DatabaseContract:
             assert (found.verification.state if found.verification else None) == kept, model
         other = msgspec.structs.replace(verified("differs", 5), sha256="b" * 64)
         await database.store_models([other, msgspec.structs.replace(other, sha256="c" * 64)], 1e6)
-        await database.store_models([msgspec.structs.replace(verified("decided", 6), sha256="c" * 64)], 1e6)
+        await database.store_models([msgspec.structs.replace(verified("accepted", 6), sha256="c" * 64)], 1e6)
         listed = await database.load_models_that_differ(5)
         assert [model.sha256[0] for model in listed] == ["b", "a"]
         assert len(await database.load_models_that_differ(1)) == 1

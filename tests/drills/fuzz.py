@@ -143,8 +143,8 @@ def _check_facts(facts: Facts) -> None:
     assert all(math.isfinite(number) and number >= 0 for number in numbers), facts
     assert facts.facets > 0, facts
     assert facts.bodies is None or facts.bodies >= 0, facts
-    # Detail shown to people goes into an answer: it must be text that can be written.
-    msgspec.json.encode(facts)
+    # They are kept and shown as text: what cannot be read again would be in the way for ever.
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=Facts) == facts, facts
 
 
 def _work(mutants: Mutants, numbers: range, state: Any, findings: Any, examine: Examine) -> None:

@@ -218,3 +218,11 @@ def test_what_may_be_wrong_of_a_firm_volume_is_for_the_price_list_to_say() -> No
     assert price(facts, *asked).priceable == "auto"
     stricter = msgspec.structs.replace(asked[1], volume_error_max_pct=Decimal("0.0001"))
     assert price(facts, asked[0], stricter, asked[2]).priceable == "provisional"
+
+
+@pytest.mark.parametrize("thickness", [1e-312, 1e-200, 1e-30])
+def test_facts_of_what_is_next_to_nothing_can_be_read_again(thickness: float) -> None:
+    sheet = meshes.cube(1.0).astype(np.float64) * (1e9, 1e9, thickness)
+    facts = analyse(meshes.obj(sheet))
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=Facts) == facts
+    assert 0 <= facts.volume_error <= 1

@@ -226,7 +226,8 @@ async def test_a_file_that_cannot_be_read_now_keeps_no_other_waiting_and_a_settl
 
 
 async def test_a_model_that_somebody_waits_for_comes_next_and_without_a_rest() -> None:
-    backlog = ModelBacklog(10, popularity(), once=False, rest_s=60.0)
+    now_s = 0.0
+    backlog = ModelBacklog(2, popularity(), once=False, rest_s=60.0, clock_s=lambda: now_s)
     done: list[str] = []
 
     async def work(sha256: str) -> bool:
@@ -234,19 +235,42 @@ async def test_a_model_that_somebody_waits_for_comes_next_and_without_a_rest() -
         return sha256 != "later" or done.count("later") > 1
 
     backlog.work = work
-    for name in ("a", "b", "later"):
+    for name in ("a", "b", "beyond the bound"):
         backlog.add(name)
     task = asyncio.create_task(backlog.run())
-    backlog.hurry("unknown")
-    for name in ("b", "later"):
-        backlog.hurry(name)
-        await until(lambda: done[-1:] == [name])  # noqa: B023
-    assert done == ["b", "later"]  # nobody waits for the others: they rest
+    backlog.hurry("b")
+    await until(lambda: done == ["b"])
+    now_s = 7.0
+    backlog.hurry("later")  # however many wait
+    await until(lambda: done == ["b", "later"])
+    assert (backlog.lag_s, backlog.waited_s("a"), backlog.waited_s("later")) == (7.0, 7.0, 0.0)
     backlog.hurry("later")
-    await until(lambda: len(backlog) == 1)
+    await until(lambda: done == ["b", "later", "later"])
+    await until(lambda: len(backlog) == 1)  # nobody waits for the other: it rests
     backlog.add("b")  # it is taken again
     backlog.hurry("b")
     await until(lambda: done == ["b", "later", "later", "b"])
+    await end(task)
+
+
+async def test_an_error_about_one_model_leaves_the_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PAUSE_S", "RETRY_S"):
+        monkeypatch.setattr(f"storage.models.backlog.{name}", 0.0)
+    backlog = ModelBacklog(10, popularity(), once=False)
+    done: list[str] = []
+
+    async def work(sha256: str) -> bool:
+        done.append(sha256)
+        if sha256 == "bad" and done.count("bad") < 3:
+            raise RuntimeError("what nobody expects")
+        return True
+
+    backlog.work = work
+    for name in ("bad", "good"):
+        backlog.add(name)
+    task = asyncio.create_task(backlog.run())
+    await until(lambda: not len(backlog))
+    assert (done.count("bad"), done.count("good")) == (3, 1)
     await end(task)
 
 

@@ -1,15 +1,21 @@
 """Waiting for a second opinion has an end, and what stands in its way stops nobody."""
 
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from pricing.errors import Refused
-from pricing.facts import Facts, Opinion
+from pricing.facts import Decision, Facts, Opinion
 from pricing.mesh.analysis import analyse
 from pricing.pool import FactsPool, Limits
+from server.prices.quoting import is_disputed
 from server.prices.verification import PENDING_S_MAX, Verifications, opinion_of
+from storage.database.records import Verification
+from storage.errors import LogUnavailable
+from storage.log.entries import Position
 from storage.models.files import ModelFiles
 from storage.models.shared import Model
 from storage.services.stack import Storage
@@ -39,8 +45,14 @@ class Answering(FactsPool):
 @pytest.fixture
 async def model(storage: Storage) -> Model:
     work = Computation(msgspec.json.encode(FACTS))
+    storage.models.unverified.work = nobody
     found, _ = await storage.models.facts(SHA256, len(RING), "acme", work)
     return found
+
+
+async def nobody(sha256: str) -> bool:
+    """Tests ask themselves."""
+    return False
 
 
 @pytest.fixture
@@ -72,7 +84,7 @@ async def test_after_ten_minutes_without_workers_nobody_waits_any_more(
     opinion = opinion_of(settled)
     assert opinion is not None
     assert (opinion.state, "Nobody could be asked" in str(opinion.reason)) == ("not_possible", True)
-    assert (asked.lag_s, asked.outcomes["not_possible"]) == (0.0, 1)
+    assert asked.outcomes["not_possible"] == 1
 
 
 async def test_a_worker_that_was_killed_is_tried_once_more_and_a_file_that_kills_it_is_not(
@@ -119,6 +131,72 @@ async def test_new_facts_are_held_against_it_anew(
     assert await state_of(storage) == "agreed"  # the same analyser has found the same
     storage.models._analyser = "2"
     storage.models.store_reanalysed(SHA256, len(RING), msgspec.json.encode(FACTS))
+    assert await state_of(storage) is None
+    assert await asked.verify(SHA256)
+    assert await state_of(storage) == "agreed"
+
+
+async def test_what_differs_is_announced_also_when_that_failed_at_first(
+    storage: Storage, model: Model, files: ModelFiles, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    differs = Opinion(state="differs", by="trimesh", at=clock.now(), reason="The volume is 1, not 2.")
+    asked = Verifications(storage, Answering(differs), files, clock)
+    append, fails = storage.change_log.append, [True]
+
+    async def append_or_fail(*arguments: Any) -> Position:
+        if fails:
+            fails.clear()
+            raise LogUnavailable("Redis is away.")
+        return await append(*arguments)
+
+    monkeypatch.setattr(storage.change_log, "append", append_or_fail)
+    head = storage.tail.head
+    assert not await asked.verify(SHA256)
+    assert await state_of(storage) == "differs"
+    assert storage.tail.head == head
+    assert await asked.verify(SHA256)
+    assert storage.tail.head == head + 1
+    assert asked.outcomes == {"differs": 1}
+    assert await asked.verify(SHA256)  # once
+    assert storage.tail.head == head + 1
+
+
+async def test_the_first_opinion_stays_and_a_person_has_the_last_word(
+    storage: Storage, model: Model, files: ModelFiles, clock: ManualClock
+) -> None:
+    differs = Opinion(state="differs", by="trimesh", at=clock.now(), reason="x")
+    asked = Verifications(storage, Answering(differs), files, clock)
+    assert await asked.verify(SHA256)
+    late = Verification("not_possible", clock.now() + timedelta(minutes=1), b"{}")
+    found = await storage.models.look_again(SHA256)
+    assert found is not None
+    await storage.models.verify(found, late, durable=True)
+    assert await state_of(storage) == "differs"
+    for accepted, disputed in ((True, False), (False, True), (True, False)):
+        clock.move(1)
+        decision = Decision(accepted=accepted, by="admin", at=clock.now())
+        decided, _ = await asked.decide(SHA256, decision)
+        assert is_disputed(decided) == disputed
+        listed = await storage.models.that_differ(5)
+        assert [each.sha256 for each in listed] == ([SHA256] if disputed else [])
+
+
+async def test_an_opinion_about_facts_that_were_found_anew_meanwhile_is_none(
+    storage: Storage, model: Model, files: ModelFiles, clock: ManualClock
+) -> None:
+    agreed = Opinion(state="agreed", by="trimesh", at=clock.now())
+    pool = Answering(agreed, agreed)
+    asked = Verifications(storage, pool, files, clock)
+    other = msgspec.json.encode(msgspec.structs.replace(FACTS, volume=FACTS.volume * 2))
+
+    async def opinion(body: bytes | Path, facts: Facts) -> Opinion:
+        pool.opinion = Answering.opinion.__get__(pool)  # type: ignore[method-assign]
+        storage.models._analyser = "2"
+        storage.models.store_reanalysed(SHA256, len(RING), other)
+        return agreed
+
+    pool.opinion = opinion  # type: ignore[method-assign]
+    assert not await asked.verify(SHA256)
     assert await state_of(storage) is None
     assert await asked.verify(SHA256)
     assert await state_of(storage) == "agreed"

@@ -13,7 +13,6 @@ from server.api.prices.models import ModelBody, sha256_of
 from server.http.request import Call
 from server.http.responses import json_response
 from server.http.routes import ADMIN, Routes
-from server.prices.model_uploads import MODEL_UPLOADS
 from server.prices.quoting import view_of
 from server.prices.verification import VERIFICATIONS
 from storage.orders.fields import Comment
@@ -70,9 +69,8 @@ async def list_models(call: Call) -> web.StreamResponse:
 )
 async def decide(call: Call) -> web.StreamResponse:
     new = await call.body(NewDecision)
-    model, _ = await call.request.app[MODEL_UPLOADS].known_model(sha256_of(call), call.actor)
     now = call.storage.clock.now()
     decision = Decision(accepted=new.accepted, by=call.actor.name, at=now, comment=new.comment)
-    decided, position = await call.request.app[VERIFICATIONS].decide(model, decision)
+    decided, position = await call.request.app[VERIFICATIONS].decide(sha256_of(call), decision)
     body = msgspec.json.encode(ModelBody(view_of(decided, AS_IN_THE_FILE)))
     return json_response(body, headers={"Facet-Position": str(position)})

@@ -13,7 +13,7 @@ def upgrade() -> None:
     op.add_column("models", sa.Column("verification", sa.String(16)))
     op.add_column("models", sa.Column("verified_at", _MOMENT))
     op.add_column("models", sa.Column("opinion", sa.Text()))
-    condition = sa.text("verification = 'differs'")
+    condition = sa.text("verification IN ('differs', 'rejected')")
     op.create_index(
         "models_that_differ", "models", ["verified_at"], sqlite_where=condition, postgresql_where=condition
     )
