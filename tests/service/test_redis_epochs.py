@@ -58,6 +58,11 @@ def facet(migrated_database: str, valkey: ValkeyServer) -> RedisFacet:
     return RedisFacet(PostgresData(migrated_database), valkey.url, lambda: flushed_all(valkey))
 
 
+async def joined(*processes: Process) -> None:
+    """On a busy machine they may have opened before Redis has answered."""
+    await until(lambda: all(each.tier.joined for each in processes))
+
+
 async def in_epoch(*processes: Process, after: int) -> None:
     """Returns when all of them follow a later epoch of the log."""
     await until(lambda: all(each.tier.joined and each.tier.epoch > after for each in processes))
@@ -80,6 +85,7 @@ async def test_what_was_acknowledged_is_in_the_database_and_goes_on(
     facet: RedisFacet, valkey: ValkeyServer, lose: Callable[[ValkeyServer], None]
 ) -> None:
     async with facet.open(BOUNDS) as here, facet.open(BOUNDS) as there:
+        await joined(here, there)
         old = await here.shop.order(note="old")
         await here.persisted()
         async with here.writes.closed(), there.writes.closed():
@@ -150,6 +156,7 @@ async def test_a_replica_without_the_tail_takes_over(
     group = redis_sentinel
     facet = RedisFacet(PostgresData(migrated_database), group.url, lambda: None)
     async with facet.open(BOUNDS) as here, facet.open(BOUNDS) as there:
+        await joined(here, there)
         order = await here.shop.order()
         await here.persisted()
         async with here.writes.closed(), there.writes.closed():
