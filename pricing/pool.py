@@ -20,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from pebble import ProcessExpired, ProcessPool
@@ -309,10 +309,10 @@ def _limit_processor_time(cpu_s: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + cpu_s, hard))
 
 
-def _work(
-    kind: _Kind, path: str, content_type: str | None, sha256: str | None, cpu_s: int, *more: _More
-) -> _Answer:
+def _work(kind: _Kind, path: str, content_type: str | None, *rest: Any) -> _Answer:
     """Read one file in a worker; the answer is made of plain bytes and strings."""
+    # A release before has no digest in its jobs: the seconds come next.
+    sha256, cpu_s, *more = rest if len(rest) > 1 else (None, *rest)
     _limit_processor_time(cpu_s)
     try:
         return ("done", _KINDS[kind](_mapped(path), content_type, sha256, *more))

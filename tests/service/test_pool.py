@@ -1,7 +1,6 @@
 """The worker pool: right answers, and every way a file can harm a worker costs that file alone."""
 
 import asyncio
-import inspect
 import os
 import select
 import signal
@@ -279,12 +278,19 @@ async def test_a_pool_without_workers_refuses_at_once() -> None:
     await pool.close()
 
 
-def test_a_worker_understands_the_jobs_of_the_release_before() -> None:
+def test_a_worker_understands_the_jobs_of_releases_before(tmp_path: Path) -> None:
     """A server that is replaced on disk serves on, and starts workers of the release that is there now."""
-    inspect.signature(pool_module._prepare_worker).bind(1 << 30)
-    inspect.signature(pool_module._work).bind("facts", "path", None, "ab" * 32, 60)
-    for kind in ("facts", "preview"):
-        inspect.signature(pool_module._KINDS[kind]).bind(RING, None, None)
+    path = tmp_path / "ring.stl"
+    path.write_bytes(RING)
+    jobs = [(kind, str(path), None, *digest, 60) for kind in ("facts", "preview") for digest in ((), (None,))]
+    program = (
+        "import sys\n"
+        "from pricing import pool\n"
+        "pool._prepare_worker(1 << 30)\n"
+        f"print([pool._work(*job)[0] for job in {jobs!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{['done'] * 4}\n"
 
 
 async def test_workers_of_the_release_before_are_told_nothing_new_where_it_is_not_needed() -> None:
