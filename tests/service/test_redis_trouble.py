@@ -24,7 +24,7 @@ from tests.support.proxies import proxied
 from tests.support.shared_processes import PostgresData, Process, RedisFacet
 from tests.support.small_bounds import smaller
 
-BOUNDS = smaller(lease_s=0.5, rebase_patience_s=0.5, shared_idle_s=0.1)
+BOUNDS = smaller(lease_s=0.5, rebase_patience_s=0.5, shared_idle_s=0.1, shared_deadline_s=0.75)
 
 
 @pytest.fixture

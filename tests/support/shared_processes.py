@@ -27,6 +27,7 @@ from storage.sqlite.migrate import migrate_sqlite
 from tests.support import engines, gates
 from tests.support.acts import Workshop
 from tests.support.gates import Gate, GatedDatabase
+from tests.support.small_bounds import SLOW_MACHINE
 
 PREFIX = "facet"
 _count = itertools.count(1)
@@ -223,7 +224,7 @@ class RedisFacet:
         url: str | None = None,
     ) -> AsyncIterator[Process]:
         """`url`: another way to the same Redis."""
-        bounds, clock = bounds or Bounds(), clock or SystemClock()
+        bounds, clock = bounds or SLOW_MACHINE, clock or SystemClock()
         database = self.data.connect(bounds, keeps_answers=True)
         await database.open()
         name = f"process-{next(_count)}"

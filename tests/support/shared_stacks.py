@@ -16,6 +16,7 @@ from storage.redis.endpoint import Endpoint, endpoint_of
 from storage.services.stack import Storage
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.migrate import migrate_sqlite
+from tests.support.small_bounds import SLOW_MACHINE
 
 PREFIX = "facet"
 _count = itertools.count(1)
@@ -56,7 +57,7 @@ async def opened_shared(
     redis_url: str, database_url: str, bounds: Bounds | None = None, *, drain_s: float = 10.0
 ) -> AsyncIterator[Storage]:
     """One process's storage over Redis and PostgreSQL. A background task that dies fails the test."""
-    bounds, clock = bounds or Bounds(), SystemClock()
+    bounds, clock = bounds or SLOW_MACHINE, SystemClock()
     deaths: list[BaseException] = []
     database = await open_postgresql(database_url, bounds)
     endpoint = endpoint_of(redis_url, PREFIX, bounds.shared_deadline_s)
