@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pricing.facts import Facts, Opinion, OpinionState
-from pricing.mesh.measures import Measures, first_vertex, measure
+from pricing.mesh.measures import SINGLE_PRECISION, Measures, distance_of, first_vertex, measure
 from pricing.mesh.topology import WELD_FACETS_MAX
 from pricing.readers.corners import OTHERWISE, Contents
 from pricing.readers.read import Opened, open_model
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 AGREEMENT = 1e-6
 """Volumes, areas and extents are equal when they differ by no more than this share, and what single precision
 leaves open at the model's distance."""
-
-SINGLE_PRECISION = 1.2e-7
 
 BY = f"trimesh {version('trimesh')}"
 
@@ -45,12 +43,13 @@ def second_opinion(source: bytes | memoryview, facts: Facts) -> Opinion:
     """Of a file with these facts. Refused as `pricing.mesh.analysis.analyse` does."""
     opened = open_model(memoryview(source).cast("B").toreadonly())
     contents = opened.read(opened.body)
+    ours = measure(contents.corners)  # a fault of ours is not what trimesh cannot do
     with _silenced():
         try:
             mesh = _read_by_trimesh(opened)
             if not len(mesh.faces):
                 return _opinion("not_possible", "trimesh finds no facets in it.")
-            return _compared(mesh, opened, contents, facts)
+            return _compared(mesh, ours, opened, contents, facts)
         except MemoryError:
             raise
         except Exception as error:  # whatever a library says of a file that it cannot read
@@ -107,8 +106,7 @@ def _silenced() -> Iterator[None]:
         logging.disable(before)
 
 
-def _compared(mesh: "Trimesh", opened: Opened, contents: Contents, facts: Facts) -> Opinion:
-    ours = measure(contents.corners)
+def _compared(mesh: "Trimesh", ours: Measures, opened: Opened, contents: Contents, facts: Facts) -> Opinion:
     # About the point that ours is taken about: the sums of an open surface depend on it.
     mesh.apply_translation(-first_vertex(contents.corners))
     found = " ".join(_differences(mesh, ours, facts))
@@ -120,8 +118,7 @@ def _compared(mesh: "Trimesh", opened: Opened, contents: Contents, facts: Facts)
 
 
 def _differences(mesh: "Trimesh", ours: Measures, facts: Facts) -> Iterator[str]:
-    distance = float(np.abs(np.concatenate([ours.lower, ours.upper])).max())
-    blur = SINGLE_PRECISION * distance
+    blur = SINGLE_PRECISION * distance_of(ours)
     volume = float(mesh.volume) if ours.edges_cancel else _tetrahedra(mesh)
     if not _equal(volume, ours.signed_volume, blur * ours.area):
         yield f"The volume is {volume:.9g}, not {ours.signed_volume:.9g}."

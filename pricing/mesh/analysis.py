@@ -11,7 +11,15 @@ from pricing.errors import Refused
 from pricing.facts import REPAIRS, Body, Facts, MeshWarning
 from pricing.mesh.bodies import list_bodies, without_bodies
 from pricing.mesh.columns import ACROSS_FINE, COLUMNS_SHARE, MET_MIN, Columns, Turn, measure_columns, turn_of
-from pricing.mesh.measures import EXACT, Grid, Measures, edge_residues, measure
+from pricing.mesh.measures import (
+    EXACT,
+    SINGLE_PRECISION,
+    Grid,
+    Measures,
+    distance_of,
+    edge_residues,
+    measure,
+)
 from pricing.mesh.overlaps import INVERTED, Size, size_of
 from pricing.mesh.repair import Repair, repair
 from pricing.mesh.topology import (
@@ -40,7 +48,6 @@ COORDINATE_MAX = 1e9
 # on the border of a cell.
 _GRID_SHARES = (1.13e-7, 1.07e-6, 1.09e-5)
 _GRID_SHIFTS = (0.381966, 0.881966)
-_SINGLE_PRECISION = 1.2e-7
 
 TWICE_ERROR = 5e-3
 """What columns may be wrong by where bodies overlap, as a share of the overlap."""
@@ -221,7 +228,7 @@ def _precision_warnings(measures: Measures, solid: _Solid) -> list[MeshWarning]:
     """Whether single precision at the model's distance is fine enough for its volume."""
     if _precision_error(measures, solid) <= COLUMNS_SHARE:
         return []
-    distance = _distance(measures)
+    distance = distance_of(measures)
     said = f"The model lies up to {distance:.3g} from the origin: there its coordinates are too coarse."
     return [MeshWarning("too_far_from_origin", said)]
 
@@ -230,12 +237,7 @@ def _precision_error(measures: Measures, solid: _Solid) -> float:
     """The share of the volume that single precision at the model's distance leaves open."""
     if not solid.volume > 0:
         return 0.0
-    return solid.area * _distance(measures) * _SINGLE_PRECISION / 2 / solid.volume
-
-
-def _distance(measures: Measures) -> float:
-    """Of the farthest corner from the origin."""
-    return float(np.abs(np.concatenate([measures.lower, measures.upper])).max())
+    return solid.area * distance_of(measures) * SINGLE_PRECISION / 2 / solid.volume
 
 
 def _extent(measures: Measures) -> tuple[float, float, float]:
@@ -263,7 +265,7 @@ def _check_box(measures: Measures) -> None:
             "At least one coordinate is not a finite number.",
             "Repair the model and export it again.",
         )
-    largest = float(np.abs(np.concatenate([measures.lower, measures.upper])).max())
+    largest = distance_of(measures)
     if largest > COORDINATE_MAX:
         raise Refused(
             "coordinate_limit",
@@ -276,8 +278,8 @@ def _grids(measures: Measures) -> list[Grid]:
     """Grids from fine to coarse, none finer than what single precision can tell apart at the mesh's
     distance."""
     size = float((measures.upper - measures.lower).max())
-    distance = float(np.abs(np.concatenate([measures.lower, measures.upper])).max())
-    finest = 4 * _SINGLE_PRECISION * distance
+    distance = distance_of(measures)
+    finest = 4 * SINGLE_PRECISION * distance
     steps = {max(share * size, finest) for share in _GRID_SHARES}
     return [Grid(step, shift) for step in sorted(steps) if step > 0 for shift in _GRID_SHIFTS]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from pricing.errors import Refused
 from pricing.facts import Body
-from pricing.mesh.topology import Welded, bodies_of, match_edges, mesh_of, volumes
+from pricing.mesh.topology import FREE, SHARED, Welded, bodies_of, match_edges, mesh_of, volumes
 from pricing.readers.corners import Corners
 
 BODIES_LISTED_MAX = 50
@@ -22,8 +22,9 @@ def list_bodies(welded: Welded, corners: Corners) -> tuple[Body, ...]:
     mesh = mesh_of(welded, corners)
     facets = np.bincount(labels, minlength=number)
     sums = np.bincount(labels, weights=volumes(mesh), minlength=number)
-    free = (match_edges(welded.faces, len(welded.places)).partners < 0).any(axis=1)
-    opened = np.bincount(labels, weights=free & _with_area(welded), minlength=number)
+    partners = match_edges(welded.faces, len(welded.places)).partners
+    unpaired = ((partners == FREE) | (partners == SHARED)).any(axis=1)
+    opened = np.bincount(labels, weights=unpaired, minlength=number)
     order = np.argsort(labels, kind="stable")
     starts = np.concatenate([[0], np.cumsum(facets)])
     found = []
@@ -41,12 +42,6 @@ def list_bodies(welded: Welded, corners: Corners) -> tuple[Body, ...]:
             )
         )
     return tuple(found)
-
-
-def _with_area(welded: Welded) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-    a, b, c = welded.faces.T
-    kept: np.ndarray[tuple[int], np.dtype[np.bool_]] = (a != b) & (b != c) & (c != a)
-    return kept
 
 
 def without_bodies(welded: Welded, corners: Corners, leave_out: Sequence[int]) -> Corners:

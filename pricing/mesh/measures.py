@@ -54,6 +54,15 @@ class Measures(NamedTuple):
     finite: bool
 
 
+SINGLE_PRECISION = 1.2e-7
+"""What a coordinate in single precision may be wrong by, as a share of it."""
+
+
+def distance_of(measures: Measures) -> float:
+    """Of the farthest side of the box from the origin."""
+    return float(np.abs(np.concatenate([measures.lower, measures.upper])).max())
+
+
 class EdgeResidues(NamedTuple):
     """Whether the edges of a mesh pair up: with opposite directions; regardless of direction."""
 

@@ -85,8 +85,8 @@ class Verifications:
 
     async def verify(self, sha256: str) -> bool:
         """Ask about a model, unless that was done meanwhile. False: later."""
-        model = await self._storage.models.look_again(sha256)
         try:
+            model = await self._storage.models.look_again(sha256)
             if model is not None and model.verification is None and not await self._verified(model):
                 return False
             if sha256 in self._unannounced:
@@ -131,7 +131,8 @@ class Verifications:
             self._news.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), min(LOOK_S, left_s))
-            model = await self._storage.models.look_again(model.sha256) or model
+            with contextlib.suppress(StorageError):  # what is held here is as good as it was
+                model = await self._storage.models.look_again(model.sha256) or model
         return model
 
     async def decide(self, sha256: str, decision: Decision) -> tuple[Model, Position]:

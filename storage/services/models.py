@@ -121,9 +121,8 @@ class Models:
         if durable:
             record = stored_model(model, now, requests=0.0)
             await self._database.store_models([record], self._half_life_s)
-        model = self._hold(model)
-        self.records.add(model, now, requests=0.0)
-        await self.copies.keep(model.sha256, model)
+        await self.copies.keep(model.sha256, model)  # before it is told here: who heard it asks others
+        self.records.add(self._hold(model), now, requests=0.0)
         return True
 
     async def look_again(self, sha256: str) -> Model | None:

@@ -196,7 +196,7 @@ async def _answerer(sources: Sequence[ModelSource], arguments: argparse.Namespac
         yield _Meshes(partial(_analysed_here, leave_out=leave_out), verify, arguments.units).answer
     else:
         workers = min(_processors(), len(sources))
-        pool = FactsPool(Limits(workers=workers, waiting=2 * AHEAD))
+        pool = FactsPool(Limits(workers=workers, waiting=AHEAD))
         await pool.start()
         try:
             asked = _opinion_by(pool) if arguments.verify else None
