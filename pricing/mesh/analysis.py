@@ -123,7 +123,8 @@ def _without(corners: Corners, leave_out: Sequence[int]) -> Corners:
 
 
 def _left_out(leave_out: Sequence[int]) -> MeshWarning:
-    said = f"Left out, and no metal: bodies {', '.join(map(str, leave_out))}."
+    bodies = "body" if len(leave_out) == 1 else "bodies"
+    said = f"Left out, and no metal: {bodies} {', '.join(map(str, leave_out))}."
     return MeshWarning("bodies_left_out", said)
 
 
