@@ -19,30 +19,42 @@ def show(result: dict[str, Any]) -> None:
             print(f"  {name:<48}{value:>16}")
 
 
-def judge(folder: Path, *, as_json: bool) -> int:
-    from benchmarks import verdicts
+WITH_FOLDER = ("verdicts", "first_answer")
 
+
+def run_over(name: str, folder: Path, *, as_json: bool) -> int:
+    module = importlib.import_module(f"benchmarks.{name}")
     try:
-        result = verdicts.run(folder)
+        result = module.run(folder)
     except FileNotFoundError as error:
-        print(f"facet bench verdicts: {error}", file=sys.stderr)
+        print(f"facet bench {name}: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(result) if as_json else verdicts.table(result))
+    if as_json:
+        print(json.dumps(result))
+    elif name == "verdicts":
+        print(module.table(result))
+    else:
+        show(result)
     return 0
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="facet bench", description="Measured claims, as ratios.")
     parser.add_argument(
-        "name", nargs="?", choices=(*NAMES, "verdicts"), help="one of them; all but verdicts when left out"
+        "name",
+        nargs="?",
+        choices=(*NAMES, *WITH_FOLDER),
+        help="one of them; when left out, all that take no folder",
     )
-    parser.add_argument("folder", nargs="?", type=Path, help="of models, for verdicts alone")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="of models, for verdicts; another checkout, for first_answer"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, a line per benchmark")
     options = parser.parse_args(arguments)
-    if (options.name == "verdicts") != (options.folder is not None):
-        parser.error("verdicts takes a folder, and nothing else does")
+    if (options.name in WITH_FOLDER) != (options.folder is not None):
+        parser.error(f"{' and '.join(WITH_FOLDER)} take a folder, and nothing else does")
     if options.folder is not None:
-        return judge(options.folder, as_json=options.json)
+        return run_over(options.name, options.folder, as_json=options.json)
     for name in [options.name] if options.name else NAMES:
         try:
             result = importlib.import_module(f"benchmarks.{name}").run()

@@ -97,14 +97,15 @@ def popen(
 
 
 @contextlib.contextmanager
-def facet(directory: Path, name: str = "facet", **settings: str) -> Iterator[Subject]:
-    """The service itself, `facet serve`, over a data directory of this name, on one core."""
+def facet(directory: Path, name: str = "facet", root: Path = ROOT, /, **settings: str) -> Iterator[Subject]:
+    """The service itself, `facet serve`, over a data directory of this name, on one core. `root`: the
+    checkout whose code runs."""
     data_dir = directory / name
     start = "import sys; from benchmarks.load import pin; pin(0); from server.commands.cli import main"
     words = ["-c", f"{start}; sys.exit(main(['serve', '--port', '0', '--data-dir', {str(data_dir)!r}]))"]
     log_file = directory / f"{name}.log"
     with log_file.open("w") as log:
-        process = popen(words, settings, stderr=log)
+        process = popen(words, {"PYTHONPATH": str(root), **settings}, stderr=log, cwd=root)
     deadline_s = time.monotonic() + START_S
     while (holder := _holder(data_dir)) is None or holder[0] != process.pid:
         if time.monotonic() > deadline_s or process.poll() is not None:

@@ -120,7 +120,7 @@ def _by_upload(ours: Subject, bare: Subject, body: bytes, rounds: int) -> dict[s
 def _uploads(subject: Subject, connection: socket.socket, path: str, body: bytes) -> Uploaded:
     cpu_before_s, began_s = cpu_s(subject.process.pid), time.perf_counter()
     for _ in range(UPLOADS_EACH):
-        _sent(connection, path, body)
+        sent(connection, path, body)
     wall_s = time.perf_counter() - began_s
     return Uploaded((cpu_s(subject.process.pid) - cpu_before_s) / UPLOADS_EACH, wall_s / UPLOADS_EACH)
 
@@ -134,10 +134,10 @@ def _ratio(sent: dict[str, list[Uploaded]], field: str) -> float:
 def _settled(connection: socket.socket, body: bytes) -> bytes:
     """The price of a new model once there is a second opinion: it comes in the background, and changes what
     is answered."""
-    return _sent(connection, PRICE, body, Prefer="wait=60")
+    return sent(connection, PRICE, body, Prefer="wait=60")
 
 
-def _sent(connection: socket.socket, path: str, body: bytes, **headers: str) -> bytes:
+def sent(connection: socket.socket, path: str, body: bytes, **headers: str) -> bytes:
     """The body of the answer to a POST."""
     connection.sendall(request("POST", path, ADMIN_TOKEN, b"", Content_Length=str(len(body)), **headers))
     connection.sendall(body)
