@@ -14,6 +14,7 @@ import contextlib
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -34,9 +35,9 @@ from tests.drills.race_faults import Fault
 from tests.drills.race_judge import KINDS, Facts, Wrong, judge, read_records, read_state
 from tests.drills.race_process import Spec
 from tests.support.shared_stacks import PREFIX
+from tests.support.template import Process, environment_of, start
 from tests.support.unseen import unseen_failures
 
-ROOT = Path(__file__).parents[2]
 ERRORS = "errors.log"
 START_S, STOP_S, EXAMINE_S = 60.0, 40.0, 120.0
 STALLED_S = 30.0
@@ -93,7 +94,9 @@ class Racer:
     def __init__(self, spec: Spec, directory: Path) -> None:
         self.spec = spec
         self._directory = directory
-        self._process: asyncio.subprocess.Process
+        self._process: Process
+        self._hears: asyncio.StreamReader
+        self._says: asyncio.StreamWriter
 
     @property
     def name(self) -> str:
@@ -103,40 +106,40 @@ class Racer:
         """Returns once it follows the log."""
         record = str(self._directory / f"{self.spec.index}-{self.spec.incarnation + 1}.jsonl")
         self.spec = msgspec.structs.replace(self.spec, incarnation=self.spec.incarnation + 1, record=record)
-        with (self._directory / ERRORS).open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.drills.race_process", msgspec.json.encode(self.spec).decode()),
-                cwd=ROOT,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
+        ours, theirs = socket.socketpair()
+        words = [msgspec.json.encode(self.spec).decode()]
+        with (self._directory / ERRORS).open("ab") as log, theirs:
+            output, errors = theirs.fileno(), log.fileno()
+            self._process = start(
+                "tests.drills.race_process", words, environment_of({}), output, errors, given=output
             )
+        self._hears, self._says = await asyncio.open_connection(sock=ours)
         await self._hear("open", START_S)
 
     async def tell(self, word: str, deadline_s: float) -> None:
         """Returns when it has done it. Raises Fallen."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{word}\n".encode())
+        self._says.write(f"{word}\n".encode())
         await self._hear(f"{word} done", deadline_s)
 
     async def leave(self) -> None:
         await self.tell("leave", STOP_S)
-        async with asyncio.timeout(STOP_S):
-            if await self._process.wait() != 0:
-                raise Fallen(f"{self.name} ended with {self._process.returncode}")
+        if await asyncio.to_thread(self._process.wait, STOP_S) != 0:
+            raise Fallen(f"{self.name} ended with {self._process.returncode}")
+        self._says.close()
 
     async def kill(self) -> None:
-        if self._process.returncode is None:
-            self._process.send_signal(signal.SIGKILL)
-        await self._process.wait()
+        self._process.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(self._process.wait)
+        self._says.close()
 
     async def _hear(self, words: str, deadline_s: float) -> None:
-        assert self._process.stdout is not None
         try:
             async with asyncio.timeout(deadline_s):
-                heard = (await self._process.stdout.readline()).decode().strip()
+                heard = (await self._hears.readline()).decode().strip()
         except TimeoutError:
             heard = "nothing"
+        except ConnectionError:
+            heard = ""
         if heard != words:
             raise Fallen(f"{self.name} says {heard or 'no more'!r} where {words!r} was due")
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.processes import ADMIN_TOKEN, Service
 
 SEED = 20260301
-CASES_PER_OPERATION = 40
+CASES_PER_OPERATION = 25
 DEADLINE_S = 240
 
 CHECKS = (

@@ -22,6 +22,9 @@ from tests.support.workshop import new_key
 WHOLE_S = 15.0
 """A stalled connection is noticed by its deadline; a busy machine takes a while to notice."""
 
+PAUSE_S = 0.02
+"""Of a customer, before each request: enough for one to be under way at every harm."""
+
 REDIS = ("append", "read", "follow", "copies")
 POSTGRES = ("reader", "writer")
 
@@ -111,6 +114,7 @@ class Customer:
                 ("GET", f"/v1/orders/{self._order_id}/history"),
                 ("POST", f"/v1/orders/{self._order_id}/comments"),
             ):
+                await asyncio.sleep(PAUSE_S)
                 await self._ask(method, path)
 
     async def _ask(self, method: str, path: str) -> None:

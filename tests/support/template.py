@@ -87,16 +87,21 @@ def start(
     output: int,
     errors: int,
     root: Path = ROOT,
+    given: int | None = None,
 ) -> Process:
-    """`python -m module words`, without input, its outputs to these descriptors."""
+    """`python -m module words`, its input (`given`; None: nothing) and outputs from and to these
+    descriptors."""
+    if given is None:
+        with open(os.devnull) as nothing:
+            return start(module, words, environment, output, errors, root, nothing.fileno())
     if root == ROOT and sys.platform == "linux" and _same_interpreter(environment):
         with Template.turn:
-            return Template.here().fork(module, words, environment, output, errors)
+            return Template.here().fork(module, words, environment, (given, output, errors))
     return subprocess.Popen(
         [sys.executable, "-m", module, *words],
         cwd=root,
         env=dict(environment),
-        stdin=subprocess.DEVNULL,
+        stdin=given,
         stdout=output,
         stderr=errors,
     )
@@ -137,13 +142,14 @@ class Template:
             )
 
     def fork(
-        self, module: str, words: Sequence[str], environment: Mapping[str, str], output: int, errors: int
+        self, module: str, words: Sequence[str], environment: Mapping[str, str], standard: Sequence[int]
     ) -> Fork:
+        """`standard`: its three descriptors."""
         mask = os.umask(0)
         os.umask(mask)
         asked = json.dumps([module, list(words), dict(environment), mask]).encode()
         with _adopting():
-            socket.send_fds(self._socket, [asked], [output, errors])
+            socket.send_fds(self._socket, [asked], standard)
             return Fork(int(self._socket.recv(64)))
 
 
@@ -164,7 +170,7 @@ def main(descriptor: int) -> int:
         importlib.import_module(module)
     with socket.socket(fileno=descriptor) as connection:
         while True:
-            asked, descriptors, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 2)
+            asked, descriptors, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 3)
             if not asked:
                 return 0
             pid = _fork_away()
@@ -173,7 +179,7 @@ def main(descriptor: int) -> int:
             for each in descriptors:
                 os.close(each)
             connection.send(str(pid).encode())
-    for target, each in enumerate(descriptors, 1):
+    for target, each in enumerate(descriptors):
         os.dup2(each, target)
         os.close(each)
     module, words, environment, mask = json.loads(asked)

@@ -14,7 +14,7 @@ from pricing.mesh.analysis import analyse
 from pricing.price.firmness import firmness_of
 from tests.drills import fuzz, fuzz_mutations
 
-MUTANTS = 300
+MUTANTS = 200
 SEED = 20
 
 
