@@ -132,7 +132,13 @@ def _query_parameters(record: type[msgspec.Struct]) -> list[dict[str, Any]]:
     properties = schema["$defs"][record.__name__] if "$defs" in schema else schema
     required = set(properties.get("required", ()))
     return [
-        {"name": name, "in": "query", "required": name in required, "schema": _query_schema(kind)}
+        {
+            "name": name,
+            "in": "query",
+            "required": name in required,
+            "allowEmptyValue": name not in required,
+            "schema": _query_schema(kind),
+        }
         for name, kind in properties["properties"].items()
     ]
 

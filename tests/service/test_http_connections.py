@@ -16,14 +16,12 @@ from storage.redis.scripts import APPEND
 from tests.support.certificates import self_signed
 from tests.support.gates import until_true
 from tests.support.network import EVENTS, Network, network
-from tests.support.processes import Client, Clients, Reply, Service, clients_of
+from tests.support.processes import Client, Service, clients_of
+from tests.support.visitors import Customer
 from tests.support.workshop import new_key
 
 WHOLE_S = 15.0
 """A stalled connection is noticed by its deadline; a busy machine takes a while to notice."""
-
-PAUSE_S = 0.02
-"""Of a customer, before each request: enough for one to be under way at every harm."""
 
 REDIS = ("append", "read", "follow", "copies")
 POSTGRES = ("reader", "writer")
@@ -87,45 +85,6 @@ async def placed(
         )
         async with running(service):
             yield Place(service, before_redis, before_database)
-
-
-class Customer:
-    """Reads and changes orders all the time; told nothing but what happened, or 503."""
-
-    def __init__(self, clients: Clients, order_id: str) -> None:
-        self._who = clients.admin
-        self._order_id = order_id
-        self.failures: list[Reply | BaseException] = []
-
-    @contextlib.asynccontextmanager
-    async def living(self) -> AsyncIterator[None]:
-        life = asyncio.create_task(self._live())
-        try:
-            yield
-        finally:
-            life.cancel()
-
-    async def _live(self) -> None:
-        while True:
-            for method, path in (
-                ("GET", f"/v1/orders/{self._order_id}"),
-                ("DELETE", "/v1/cache/lists"),
-                ("GET", "/v1/orders?status=INITIATED"),
-                ("GET", f"/v1/orders/{self._order_id}/history"),
-                ("POST", f"/v1/orders/{self._order_id}/comments"),
-            ):
-                await asyncio.sleep(PAUSE_S)
-                await self._ask(method, path)
-
-    async def _ask(self, method: str, path: str) -> None:
-        body = {"comment": "still there?"} if method == "POST" else None
-        try:
-            reply = await self._who.send(method, path, json=body)
-        except Exception as error:
-            self.failures.append(error)
-        else:
-            if reply.status >= 500 and reply.status != 503:
-                self.failures.append(reply)
 
 
 async def whole_again(admin: Client, order_id: str) -> None:

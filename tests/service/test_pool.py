@@ -1,6 +1,7 @@
 """The worker pool: right answers, and every way a file can harm a worker costs that file alone."""
 
 import asyncio
+import functools
 import os
 import select
 import signal
@@ -79,12 +80,13 @@ def workers(server_pid: int) -> list[Process]:
     return [Process(pid, os.pidfd_open(pid)) for pid in pids]
 
 
-# An ASCII STL that keeps a worker busy for a second or two.
-TANGLED = meshes.torus(around=300, across=160)
-SLOW = meshes.binary_stl(
-    np.concatenate([TANGLED + at for pair in range(0, 240, 40) for at in (pair, pair + 1)])
-)
-"""Six pairs of rings that overlap and have to be united: seconds of work."""
+@functools.cache
+def slow() -> bytes:
+    """Six pairs of rings that overlap and have to be united: seconds of work for a worker."""
+    ring = meshes.torus(around=300, across=160)
+    return meshes.binary_stl(
+        np.concatenate([ring + at for pair in range(0, 240, 40) for at in (pair, pair + 1)])
+    )
 
 
 async def refused(answer: Awaitable[Facts]) -> str:
@@ -113,7 +115,7 @@ async def test_answers_are_those_of_the_analyser(tmp_path: Path) -> None:
 @pytest.mark.asyncio
 async def test_slow_files_hit_the_clock_and_the_next_file_is_answered() -> None:
     async with running(Limits(workers=1, wall_s=0.3)) as pool:
-        assert await refused(pool.analyse(SLOW)) == "time_limit"
+        assert await refused(pool.analyse(slow())) == "time_limit"
         assert (await pool.analyse(RING)).closed
         assert pool.ended == {"stopped": 1, "read": 1}
 
@@ -145,7 +147,7 @@ async def test_too_much_memory_is_refused_and_the_next_file_is_answered(tmp_path
 async def test_a_killed_worker_fails_its_own_file_only() -> None:
     async with running(Limits(workers=1)) as pool:
         (worker,) = workers(os.getpid())
-        answer = asyncio.create_task(pool.analyse(SLOW))
+        answer = asyncio.create_task(pool.analyse(slow()))
         before_s = worker.processor_s()
         await until(lambda: worker.processor_s() > before_s + 0.5)
         os.kill(worker.pid, signal.SIGKILL)
@@ -167,7 +169,7 @@ async def test_idle_workers_that_are_killed_are_replaced() -> None:
 @pytest.mark.asyncio
 async def test_closing_tells_those_who_wait() -> None:
     async with running(Limits(workers=1)) as pool:
-        waiting = [asyncio.create_task(pool.analyse(SLOW)) for _ in range(3)]
+        waiting = [asyncio.create_task(pool.analyse(slow())) for _ in range(3)]
         await asyncio.sleep(0)
         await pool.close()
         for answer in waiting:
@@ -178,7 +180,7 @@ async def test_closing_tells_those_who_wait() -> None:
 @pytest.mark.asyncio
 async def test_processor_time_is_limited() -> None:
     async with running(Limits(workers=1, cpu_s=0)) as pool:
-        assert await refused(pool.analyse(SLOW)) == "time_limit"
+        assert await refused(pool.analyse(slow())) == "time_limit"
 
 
 @pytest.mark.asyncio

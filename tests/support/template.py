@@ -9,6 +9,7 @@ starts from nothing, as do the workers that a server starts itself.
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib
 import json
 import os
@@ -168,6 +169,8 @@ def main(descriptor: int) -> int:
     """Forks until nobody asks any more; in a fork, the exit code of what was asked for."""
     for module in IMPORTED:
         importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # else the first collection of each fork copies all of this process's pages
     with socket.socket(fileno=descriptor) as connection:
         while True:
             asked, descriptors, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 3)

@@ -10,12 +10,14 @@ from uuid import uuid4
 
 import aiohttp
 
-from tests.support.processes import ADMIN_TOKEN, Client, Reply
+from tests.support.processes import ADMIN_TOKEN, Client, Clients, Reply
 
 TIMEOUT_S = 30.0
 CHECK_S = 2.0
 CHECK_EVERY_S = 0.1
 FAILURES_SHOWN = 10
+PAUSE_S = 0.02
+"""Of a customer, before each request."""
 
 
 class Tally:
@@ -151,3 +153,42 @@ class Balancer:
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
+
+
+class Customer:
+    """Reads and changes orders all the time; told nothing but what happened, or 503."""
+
+    def __init__(self, clients: Clients, order_id: str) -> None:
+        self._who = clients.admin
+        self._order_id = order_id
+        self.failures: list[Reply | BaseException] = []
+
+    @contextlib.asynccontextmanager
+    async def living(self) -> AsyncIterator[None]:
+        life = asyncio.create_task(self._live())
+        try:
+            yield
+        finally:
+            life.cancel()
+
+    async def _live(self) -> None:
+        while True:
+            for method, path in (
+                ("GET", f"/v1/orders/{self._order_id}"),
+                ("DELETE", "/v1/cache/lists"),
+                ("GET", "/v1/orders?status=INITIATED"),
+                ("GET", f"/v1/orders/{self._order_id}/history"),
+                ("POST", f"/v1/orders/{self._order_id}/comments"),
+            ):
+                await asyncio.sleep(PAUSE_S)
+                await self._ask(method, path)
+
+    async def _ask(self, method: str, path: str) -> None:
+        body = {"comment": "still there?"} if method == "POST" else None
+        try:
+            reply = await self._who.send(method, path, json=body)
+        except Exception as error:
+            self.failures.append(error)
+        else:
+            if reply.status >= 500 and reply.status != 503:
+                self.failures.append(reply)
