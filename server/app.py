@@ -15,10 +15,11 @@ from server.api.access import tokens
 from server.api.operations import backups, cache, health
 from server.api.orders import lists, orders
 from server.api.prices import batches, jobs, models, prices, verifications, versions
-from server.config import Settings
+from server.config import ConfigError, Settings
 from server.engines import engines_of
 from server.garbage_collector import keep_collected, keep_trimmed, tune_gc
 from server.http.body import BODIES, Bodies
+from server.http.hot_path import AIOHTTP_VERSION, HOT_PATH, HotPath, is_tested
 from server.http.keys import DIRECTORY, SETTINGS, STORAGE
 from server.http.routes import Route, add_routes
 from server.jobs import respond
@@ -99,6 +100,7 @@ def build(
     app[DIRECTORY] = directory
     app[STORAGE] = storage
     add_pricing(app, pool, opinions, clock)
+    app[HOT_PATH] = hot_path_of(settings, storage)
     app[BODIES] = Bodies()
     app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
     app[JOBS] = Jobs(storage.change_log.shared_cache, respond.gone, clock)
@@ -145,6 +147,18 @@ def build(
     app.cleanup_ctx.append(open_everything)
     app.on_shutdown.append(before_connections_close)
     return app
+
+
+def hot_path_of(settings: Settings, storage: Storage) -> HotPath | None:
+    """Raises ConfigError with an aiohttp that it was not tested against."""
+    if not settings.hot_path or settings.access_log:  # each request is a line then
+        return None
+    if not is_tested():
+        raise ConfigError(
+            f"this release answers from memory with aiohttp {AIOHTTP_VERSION} only: install that,"
+            " or set FACET_HOT_PATH=0"
+        )
+    return HotPath(storage)
 
 
 def add_pricing(app: web.Application, pool: FactsPool, opinions: FactsPool, clock: Clock) -> None:

@@ -159,6 +159,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     access_log: Annotated[
         bool, Setting("0", "0 | 1", "A line per request. Costs about as much as a cached answer does.", _flag)
     ]
+    hot_path: Annotated[
+        bool,
+        Setting(
+            "1",
+            "0 | 1",
+            "What was answered before is answered ahead of aiohttp's parser. Not with an access log.",
+            _flag,
+        ),
+    ]
     metrics_protected: Annotated[
         bool, Setting("0", "0 | 1", "1: `/metrics` needs a token of role `admin`.", _flag)
     ]

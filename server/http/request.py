@@ -49,7 +49,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 
-_PROCESS = os.urandom(4).hex()
+_PROCESS = os.urandom(4).hex().encode()
 
 _count = itertools.count(1)
 
@@ -59,7 +59,11 @@ def request_id_of(request: web.BaseRequest) -> str:
     given = request.headers.get("X-Request-Id")
     if given is not None and _REQUEST_ID.match(given):
         return given
-    return f"{_PROCESS}-{next(_count)}"
+    return new_request_id().decode()
+
+
+def new_request_id() -> bytes:
+    return b"%b-%d" % (_PROCESS, next(_count))
 
 
 async def invite_body(request: web.Request) -> None:

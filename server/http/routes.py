@@ -1,6 +1,7 @@
 """What a route is, and what stands between the server and a handler: access, errors, request ids, timing."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from server.http.hot_path import HOT_PATH, Peek
 from server.http.keys import STORAGE
 from server.http.problems import HttpError, problem_response
 from server.http.request import JSON_BYTES_MAX, Call, invite_body, request_id_of
@@ -54,6 +56,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     changes: bool = False
     prefers: bool = False
     """Can be answered later: `Prefer: respond-async`."""
+    peek: Callable[[Call], Peek | None] | None = None
+    """How to answer again from memory what has been answered once: see `server/http/hot_path.py`. What it
+    returns must not keep the request."""
 
     @property
     def is_page(self) -> bool:
@@ -87,6 +92,8 @@ class Routes(list[Route]):
 SHARED_ABSENCES = frozenset({"not_found", "unknown_model", "unknown_job"})
 """Codes of things that another process may know of. (A file that is not kept here is not.)"""
 
+_LEARNED = (200, 304)
+
 POLLED = ("/v1/orders/{id}/status", "/v1/models/{sha256}/price")
 
 
@@ -113,6 +120,7 @@ def _endpoint(route: Route, observe: Observe) -> Callable[[web.Request], Awaitab
     body_bytes_max = route.body_bytes_max
     takes_query = route.query is not None
     takes_body = route.uploads or route.body is not None or route.form is not None
+    make_peek = route.peek
 
     def refused(error: Exception, request: web.Request, request_id: str) -> web.Response:
         response = problem_response(error, request_id)
@@ -156,6 +164,13 @@ def _endpoint(route: Route, observe: Observe) -> Callable[[web.Request], Awaitab
             if roles is not None:
                 _say_how_new(call, response)
         observe(response.status, clock() - began_s)
+        if (
+            make_peek is not None
+            and response.status in _LEARNED
+            and not call.disconnected
+            and (hot_path := request.app[HOT_PATH]) is not None
+        ):
+            hot_path.learn(request, call.actor, functools.partial(make_peek, call), observe)
         return response
 
     return endpoint

@@ -5,12 +5,15 @@
 - The head of a request has a bound, and so has what comes behind a request that is not answered yet.
 - An answer waits until its reader has taken it, and who does not read is cut off.
 - A caller that has sent all it will send is still answered, for a moment.
+- What has been understood before and is in memory is answered before it is parsed: `server/http/hot_path.py`.
 
 Relies on the pinned aiohttp's internals (`_messages`, `_waiter`, the flags of paused reading): see
 `tests/unit/test_connections.py`.
 """
 
 import asyncio
+import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -23,8 +26,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from server.http.hot_path import HEAD_END, HotPath
 from server.http.problems import HttpError, problem_response
 from server.http.request import request_id_of
+
+logger = logging.getLogger("facet.http")
 
 READ_WINDOW_S = 20.0
 READ_RATE_BYTES_MIN = 1024
@@ -44,6 +50,9 @@ PIPELINED_MAX = 4
 """Requests of one connection that wait for the answers before them; more are not read."""
 HELD_BYTES_TOTAL = 4 << 20
 """What all connections together may have sent before it is their turn."""
+ANSWERS_BYTES = 64 << 10
+"""How much is answered from memory at once; what is asked behind that goes the normal way, which waits for
+its reader."""
 ROUND_REQUESTS = 16
 """Requests that are begun in one round of the event loop, of all connections: some 3 ms."""
 ROUND_ENDINGS = 16
@@ -140,16 +149,26 @@ class Connection(RequestHandler):
         "_body",
         "_body_bytes",
         "_chunking_bytes",
+        "_due_bytes",
         "_half_closed",
         "_head_bytes",
         "_held",
+        "_hot_path",
+        "_plain",
+        "_unread",
         "_waits",
         "turns",
     )
 
-    def __init__(self, turns: Turns, *arguments: object, **options: object) -> None:
+    def __init__(self, turns: Turns, hot_path: HotPath | None, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
         self.turns = turns
+        self._hot_path = hot_path
+        self._due_bytes: int | None = 0
+        """How much is missing of the last request. None: unknown. 0: the next byte begins a request."""
+        self._unread: asyncio.Task[None] | None = None
+        self._plain: tuple[object, bytes] | None = None
+        """The last request and its bytes, when they were a whole chunk without a body."""
         self._held = b""
         """What was sent and not parsed yet."""
         self._waits = False
@@ -228,6 +247,80 @@ class Connection(RequestHandler):
         return max(self._body_bytes - body.total_bytes, 1)
 
     def _parse(self, data: bytes) -> None:
+        if self._due_bytes == 0 and (hot_path := self._hot_path) is not None and self._is_idle():
+            data = self._answered(data, hot_path)
+            if not data:
+                return
+        self._parse_cold(data)
+
+    def _is_idle(self) -> bool:
+        """Whether no request is under way, and all that was answered has been taken."""
+        waiter = self._waiter
+        return (
+            waiter is not None
+            and not waiter.done()  # about to be woken, or to end
+            and not self._paused
+            and self._half_closed is None
+            and not self._manager.leaving  # type: ignore[union-attr]
+        )
+
+    def _answered(self, data: bytes, hot_path: HotPath) -> bytes:
+        """Answer from memory, in order, the requests that are understood without the parser. Returns those
+        that are not, and all that comes behind them."""
+        answers, at, size = [], 0, 0
+        try:
+            while size < ANSWERS_BYTES and (end := data.find(HEAD_END, at)) >= 0:
+                line_end = data.find(b"\r\n", at, end + 2)
+                answer = hot_path.answer(data[at:line_end], data[line_end : end + 4])
+                if answer is None:
+                    break
+                answers.append(answer)
+                at = end + 4
+                size += len(answer)
+        except Exception:
+            logger.exception("an answer from memory failed: the normal path answers")
+            hot_path.forget()
+        if answers and self.transport is not None:
+            self.transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            if self._paused:
+                self._unread = self._loop.create_task(self._require_reading())
+        return data[at:]
+
+    async def _require_reading(self) -> None:
+        """No handler waits for the reader of what was answered from memory."""
+        with contextlib.suppress(ConnectionError):
+            await self._drain_helper()
+
+    def _parse_cold(self, data: bytes) -> None:
+        """As aiohttp does, and note how much of the last request is missing."""
+        # Empty lines before a request are passed over by the parser: where it begins is not counted then.
+        at_start, count = self._due_bytes == 0 and data[:1].isalpha(), self._request_count
+        self._parse_watched(data)
+        due = self._due_bytes
+        self._due_bytes = None if due is None or len(data) > due else due - len(data)
+        self._plain = None
+        if self._request_count == count or self._upgraded or self._buffer_paused:
+            return
+        message, payload = self._messages[-1]
+        if not data.endswith(HEAD_END) or payload is not EMPTY_PAYLOAD:
+            head_end = data.find(HEAD_END) + 4
+            if at_start and self._request_count == count + 1 and self._body_bytes is not None:
+                missing = self._body_bytes - (len(data) - head_end)
+                self._due_bytes = missing if missing >= 0 else None
+        elif isinstance(message, RawRequestMessage):
+            # The last request has no body, and a whole head stands at the end: nothing of another has begun.
+            self._due_bytes = 0
+            if at_start and data.find(HEAD_END) == len(data) - 4:
+                self._plain = (message, data)
+
+    def plain_bytes(self, message: RawRequestMessage) -> bytes | None:
+        """Those of the request that is being answered, when they were a whole chunk without a body, on a
+        connection that stood at the beginning of a request. Told once."""
+        plain, self._plain = self._plain, None
+        return plain[1] if plain is not None and plain[0] is message else None
+
+    def _parse_watched(self, data: bytes) -> None:
         count, body = self._request_count, self._body
         in_body = body is not None and not body.is_eof()
         taken = 0 if body is None else body.total_bytes
@@ -398,7 +491,7 @@ class Connections(web.Server):
     leaving = False
     """From now on each answer says that it is the last one on its connection."""
 
-    def __init__(self, inner: web.Server) -> None:
+    def __init__(self, inner: web.Server, hot_path: HotPath | None = None) -> None:
         super().__init__(
             inner.request_handler,
             request_factory=inner.request_factory,
@@ -406,6 +499,7 @@ class Connections(web.Server):
             **inner._kwargs,
         )
         self.turns = Turns()
+        self._hot_path = hot_path
 
     def __call__(self) -> RequestHandler:
-        return Connection(self.turns, self, loop=self._loop, **self._kwargs)
+        return Connection(self.turns, self._hot_path, self, loop=self._loop, **self._kwargs)

@@ -12,6 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from server.config import ConfigError, Settings
+from server.http.hot_path import HOT_PATH
 from server.process.connections import Connections
 from server.uploads.receiving import READ_AHEAD_BYTES
 from storage.data_directory import DataDirectory
@@ -48,7 +49,7 @@ class Stopping:
 
 class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
-        self._answering = Connections(await super()._make_server())
+        self._answering = Connections(await super()._make_server(), self._app[HOT_PATH])
         return self._answering
 
     async def take_leave(self, grace_s: float, stopping: Stopping) -> None:

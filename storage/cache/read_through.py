@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from storage.bounds import Bounds
-from storage.cache.list_views import Page
+from storage.cache.list_views import CountsQuery, Page
 from storage.cache.local_orders import LocalOrders
 from storage.cache.snapshots import Snapshots
 from storage.cache.view_cache import ViewCache
@@ -319,10 +319,11 @@ class ReadThrough:
 
     async def counts(self, order_filter: OrderFilter) -> FoundBody:
         disconnected = not self.fresh and not await self._change_log.catch_up()
-        body = self.views.peek_counts(order_filter)
+        query = CountsQuery(order_filter)
+        body = self.views.peek_counts(query)
         if isinstance(body, bytes):
             return FoundBody(body, CacheStatus.STALE if disconnected else CacheStatus.LOCAL)
-        body, as_of = await self.views.counts(order_filter)
+        body, as_of = await self.views.counts(query)
         return FoundBody(body, CacheStatus.STALE if disconnected else CacheStatus.MISS, as_of)
 
     async def find_reference(self, created_by: str, reference: str) -> str | None:

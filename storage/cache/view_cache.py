@@ -71,12 +71,11 @@ class ViewCache:
         view = await self._loaded(query, ListView)
         return view.page(limit, now, self._bounds.view_pages), Position(view.epoch, view.n)
 
-    def peek_counts(self, order_filter: OrderFilter) -> bytes | Sentinel:
-        view = self._current(CountsQuery(order_filter))
+    def peek_counts(self, query: CountsQuery) -> bytes | Sentinel:
+        view = self._current(query)
         return view.body if isinstance(view, CountsView) else MISS
 
-    async def counts(self, order_filter: OrderFilter) -> tuple[bytes, Position]:
-        query = CountsQuery(order_filter)
+    async def counts(self, query: CountsQuery) -> tuple[bytes, Position]:
         view = await self._loaded(query, CountsView)
         return view.body, Position(view.epoch, view.n)
 

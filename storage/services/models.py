@@ -91,6 +91,13 @@ class Models:
             None if held is None else (held, "local")
         )
 
+    def peek_for(self, sha256: str, tenant: str | None) -> Model | None:
+        """A model that is held here and may be shown without asking anybody."""
+        held = self._held_model(sha256)
+        if held is None or self._is_due(held) or (tenant is not None and tenant not in held.tenants):
+            return None
+        return held
+
     def is_outdated(self, model: Model) -> bool:
         """Whether an earlier version of the analyser has found its facts."""
         return is_older(model.analyser, self._analyser)

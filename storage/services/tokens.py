@@ -43,6 +43,8 @@ class Tokens:
         self._tokens: dict[str, tuple[Token, str]] = {}
         self._memo: dict[str, Actor] = {}
         self.has_configured = False
+        self.revocations = 0
+        """How often a token has become invalid here: who remembers what one may compares this."""
 
     def load(self, stored: list[StoredToken]) -> None:
         """These and no others, but for the configured one."""
@@ -151,6 +153,7 @@ class Tokens:
         if (known := self._tokens.pop(token_id, None)) is not None:
             self._by_hash.pop(known[1], None)
             self._memo.clear()
+            self.revocations += 1
 
 
 def _hash(secret: str) -> str:

@@ -179,7 +179,7 @@ class Racer:
             self._record.wrong("divergent", f"{self._name}: {words}")
 
     async def _examine_counts(self, query: CountsQuery) -> None:
-        shown, _ = await self._storage.reads.views.counts(query.filter)
+        shown, _ = await self._storage.reads.views.counts(query)
         snapshot = await self._storage.database.load_counts(query.filter)
         stored = CountsView(query, snapshot.counts, snapshot.position).body
         if shown != stored:

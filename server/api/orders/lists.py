@@ -6,17 +6,28 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 from msgspec import Meta
+from yarl import URL
 
 from server.http.fields import in_range
+from server.http.hot_path import Peek, Ready
 from server.http.request import Call
 from server.http.responses import json_response, read_answer, read_headers
 from server.http.routes import EVERYBODY, Routes
+from storage.cache.list_views import CountsQuery, Page
 from storage.cache.read_through import CacheStatus
 from storage.errors import Behind, Invalid
-from storage.memory.lru import Lru, Sentinel
+from storage.memory.lru import MISS, Lru, Sentinel
 from storage.orders.actors import TENANT_ROLES, Actor, Role
 from storage.orders.fields import Moment, Name, Reference
-from storage.orders.filters import LIMIT_MAX, NO_OPERATOR, ListQuery, OrderFilter, decode_cursor, parse_sort
+from storage.orders.filters import (
+    LIMIT_MAX,
+    NO_OPERATOR,
+    ListQuery,
+    OrderFilter,
+    SortField,
+    decode_cursor,
+    parse_sort,
+)
 from storage.orders.order import Order, OrderStatus, decode_order
 from storage.orders.workflow import Status
 
@@ -91,6 +102,40 @@ class Operators(msgspec.Struct, frozen=True):
 routes = Routes("orders")
 
 
+def _peek_page(call: Call) -> Peek | None:
+    """The page as long as its list is held. A walk by the time of change begins anew with each request."""
+    query, limit = _listed(call)
+    if query.sort.field is SortField.UPDATED_AT:
+        return None
+    peek_page, now = call.storage.reads.views.peek_page, call.storage.clock.now()
+    raw_path, url = call.request.raw_path, call.request.rel_url
+    page: Page | Sentinel = MISS
+    ready: Ready = (b"", b"", b"")
+
+    def peek() -> Ready | None:
+        nonlocal page, ready
+        found = peek_page(query, limit, now)
+        if found is not page:
+            if isinstance(found, Sentinel):
+                return None
+            link = b"" if found.next is None else b"\r\nLink: " + _link(raw_path, url, found.next).encode()
+            page, ready = found, (found.body, found.etag.encode(), link)
+        return ready
+
+    return peek
+
+
+def _peek_counts(call: Call) -> Peek:
+    query = CountsQuery(order_filter(call.query(Filters), call.actor))
+    peek_counts = call.storage.reads.views.peek_counts
+
+    def peek() -> Ready | None:
+        body = peek_counts(query)
+        return None if isinstance(body, Sentinel) else (body, b"", b"")
+
+    return peek
+
+
 @routes(
     "GET",
     "/v1/orders",
@@ -99,18 +144,25 @@ routes = Routes("orders")
     answers={200: OrderPage},
     errors=(503,),
     conditional=True,
+    peek=_peek_page,
 )
 async def list_orders(call: Call) -> web.StreamResponse:
     query, limit = _listed(call)
     found = await call.storage.reads.page(query, limit, call.storage.clock.now())
     response = read_answer(call, found.page.body, found.page.etag, found.source, as_of=found.as_of)
     if found.page.next is not None:
-        response.headers["Link"] = _link(call, found.page.next)
+        response.headers["Link"] = _link(call.request.raw_path, call.request.rel_url, found.page.next)
     return response
 
 
 @routes(
-    "GET", "/v1/orders/counts", "Count orders by status", query=Filters, answers={200: Counts}, errors=(503,)
+    "GET",
+    "/v1/orders/counts",
+    "Count orders by status",
+    query=Filters,
+    answers={200: Counts},
+    errors=(503,),
+    peek=_peek_counts,
 )
 async def count_orders(call: Call) -> web.StreamResponse:
     found = await call.storage.reads.counts(order_filter(call.query(Filters), call.actor))
@@ -168,12 +220,12 @@ def _listed(call: Call) -> tuple[ListQuery, int]:
     return meaning
 
 
-def _link(call: Call, cursor: str) -> str:
-    key = (call.request.raw_path, cursor)
+def _link(raw_path: str, url: URL, cursor: str) -> str:
+    key = (raw_path, cursor)
     known = _links.get(key)
     if not isinstance(known, Sentinel):
         return known
-    link = f'<{call.request.rel_url.update_query(cursor=cursor).raw_path_qs}>; rel="next"'
+    link = f'<{url.update_query(cursor=cursor).raw_path_qs}>; rel="next"'
     _links.put(key, link, 2 * len(link))
     return link
 

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from server.http.fields import Nothing, canonical
 from server.http.headers import echoed_version, matches_etag
+from server.http.hot_path import Peek, Ready
 from server.http.keys import SETTINGS
 from server.http.problems import HttpError
 from server.http.request import Call
@@ -96,7 +97,32 @@ _CHANGE_ERRORS = (404, 409, 412, 503)
 routes = Routes("orders")
 
 
-@routes("GET", "/v1/orders/{id}", "One order", answers={200: Order}, errors=_READ_ERRORS, conditional=True)
+def _held(
+    shown: Callable[[EncodedOrder], Ready],
+) -> Callable[[Call], Peek]:
+    """How an order in memory is shown, as long as its reader may see it."""
+
+    def peek_of(call: Call) -> Peek:
+        get, sees, order_id = call.storage.reads.local.get, call.actor.sees, call.order_id
+
+        def peek() -> Ready | None:
+            held = get(order_id)
+            return shown(held) if isinstance(held, EncodedOrder) and sees(held.customer) else None
+
+        return peek
+
+    return peek_of
+
+
+@routes(
+    "GET",
+    "/v1/orders/{id}",
+    "One order",
+    answers={200: Order},
+    errors=_READ_ERRORS,
+    conditional=True,
+    peek=_held(lambda held: (held.body, b'"%d"' % held.version, b"")),
+)
 async def get_order(call: Call) -> web.StreamResponse:
     found, applied = await _find(call, lambda held: held.version)
     etag = f'"{found.held.version}"'
@@ -110,6 +136,7 @@ async def get_order(call: Call) -> web.StreamResponse:
     answers={200: OrderStatus},
     errors=_READ_ERRORS,
     conditional=True,
+    peek=_held(lambda held: (held.status_body, b'"%d"' % held.status_version, b"")),
 )
 async def get_status(call: Call) -> web.StreamResponse:
     found, applied = await _find(call, lambda held: held.status_version)

@@ -11,6 +11,7 @@ from pricing.units import check_declared_unit
 from server.api.prices.prices import Priced, PriceQuery, cache_status, quote_tag
 from server.http.file_response import send_file
 from server.http.headers import matches_etag
+from server.http.hot_path import Peek, Ready
 from server.http.idempotency import Reply, once
 from server.http.problems import HttpError
 from server.http.ready_response import ReadyResponse
@@ -112,6 +113,22 @@ async def get_model(call: Call) -> web.StreamResponse:
     return read_answer(call, body, etag, cache_status(source))
 
 
+def _peek_price(call: Call) -> Peek:
+    """As it was answered, while nothing has changed that it depends on."""
+    models, quoting = call.storage.models, call.request.app[QUOTING]
+    sha256, tenant = sha256_of(call), call.actor.tenant
+    question = (tenant, sha256, call.request.rel_url.raw_query_string)
+
+    def peek() -> Ready | None:
+        model = models.peek_for(sha256, tenant)
+        if model is None or (answer := quoting.answered(question, model)) is None:
+            return None
+        models.count(model)
+        return answer.body, answer.etag.encode(), b""
+
+    return peek
+
+
 @routes(
     "GET",
     "/v1/models/{sha256}/price",
@@ -121,6 +138,7 @@ async def get_model(call: Call) -> web.StreamResponse:
     answers={200: Priced},
     errors=(404, 409, 503),
     conditional=True,
+    peek=_peek_price,
 )
 async def get_model_price(call: Call) -> web.StreamResponse:
     """The price of a known model, without sending it again."""

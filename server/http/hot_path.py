@@ -1,0 +1,329 @@
+"""Answers from memory to requests that have been understood before, ahead of aiohttp's parser.
+
+Two thirds of what a cached answer costs are aiohttp's request, routing and response. A request whose bytes
+the normal path has parsed, allowed and answered before means the same again: its header block says who asks,
+its first line says what for. Both are learned from the normal path, never guessed, and what they refer to is
+read anew each time. Who is in doubt goes the normal way: `answer` returns None, and nothing has happened.
+
+Three headers may differ from one request to the next, when their values are plain: the request's id, what its
+sender has already, and how new the answer must be.
+
+Relies on the pinned aiohttp: a server refuses to start on another one, unless this is switched off.
+`tests/service/test_hot_path.py` holds its answers against those of the normal path.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import aiohttp
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import RawRequestMessage
+from multidict import CIMultiDictProxy
+
+from server.http.request import new_request_id
+from storage.cache.read_through import CacheStatus
+from storage.orders.actors import Actor
+from storage.services.stack import Storage
+
+logger = logging.getLogger("facet.http")
+
+AIOHTTP_VERSION = "3.14.5"
+"""Tested against this one."""
+BLOCKS_MAX = 2_000
+"""Header blocks that are known, and as many ways in which their varying headers were filled in."""
+BLOCK_BYTES_MAX = 2_048
+LINES_MAX = 10_000
+"""First lines that are known, of all callers together."""
+LINE_BYTES_MAX = 1_024
+SEEN_MAX = 8_192
+"""What was seen once is learned at its second time: most of what comes once never comes again."""
+
+HEAD_END = b"\r\n\r\n"
+
+VARYING = re.compile(
+    rb"\r\n(?:"
+    rb"(x-request-id): ([A-Za-z0-9._:-]{1,64})|"
+    rb'(if-none-match): ((?:W/)?"[A-Za-z0-9_.+/=]{0,64}")|'
+    rb"(facet-position): ([0-9]{1,18}-[0-9]{1,18})"
+    rb")(?=\r\n)",
+    re.IGNORECASE,
+)
+"""Headers that may differ, with the values that need no second look."""
+VARYING_NAMES = ("x-request-id", "if-none-match", "facet-position")
+
+MEANINGFUL = frozenset(
+    {
+        "content-digest",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "if-match",
+        "if-modified-since",
+        "if-range",
+        "if-unmodified-since",
+        "prefer",
+        "range",
+        "repr-digest",
+        "sec-websocket-key",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers that change what a request means, or how it is framed: such a request is never learned."""
+
+Ready = tuple[bytes, bytes, bytes]
+"""Body, entity tag (or nothing) and further header lines of an answer."""
+Peek = Callable[[], Ready | None]
+"""The present answer from memory; None when the normal path has to find it."""
+Observe = Callable[[int, float], None]
+
+
+@runtime_checkable
+class Sender(Protocol):
+    """A connection that knows the bytes of a request."""
+
+    def plain_bytes(self, message: RawRequestMessage) -> bytes | None:
+        """Those of the request, when they are exactly one request without a body, of a connection that stood
+        at the beginning of one."""
+
+
+class Line(NamedTuple):
+    """What a first line asks for. `heads`: without the body."""
+
+    peek: Peek
+    observe: Observe
+    heads: bool
+
+
+class Block(NamedTuple):
+    """What a header block says: who asks (by what they have asked for before), and what varies."""
+
+    lines: dict[bytes, Line]
+    request_id: bytes | None = None
+    tag: bytes | None = None
+    position: bytes | None = None
+
+
+class Varied(NamedTuple):
+    """A block less the values that vary, and these."""
+
+    key: bytes
+    request_id: bytes | None
+    tag: bytes | None
+    position: bytes | None
+
+
+def is_plain(message: RawRequestMessage) -> bool:
+    """Whether nothing in a request asks for more than a cached answer: one token, no body, no condition or
+    preference but those that are looked at here, no header twice, the connection kept."""
+    headers = message.headers
+    names = [name.lower() for name in headers]
+    return (
+        message.method in ("GET", "HEAD")
+        and message.version == HttpVersion11
+        and not message.should_close
+        and not message.upgrade
+        and not message.chunked
+        and len(names) == len(set(names))
+        and MEANINGFUL.isdisjoint(names)
+        and headers.get(hdrs.CONNECTION, "keep-alive").lower() == "keep-alive"
+        and headers.get(hdrs.AUTHORIZATION, "").startswith("Bearer ")
+    )
+
+
+def varied(block: bytes) -> Varied:
+    """A header block less its varying values."""
+    pieces, at = [], 0
+    values: list[bytes | None] = [None, None, None]
+    for match in VARYING.finditer(block):
+        which = match.lastindex or 0
+        values[which // 2 - 1] = match[which]
+        start = match.start(which)
+        pieces.append(block[at:start])
+        at = match.end(which)
+    pieces.append(block[at:])
+    return Varied(b"".join(pieces), values[0], values[1], values[2])
+
+
+class HotPath:
+    def __init__(self, storage: Storage) -> None:
+        """Of an application whose handlers read from this storage."""
+        self._tokens = storage.tokens
+        self._tail = storage.tail
+        self._freshness = storage.change_log.freshness
+        self._monotonic_s = storage.clock.monotonic_s
+        self._blocks: dict[bytes, Block] = {}
+        """By what remains of them without their varying values."""
+        self._whole: dict[bytes, Block] = {}
+        """By all of their bytes, varying values included."""
+        self._by_actor: dict[Actor, dict[bytes, Line]] = {}
+        self._lines = 0
+        self._seen: set[int] = set()
+        self._revocations = self._tokens.revocations
+        self._epoch = self._head = -1
+        self._position = b""
+        self._second = 0
+        self._date = b""
+        self.answered = 0
+
+    def answer(self, line: bytes, block: bytes) -> bytes | None:
+        """The whole answer to a request of this first line and these headers (from the line end before them
+        to their end), or None."""
+        began_s = time.perf_counter()
+        known = self._whole.get(block)
+        if known is None and (line[:1] not in _METHODS or (known := self._varied(block)) is None):
+            return None
+        lines, request_id, tag, position = known
+        asked = lines.get(line)
+        if asked is None or self._tokens.revocations != self._revocations:
+            return None
+        if self._monotonic_s() > self._freshness.until_s:
+            return None
+        tail = self._tail
+        if tail.head != self._head or tail.epoch != self._epoch:
+            self._epoch, self._head = tail.epoch, tail.head
+            self._position = b"%d-%d" % (tail.epoch, tail.head)
+        if position is not None and position != self._position and not self._has_seen(position):
+            return None
+        if (found := asked.peek()) is None:
+            return None
+        body, etag, more = found
+        status = 200
+        if tag is not None and etag:
+            if tag == etag:
+                status = 304
+            elif (compared := _compared(tag, etag)) is None:
+                return None
+            elif compared:
+                status = 304
+        answer = self._written(status, body, etag, more, request_id or new_request_id(), asked.heads)
+        self.answered += 1
+        asked.observe(status, time.perf_counter() - began_s)
+        return answer
+
+    def _written(
+        self, status: int, body: bytes, etag: bytes, more: bytes, request_id: bytes, heads: bool
+    ) -> bytes:
+        """Header for header as the normal path writes it."""
+        if (second := int(time.time())) != self._second:
+            self._second = second
+            self._date = b"\r\nDate: %b\r\n\r\n" % rfc822_formatted_time().encode()
+        if status == 304:
+            return b"".join(
+                (_UNCHANGED, self._position, _ETAG, etag, _PRIVATE, more, _REQUEST_ID, request_id, self._date)
+            )
+        head = (
+            *(_OK, self._position, _ETAG if etag else b"", etag, more, _REQUEST_ID, request_id),
+            *(_CONTENT_LENGTH, b"%d" % len(body), self._date),
+        )
+        return b"".join(head) if heads else b"".join((*head, body))
+
+    def _varied(self, block: bytes) -> Block | None:
+        if len(block) > BLOCK_BYTES_MAX:
+            return None
+        key, request_id, tag, position = varied(block)
+        if (known := self._blocks.get(key)) is None:
+            return None
+        filled = Block(known.lines, request_id, tag, position)
+        if request_id is None and position is None:  # these are new each time
+            if len(self._whole) >= BLOCKS_MAX:
+                self._whole.clear()
+            self._whole[block] = filled
+        return filled
+
+    def _has_seen(self, position: bytes) -> bool:
+        epoch, _, n = position.partition(b"-")
+        theirs = int(epoch)
+        return theirs < self._epoch or (theirs == self._epoch and int(n) <= self._head)
+
+    def learn(
+        self, request: web.Request, actor: Actor, make_peek: Callable[[], Peek | None], observe: Observe
+    ) -> None:
+        """The normal path has answered this request from what it is allowed to see. `make_peek`: None when
+        there is nothing to be read from memory again and again."""
+        sender, message = request._protocol, request._message
+        if not isinstance(sender, Sender) or (raw := sender.plain_bytes(message)) is None:
+            return
+        at = raw.index(b"\r\n")
+        line, block = raw[:at], raw[at:]
+        if not raw[:1].isalpha() or raw.count(b"\n") != raw.count(b"\r\n"):
+            return
+        if len(line) > LINE_BYTES_MAX or len(block) > BLOCK_BYTES_MAX:
+            return
+        key, *values = varied(block)
+        if not self._seen_before(hash((key, line))) or not is_plain(message):
+            return
+        if values != [_given(message.headers, name) for name in VARYING_NAMES]:
+            return  # one of them is not written as it is here
+        if self._tokens.revocations != self._revocations:
+            self.forget()
+        if self._tokens.authenticate(message.headers[hdrs.AUTHORIZATION][7:]) is not actor:
+            return  # not allowed by this token, or not any more
+        if (peek := make_peek()) is None:
+            return
+        if self._lines >= LINES_MAX or (len(self._blocks) >= BLOCKS_MAX and key not in self._blocks):
+            self.forget()
+        lines = self._by_actor.setdefault(actor, {})
+        self._lines += line not in lines
+        lines[line] = Line(peek, observe, message.method == "HEAD")
+        self._blocks[key] = Block(lines)
+
+    def forget(self) -> None:
+        """Everything that was learned."""
+        self._blocks.clear()
+        self._whole.clear()
+        self._by_actor.clear()
+        self._lines = 0
+        self._revocations = self._tokens.revocations
+
+    def _seen_before(self, what: int) -> bool:
+        if what in self._seen:
+            return True
+        if len(self._seen) >= SEEN_MAX:
+            self._seen.clear()
+        self._seen.add(what)
+        return False
+
+
+def _compared(tag: bytes, etag: bytes) -> bool | None:
+    """Whether a tag that is not the same text means the same, compared weakly; None when it may be of a newer
+    version than is held here."""
+    theirs, ours = tag.removeprefix(b"W/"), etag.removeprefix(b"W/")
+    if theirs == ours:
+        return True
+    version = theirs[1:-1]
+    if version.isdigit() and not (ours[1:-1].isdigit() and int(version) < int(ours[1:-1])):
+        return None
+    return False
+
+
+def _given(headers: CIMultiDictProxy[str], name: str) -> bytes | None:
+    value = headers.get(name)
+    return None if value is None else value.encode("utf-8", "surrogateescape")
+
+
+_METHODS = (b"G", b"H")
+_OK = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: private, no-cache\r\n"
+    b"Cache-Status: %b\r\nFacet-Position: " % CacheStatus.LOCAL.encode()
+)
+_UNCHANGED = b"HTTP/1.1 304 Not Modified\r\nCache-Status: %b\r\nFacet-Position: " % CacheStatus.LOCAL.encode()
+_ETAG = b"\r\nETag: "
+_PRIVATE = b"\r\nCache-Control: private, no-cache"
+_REQUEST_ID = b"\r\nX-Request-Id: "
+_CONTENT_LENGTH = b"\r\nContent-Length: "
+
+
+def is_tested() -> bool:
+    """Whether this is the aiohttp whose internals are relied on."""
+    return aiohttp.__version__ == AIOHTTP_VERSION
+
+
+HOT_PATH: web.AppKey[HotPath | None] = web.AppKey("hot_path")
