@@ -107,7 +107,7 @@ def build(
     app[DISK_CHECK] = DiskCheck(directory.path)
     app[READINESS] = Readiness(storage, app[DISK_CHECK], settings)
     app[LOOP_MONITOR] = LoopMonitor()
-    app[METRICS] = Metrics(storage, pool, app[VERIFICATIONS], app[JOBS], app[LOOP_MONITOR], app[DISK_CHECK])
+    app[METRICS] = metrics_of(app, pool)
     app[WORKER_METRICS] = WorkerMetrics(directory)
     app[LINKS] = Links(directory.link_key)
 
@@ -147,6 +147,11 @@ def build(
     app.cleanup_ctx.append(open_everything)
     app.on_shutdown.append(before_connections_close)
     return app
+
+
+def metrics_of(app: web.Application, pool: FactsPool) -> Metrics:
+    monitor, disk = app[LOOP_MONITOR], app[DISK_CHECK]
+    return Metrics(app[STORAGE], pool, app[VERIFICATIONS], app[JOBS], monitor, disk, app[HOT_PATH])
 
 
 def hot_path_of(settings: Settings, storage: Storage) -> HotPath | None:

@@ -77,6 +77,7 @@ MEANINGFUL = frozenset(
     }
 )
 """Headers that change what a request means, or how it is framed: such a request is never learned."""
+MEANINGFUL_NAMES = frozenset(name.encode() for name in MEANINGFUL)
 
 Ready = tuple[bytes, bytes, bytes]
 """Body, entity tag (or nothing) and further header lines of an answer."""
@@ -94,7 +95,7 @@ class Sender(Protocol):
         at the beginning of one."""
 
 
-class Line(NamedTuple):
+class KnownLine(NamedTuple):
     """What a first line asks for. `heads`: without the body."""
 
     peek: Peek
@@ -102,10 +103,10 @@ class Line(NamedTuple):
     heads: bool
 
 
-class Block(NamedTuple):
+class KnownBlock(NamedTuple):
     """What a header block says: who asks (by what they have asked for before), and what varies."""
 
-    lines: dict[bytes, Line]
+    lines: dict[bytes, KnownLine]
     request_id: bytes | None = None
     tag: bytes | None = None
     position: bytes | None = None
@@ -124,7 +125,7 @@ def is_plain(message: RawRequestMessage) -> bool:
     """Whether nothing in a request asks for more than a cached answer: one token, no body, no condition or
     preference but those that are looked at here, no header twice, the connection kept."""
     headers = message.headers
-    names = [name.lower() for name in headers]
+    names = [name.lower() for name, _ in message.raw_headers]  # all of them, as often as they were sent
     return (
         message.method in ("GET", "HEAD")
         and message.version == HttpVersion11
@@ -132,7 +133,7 @@ def is_plain(message: RawRequestMessage) -> bool:
         and not message.upgrade
         and not message.chunked
         and len(names) == len(set(names))
-        and MEANINGFUL.isdisjoint(names)
+        and MEANINGFUL_NAMES.isdisjoint(names)
         and headers.get(hdrs.CONNECTION, "keep-alive").lower() == "keep-alive"
         and headers.get(hdrs.AUTHORIZATION, "").startswith("Bearer ")
     )
@@ -159,11 +160,11 @@ class HotPath:
         self._tail = storage.tail
         self._freshness = storage.change_log.freshness
         self._monotonic_s = storage.clock.monotonic_s
-        self._blocks: dict[bytes, Block] = {}
+        self._blocks: dict[bytes, KnownBlock] = {}
         """By what remains of them without their varying values."""
-        self._whole: dict[bytes, Block] = {}
+        self._whole: dict[bytes, KnownBlock] = {}
         """By all of their bytes, varying values included."""
-        self._by_actor: dict[Actor, dict[bytes, Line]] = {}
+        self._by_actor: dict[Actor, dict[bytes, KnownLine]] = {}
         self._lines = 0
         self._seen: set[int] = set()
         self._revocations = self._tokens.revocations
@@ -225,13 +226,13 @@ class HotPath:
         )
         return b"".join(head) if heads else b"".join((*head, body))
 
-    def _varied(self, block: bytes) -> Block | None:
+    def _varied(self, block: bytes) -> KnownBlock | None:
         if len(block) > BLOCK_BYTES_MAX:
             return None
         key, request_id, tag, position = varied(block)
         if (known := self._blocks.get(key)) is None:
             return None
-        filled = Block(known.lines, request_id, tag, position)
+        filled = KnownBlock(known.lines, request_id, tag, position)
         if request_id is None and position is None:  # these are new each time
             if len(self._whole) >= BLOCKS_MAX:
                 self._whole.clear()
@@ -272,8 +273,8 @@ class HotPath:
             self.forget()
         lines = self._by_actor.setdefault(actor, {})
         self._lines += line not in lines
-        lines[line] = Line(peek, observe, message.method == "HEAD")
-        self._blocks[key] = Block(lines)
+        lines[line] = KnownLine(peek, observe, message.method == "HEAD")
+        self._blocks[key] = KnownBlock(lines)
 
     def forget(self) -> None:
         """Everything that was learned."""

@@ -30,6 +30,12 @@ class Opinions(Protocol):
     def lag_s(self) -> float: ...
 
 
+class Hot(Protocol):
+    """What counts its answers."""
+
+    answered: int
+
+
 class Metrics:
     """Counts requests and renders everything."""
 
@@ -41,7 +47,9 @@ class Metrics:
         jobs: Jobs,
         monitor: LoopMonitor,
         machine: DiskCheck,
+        hot: Hot | None,
     ) -> None:
+        """`hot`: what counts answers ahead of the parser."""
         self._registry = CollectorRegistry()
         self.durations: dict[tuple[str, str], Durations] = {}
         self.requests: dict[tuple[str, str, int], int] = {}
@@ -51,6 +59,12 @@ class Metrics:
                 *_families(pool, jobs, monitor, machine),
                 *_of_opinions(opinions),
                 *self._of_requests(),
+                Family(
+                    CounterMetricFamily,
+                    "facet_http_hot_answers",
+                    (),
+                    lambda: [((), 0 if hot is None else hot.answered)],
+                ),
             )
         )
 

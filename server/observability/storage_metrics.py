@@ -138,6 +138,7 @@ LABELLED = {
     "facet_orders": "Orders, by status.",
     "facet_orders_oldest_age_seconds": "Time the longest waiting order has been in its status.",
     "facet_http_requests": "Requests, by route, method and status.",
+    "facet_http_hot_answers": "Requests answered from memory ahead of the parser; counted above as well.",
     "facet_http_request_duration_seconds": "Time to answer, by route and method.",
     "facet_event_loop_held_seconds": (
         "How long the event loop was held, by the clock and by its own processor time."

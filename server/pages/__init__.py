@@ -1,4 +1,4 @@
 """What a person sees in a browser.
 
-Reading order: `pages`, `rendering`, `api_docs`, `templates`.
+Reading order: `pages`, `rendering`, `api_docs`, `openapi`, `templates`.
 """

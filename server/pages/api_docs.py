@@ -8,9 +8,9 @@ import msgspec
 from aiohttp import web
 from jinja2 import Environment
 
-from server.http.openapi import openapi
 from server.http.request import Call
 from server.http.routes import Route
+from server.pages.openapi import openapi
 from server.pages.rendering import SAFE_PAGE
 from storage.memory.single_flight import SingleFlight
 

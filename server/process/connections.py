@@ -247,11 +247,20 @@ class Connection(RequestHandler):
         return max(self._body_bytes - body.total_bytes, 1)
 
     def _parse(self, data: bytes) -> None:
-        if self._due_bytes == 0 and (hot_path := self._hot_path) is not None and self._is_idle():
-            data = self._answered(data, hot_path)
-            if not data:
-                return
-        self._parse_cold(data)
+        """Request by request, as far as it is known where each ends: one that cannot be read takes from none
+        before it the answer."""
+        hot_path = self._hot_path
+        while data and (due := self._due_bytes) is not None:
+            if due == 0:
+                if hot_path is not None and self._is_idle() and not (data := self._answered(data, hot_path)):
+                    return
+                due = data.find(HEAD_END) + 4
+                if due < 4:
+                    break
+            self._parse_some_of_one(data[:due])
+            data = data[due:]
+        if data:
+            self._parse_some_of_one(data)
 
     def _is_idle(self) -> bool:
         """Whether no request is under way, and all that was answered has been taken."""
@@ -292,27 +301,25 @@ class Connection(RequestHandler):
         with contextlib.suppress(ConnectionError):
             await self._drain_helper()
 
-    def _parse_cold(self, data: bytes) -> None:
+    def _parse_some_of_one(self, data: bytes) -> None:
         """As aiohttp does, and note how much of the last request is missing."""
-        # Empty lines before a request are passed over by the parser: where it begins is not counted then.
-        at_start, count = self._due_bytes == 0 and data[:1].isalpha(), self._request_count
-        self._parse_watched(data)
-        due = self._due_bytes
-        self._due_bytes = None if due is None or len(data) > due else due - len(data)
+        due, count = self._due_bytes, self._request_count
         self._plain = None
-        if self._request_count == count or self._upgraded or self._buffer_paused:
+        self._parse_watched(data)
+        if self._request_count == count:
+            self._due_bytes = due - len(data) if due else None
             return
+        self._due_bytes = None
         message, payload = self._messages[-1]
-        if not data.endswith(HEAD_END) or payload is not EMPTY_PAYLOAD:
-            head_end = data.find(HEAD_END) + 4
-            if at_start and self._request_count == count + 1 and self._body_bytes is not None:
-                missing = self._body_bytes - (len(data) - head_end)
-                self._due_bytes = missing if missing >= 0 else None
-        elif isinstance(message, RawRequestMessage):
+        if not data.endswith(HEAD_END) or self._upgraded or self._buffer_paused:
+            return
+        if payload is EMPTY_PAYLOAD and isinstance(message, RawRequestMessage):
             # The last request has no body, and a whole head stands at the end: nothing of another has begun.
             self._due_bytes = 0
-            if at_start and data.find(HEAD_END) == len(data) - 4:
+            if due == 0 and data[:1].isalpha():  # the parser passes over empty lines before a request
                 self._plain = (message, data)
+        elif due == 0 and self._request_count == count + 1:
+            self._due_bytes = self._body_bytes
 
     def plain_bytes(self, message: RawRequestMessage) -> bytes | None:
         """Those of the request that is being answered, when they were a whole chunk without a body, on a

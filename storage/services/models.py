@@ -94,7 +94,7 @@ class Models:
     def peek_for(self, sha256: str, tenant: str | None) -> Model | None:
         """A model that is held here and may be shown without asking anybody."""
         held = self._held_model(sha256)
-        if held is None or self._is_due(held) or (tenant is not None and tenant not in held.tenants):
+        if held is None or self.is_outdated(held) or (tenant is not None and tenant not in held.tenants):
             return None
         return held
 

@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from server.app import all_routes
-from server.http.openapi import openapi
 from server.http.routes import EVERYBODY
+from server.pages.openapi import openapi
 from tests.support.processes import Clients
 
 PROBLEM = {"$ref": "#/components/schemas/Problem"}

@@ -1,0 +1,292 @@
+"""Answers ahead of aiohttp's parser are those of the normal path, byte for byte, or are not given."""
+
+import ast
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import server.app
+from server.app import build
+from server.config import ConfigError, load
+from server.http import hot_path
+from server.http.hot_path import HOT_PATH, MEANINGFUL, VARYING_NAMES, varied
+from server.observability.metrics import METRICS
+from server.process import connections
+from storage.data_directory import DataDirectory
+from storage.orders.actors import Role
+from tests.drills.hot_path_fuzz import Drill, prepared
+from tests.support.gates import until
+from tests.support.processes import ADMIN_TOKEN
+from tests.support.template import ROOT
+from tests.support.two_ways import TwoWays, two_ways
+
+REQUESTS, STREAMS = 120, 250
+"""A taste: `python -m tests.drills.hot_path_fuzz` sends 10,000 and 20,000."""
+READ_ELSEWHERE = {
+    "accept": "a page or a document: what shows refusals of pages",
+    "accept-language": "pages",
+    "authorization": "of the block",
+    "idempotency-key": "of changes",
+    "origin": "of forms",
+}
+"""Headers that no answer from memory depends on, or that never vary within a block."""
+
+
+@pytest.fixture
+async def drill(tmp_path: Path) -> AsyncIterator[Drill]:
+    async with two_ways(tmp_path / "data") as ways:
+        yield await prepared(ways, seed=1)
+
+
+@pytest.fixture
+def ways(drill: Drill) -> TwoWays:
+    return drill.ways
+
+
+def asking(path: str, *headers: str, token: str = ADMIN_TOKEN, method: str = "GET") -> bytes:
+    lines = (f"{method} {path} HTTP/1.1", "Host: facet", f"Authorization: Bearer {token}", *headers)
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def status_of(drill: Drill) -> str:
+    return f"/v1/orders/{drill.seen.orders[0]}/status"
+
+
+async def learned(ways: TwoWays, request: bytes) -> None:
+    """From now on it is answered from memory."""
+    for _ in range(2):
+        await ways.tell(ways.hot, [request])
+    answered = ways.hot_path.answered
+    await ways.tell(ways.hot, [request])
+    assert ways.hot_path.answered == answered + 1, request
+
+
+async def answers_of(ways: TwoWays, *chunks: bytes) -> list[bytes]:
+    """The status lines."""
+    told = await ways.tell(ways.hot, chunks)
+    return re.findall(rb"HTTP/1\.[01] (\d+)", told.answers)
+
+
+async def test_both_ways_answer_the_same(drill: Drill) -> None:
+    for number in range(REQUESTS):
+        await drill.send(drill.streams.requests(number))
+    for number in range(STREAMS):
+        await drill.send(drill.streams.stream(number))
+    assert drill.ways.hot_path.answered > REQUESTS / 3
+
+
+@pytest.mark.parametrize("path", ["status", "order", "list", "counts", "price"])
+async def test_what_is_polled_is_answered_from_memory(drill: Drill, path: str) -> None:
+    order = f"/v1/orders/{drill.seen.orders[0]}"
+    price = f"/v1/models/{drill.seen.sha256}/price?material=brass"
+    paths = {"status": f"{order}/status", "order": order, "list": "/v1/orders?limit=3", "price": price}
+    asked = paths.get(path, "/v1/orders/counts")
+    await learned(drill.ways, asking(asked))
+    before = drill.ways.hot_path.answered
+    for more in ((), ("X-Request-Id: another",), ("Facet-Position: 1-1",)):
+        hot, cold = await drill.ways.compare([asking(asked, *more)])
+        assert hot == cold
+    assert drill.ways.hot_path.answered > before
+
+
+async def test_a_request_may_be_cut_anywhere(drill: Drill) -> None:
+    request = asking(status_of(drill), "X-Request-Id: mine")
+    await learned(drill.ways, request)
+    two = request + asking(status_of(drill))
+    whole = await drill.ways.tell(drill.ways.cold, [two])
+    for at in range(1, len(two)):
+        assert await drill.ways.tell(drill.ways.hot, [two[:at], two[at:]]) == whole
+
+
+async def test_nothing_is_learned_from_the_middle_of_a_header(drill: Drill) -> None:
+    """Else a request without a token would be answered as the administrator's."""
+    begun = asking(status_of(drill), "X-Comment: ").replace(b"Host: facet\r\n", b"")
+    begun = begun.removesuffix(b"\r\n\r\n")
+    rest = f"GET {status_of(drill)} HTTP/1.1\r\nHost: facet\r\n\r\n".encode()
+    for _ in range(4):
+        assert await answers_of(drill.ways, begun, rest) == [b"200"]
+    assert await answers_of(drill.ways, rest, rest) == [b"401", b"401"]
+
+
+async def test_nothing_is_learned_from_a_body(drill: Drill) -> None:
+    """A body that looks like a request, sent apart from its head."""
+    forged = f"GET {status_of(drill)} HTTP/1.1\r\nHost: facet\r\n\r\n".encode()
+    for before in (b"", b"\r\n\r\n", b"\r\n"):
+        head = asking("/v1/nowhere", f"Content-Length: {len(forged) + len(before)}", method="POST")
+        for _ in range(3):
+            assert await answers_of(drill.ways, before + head, before, forged) == [b"404"]
+    assert await answers_of(drill.ways, forged) == [b"401"]
+
+
+async def test_what_follows_a_body_is_answered_from_memory_again(drill: Drill) -> None:
+    request = asking(status_of(drill))
+    await learned(drill.ways, request)
+    comment = b'{"comment":"one more"}'
+    head = asking(
+        f"/v1/orders/{drill.seen.orders[0]}/comments",
+        *("Content-Type: application/json", f"Content-Length: {len(comment)}"),
+        method="POST",
+    )
+    before = drill.ways.hot_path.answered
+    for chunks in (
+        [head + comment, request],
+        [head, comment, request],
+        [head, comment[:5], comment[5:], request],
+    ):
+        assert await answers_of(drill.ways, *chunks) == [b"201", b"200"]
+    assert drill.ways.hot_path.answered == before + 3
+
+
+async def test_a_revoked_token_is_refused_at_once(drill: Drill) -> None:
+    tokens = drill.ways.storage.tokens
+    token, secret, _ = await tokens.issue(Role.SHOP, "web", None)
+    request = asking(status_of(drill), token=secret)
+    await learned(drill.ways, request)
+    # Revoked by a request in the same chunk as the next one of its own.
+    revoking = asking(f"/v1/tokens/{token.id}", method="DELETE")
+    assert await answers_of(drill.ways, request + revoking + request) == [b"200", b"204", b"401"]
+    assert await answers_of(drill.ways, request) == [b"401"]
+
+
+async def test_what_an_order_became_is_shown_and_a_version_to_come_is_waited_for(drill: Drill) -> None:
+    order_id = drill.seen.orders[0]
+    request = asking(f"/v1/orders/{order_id}")
+    await learned(drill.ways, request)
+    seen = asking(f"/v1/orders/{order_id}", 'If-None-Match: "1"')
+    assert await answers_of(drill.ways, request, seen) == [b"200", b"304"]
+    await drill._change()
+    await drill._change()
+    hot, cold = await drill.ways.compare(
+        [request, seen, asking(f"/v1/orders/{order_id}", 'If-None-Match: "99"')]
+    )
+    assert hot == cold
+
+
+async def test_a_position_to_come_is_not_answered_from_memory(drill: Drill) -> None:
+    path = status_of(drill)
+    await learned(drill.ways, asking(path, "Facet-Position: 1-1"))
+    assert await answers_of(drill.ways, asking(path, "Facet-Position: 1-999999")) == [b"503"]
+    assert await answers_of(drill.ways, asking(path, "Facet-Position: 2-0")) == [b"503"]
+
+
+async def test_a_process_that_may_be_behind_answers_nothing_from_memory(drill: Drill) -> None:
+    request = asking(status_of(drill))
+    await learned(drill.ways, request)
+    line, _, headers = request.partition(b"\r\n")
+    assert drill.ways.hot_path.answer(line, b"\r\n" + headers) is not None
+    drill.ways.storage.change_log.freshness.until_s = -1.0
+    assert drill.ways.hot_path.answer(line, b"\r\n" + headers) is None
+
+
+async def test_a_leaving_process_says_so(drill: Drill) -> None:
+    request = asking(status_of(drill))
+    await learned(drill.ways, request)
+    drill.ways.hot.leaving = True
+    told = await drill.ways.tell(drill.ways.hot, [request, request])
+    assert told.closed
+    assert told.answers.count(b"Connection: close") == 1
+
+
+async def test_what_is_known_is_bounded(drill: Drill, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hot_path, "BLOCKS_MAX", 20)
+    monkeypatch.setattr(hot_path, "LINES_MAX", 30)
+    monkeypatch.setattr(hot_path, "SEEN_MAX", 40)
+    known = drill.ways.hot_path
+    path = status_of(drill)
+    for n in range(100):
+        for request in (asking(path, f"X-Block: {n}"), asking(f"/v1/orders?limit={n % 200 + 1}")):
+            for _ in range(2):
+                await drill.ways.tell(drill.ways.hot, [request])
+        tagged = asking(path, f'If-None-Match: "x{n}"')
+        for _ in range(3):
+            await drill.ways.tell(drill.ways.hot, [tagged])
+        assert len(known._blocks) <= 20
+        assert len(known._whole) <= 20
+        assert len(known._seen) <= 40
+        assert sum(map(len, known._by_actor.values())) <= 30
+    assert known.answered > 0
+
+
+async def test_a_failure_is_answered_by_the_normal_path(
+    drill: Drill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = asking(status_of(drill))
+    await learned(drill.ways, request)
+
+    def fails(*_: object) -> bytes:
+        raise RuntimeError("planned")
+
+    monkeypatch.setattr(drill.ways.hot_path, "answer", fails)
+    assert await answers_of(drill.ways, request) == [b"200"]
+
+
+async def test_who_does_not_read_is_cut_off_here_as_well(
+    drill: Drill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "READ_WINDOW_S", 0.05)
+    request = asking("/v1/orders")
+    await learned(drill.ways, request)
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(drill.ways.hot, "127.0.0.1", 0)
+    _, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+    writer.write(request * 20_000)
+    await until(lambda: bool(drill.ways.hot.connections))
+    await until(lambda: not drill.ways.hot.connections)
+    writer.close()
+    listener.close()
+
+
+async def test_it_counts_what_it_answers(drill: Drill) -> None:
+    await learned(drill.ways, asking(status_of(drill)))
+    shown = drill.ways.app[METRICS].render().decode()
+    assert f"facet_http_hot_answers_total {float(drill.ways.hot_path.answered)}" in shown
+
+
+def test_values_that_vary_are_cut_out() -> None:
+    block = b'\r\nHost: f\r\nx-request-ID: a.1\r\nIf-None-Match: W/"ab"\r\nFacet-Position: 3-14\r\n\r\n'
+    key, *values = varied(block)
+    assert values == [b"a.1", b'W/"ab"', b"3-14"]
+    assert key == b"\r\nHost: f\r\nx-request-ID: \r\nIf-None-Match: \r\nFacet-Position: \r\n\r\n"
+    for odd in (b"X-Request-Id: a b", b'If-None-Match: "1", "2"', b"Facet-Position: 3", b"X-Request-Id:a"):
+        assert varied(b"\r\n" + odd + b"\r\n\r\n").key == b"\r\n" + odd + b"\r\n\r\n"
+
+
+def test_every_header_that_anything_reads_is_looked_at() -> None:
+    """A header that a handler begins to read must not be passed over here."""
+    read = {name.lower() for file in (ROOT / "server").rglob("*.py") for name in _headers_read(file)}
+    assert {"facet-position", "if-none-match", "prefer", "content-encoding"} <= read
+    assert read <= MEANINGFUL | set(VARYING_NAMES) | READ_ELSEWHERE.keys()
+
+
+def _headers_read(file: Path) -> set[str]:
+    """Of requests: `request.headers.get("X")`, `"X" in request.headers` and the like."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        text = ast.unparse(node) if isinstance(node, ast.Call | ast.Compare | ast.Subscript) else ""
+        names |= set(re.findall(r"request\.headers(?:\.get|\.getall)?[(\[]'([A-Za-z-]+)'", text))
+        names |= set(re.findall(r"'([A-Za-z-]+)' (?:not )?in [a-z.]*request\.headers", text))
+        names |= set(re.findall(r"_tags\(request, '([A-Za-z-]+)'\)", text))
+    return names
+
+
+def test_it_can_be_switched_off_and_wants_the_aiohttp_it_was_tested_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = DataDirectory(tmp_path)
+
+    def hot(**given: str) -> bool:
+        settings = load({"FACET_DATA_DIR": str(tmp_path), **given})
+        settings = msgspec.structs.replace(settings, model_workers=0)
+        return build(settings, directory, lambda name, error: None)[HOT_PATH] is not None
+
+    assert hot()
+    assert not hot(FACET_HOT_PATH="0")
+    assert not hot(FACET_ACCESS_LOG="1")
+    monkeypatch.setattr(server.app, "is_tested", lambda: False)
+    assert not hot(FACET_HOT_PATH="0")
+    with pytest.raises(ConfigError, match="FACET_HOT_PATH=0"):
+        hot()
