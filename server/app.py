@@ -110,7 +110,6 @@ def build(
     app[METRICS] = metrics_of(app, pool)
     app[WORKER_METRICS] = WorkerMetrics(directory)
     app[LINKS] = Links(directory.link_key)
-
     add_routes(app, served_routes(), app[METRICS].observer)
 
     async def open_everything(app: web.Application) -> AsyncIterator[None]:
