@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from server.http import hot_path
 from server.http.hot_path import HOT_PATH, MEANINGFUL, VARYING_NAMES, varied
 from server.observability.metrics import METRICS
 from server.process import connections
+from storage.cache.read_through import ReadThrough
 from storage.data_directory import DataDirectory
 from storage.orders.actors import Role
+from storage.orders.encoded import EncodedOrder
 from tests.drills.hot_path_fuzz import Drill, prepared
 from tests.support.gates import until
 from tests.support.processes import ADMIN_TOKEN
@@ -224,20 +227,62 @@ async def test_a_failure_is_answered_by_the_normal_path(
     assert await answers_of(drill.ways, request) == [b"200"]
 
 
-async def test_who_does_not_read_is_cut_off_here_as_well(
+async def test_who_does_not_read_what_came_from_memory_is_cut_off(
     drill: Drill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "READ_WINDOW_S", 0.05)
     request = asking("/v1/orders")
     await learned(drill.ways, request)
-    loop = asyncio.get_running_loop()
-    listener = await loop.create_server(drill.ways.hot, "127.0.0.1", 0)
-    _, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
-    writer.write(request * 20_000)
-    await until(lambda: bool(drill.ways.hot.connections))
-    await until(lambda: not drill.ways.hot.connections)
-    writer.close()
-    listener.close()
+    server, loop = drill.ways.hot, asyncio.get_running_loop()
+    with socket.socket() as listener, socket.socket() as connection:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setblocking(False)
+        serving = await loop.create_server(server, sock=listener)
+        await loop.sock_connect(connection, listener.getsockname())
+        await until(lambda: bool(server.connections))
+        (served,) = server.connections
+        assert isinstance(served, connections.Connection)
+        while not served._paused:  # one after the other: nothing waits behind the last
+            drill.ways.hot_path.answered = 0
+            await loop.sock_sendall(connection, request)
+            await until(lambda: drill.ways.hot_path.answered > 0)
+        await until(lambda: not server.connections)
+        serving.close()
+
+
+async def test_an_order_is_shown_to_those_who_may_see_it(drill: Drill) -> None:
+    reads, anna = drill.ways.storage.reads, drill.seen.tokens[1]
+    (order_id, *_) = [order_id for order_id in drill.seen.orders if _held(reads, order_id).customer == "anna"]
+    request = asking(f"/v1/orders/{order_id}", token=anna)
+    await learned(drill.ways, request)
+    reads.local.lru.put(order_id, msgspec.structs.replace(_held(reads, order_id), customer="bob"), 1_000)
+    assert await answers_of(drill.ways, request) == [b"404"]
+
+
+def _held(reads: ReadThrough, order_id: str) -> EncodedOrder:
+    held = reads.local.get(order_id)
+    assert isinstance(held, EncodedOrder)
+    return held
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *('If-None-Match: "1"\r\nIf-None-Match: "2"', 'If-None-Match: "1"\r\nif-none-match: "1", "9"'),
+        *("X-Request-Id: a\r\nX-Request-Id: b", "Facet-Position: 1-1\r\nFacet-Position: 1-999999"),
+        *("Accept: a\r\nAccept: b", "X-Request-Id:  two", "Prefer: wait=0", "Expect: 100-continue"),
+        *("Connection: close", "Upgrade: h2c", "Content-Length: 0", "Range: bytes=0-1", "If-Match: *"),
+    ],
+)
+async def test_what_is_not_plain_is_never_learned(drill: Drill, odd: str) -> None:
+    request, before = asking(status_of(drill), odd), drill.ways.hot_path.answered
+    for _ in range(4):
+        hot, cold = await drill.ways.compare([request])
+        assert hot == cold
+    assert drill.ways.hot_path.answered == before
+    assert not drill.ways.hot_path._blocks
 
 
 async def test_it_counts_what_it_answers(drill: Drill) -> None:
