@@ -106,6 +106,21 @@ def test_a_carriage_return_within_a_line_is_no_difference() -> None:
     assert (state, "carriage return" in str(reason)) == ("not_possible", True)
 
 
+def test_an_indented_line_is_no_difference() -> None:
+    """Found by a mutant: trimesh looks for facets at the beginnings of lines."""
+    body = meshes.obj(RING).replace(b"\nf ", b"\n\tf ", 1)
+    state, reason = opinion_of(body)
+    assert (state, "begin with blanks" in str(reason)) == ("not_possible", True)
+
+
+def test_long_thin_facets_may_be_rounded_otherwise() -> None:
+    """Found by a mutant: a text has more digits than trimesh keeps. The thinner facets are, the more of their
+    area that can be."""
+    for tube in (0.01, 0.003, 0.001):
+        thin = meshes.torus(ring=5.913580124, tube=tube, around=8, across=4)
+        assert opinion_of(meshes.ascii_ply(thin)) == ("agreed", None)
+
+
 def test_who_disputes_a_model_leaves_its_price_to_a_person() -> None:
     facts: Facts = analyse(meshes.binary_stl(RING))
     assert firmness_of(facts, "mm").priceable == "auto"
