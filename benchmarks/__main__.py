@@ -9,7 +9,7 @@ from typing import Any
 
 from server.demo.private_servers.servers import ServerUnavailable
 
-NAMES = ("pricing", "orders", "reads", "stall", "uploads", "attack", "writes", "coherence")
+NAMES = ("http", "pricing", "orders", "reads", "stall", "uploads", "attack", "writes", "coherence")
 
 
 def show(result: dict[str, Any]) -> None:
@@ -20,6 +20,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 WITH_FOLDER = ("verdicts", "first_answer")
+MAY_HAVE_FOLDER = ("http",)
 
 
 def run_over(name: str, folder: Path, *, as_json: bool) -> int:
@@ -47,12 +48,15 @@ def main(arguments: list[str]) -> int:
         help="one of them; when left out, all that take no folder",
     )
     parser.add_argument(
-        "folder", nargs="?", type=Path, help="of models, for verdicts; another checkout, for first_answer"
+        "folder", nargs="?", type=Path, help="of models, for verdicts; another checkout, for the other ones"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, a line per benchmark")
     options = parser.parse_args(arguments)
-    if (options.name in WITH_FOLDER) != (options.folder is not None):
-        parser.error(f"{' and '.join(WITH_FOLDER)} take a folder, and nothing else does")
+    wants = options.name in WITH_FOLDER, options.name in (*WITH_FOLDER, *MAY_HAVE_FOLDER)
+    if not wants[0] <= (options.folder is not None) <= wants[1]:
+        parser.error(
+            f"{' and '.join(WITH_FOLDER)} take a folder, {' and '.join(MAY_HAVE_FOLDER)} may, and nothing else does"
+        )
     if options.folder is not None:
         return run_over(options.name, options.folder, as_json=options.json)
     for name in [options.name] if options.name else NAMES:

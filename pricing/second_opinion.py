@@ -78,9 +78,23 @@ def _known_otherwise(opened: Opened, contents: Contents) -> str:
         known.append("What is left out here is taken for metal.")
     if opened.format in _TEXTS and _BARE_RETURN.search(opened.body):
         known.append("A carriage return alone is not taken for the end of a line.")
+    if opened.format == "off" and not _has_one_a_line(opened.body):
+        known.append("Vertices and facets are taken to stand on a line each.")
     if opened.format == "obj" and _INDENTED.search(opened.body):
         known.append("Lines that begin with blanks are passed over.")
     return " ".join(known)
+
+
+def _has_one_a_line(off: bytes | memoryview) -> bool:
+    """Whether an OFF has each vertex and each facet on a line of its own, as programs write it."""
+    lines = [words for line in bytes(off).splitlines() if (words := line.partition(b"#")[0].split())]
+    try:
+        vertices, facets = int(lines[1][0]), int(lines[1][1])
+        points, sides = lines[2 : 2 + vertices], lines[2 + vertices :]
+        whole = all(len(words) == int(words[0]) + 1 for words in sides[:facets])
+    except (IndexError, ValueError):
+        return False
+    return len(lines[0]) == 1 and len(sides) == facets and {len(words) for words in points} == {3} and whole
 
 
 def _read_by_trimesh(opened: Opened) -> "Trimesh":
@@ -133,7 +147,8 @@ def _differences(mesh: "Trimesh", ours: Measures, facts: Facts) -> Iterator[str]
         if not _equal(float(theirs), float(own), 2 * blur):
             yield f"The extent in {axis} is {theirs:.9g}, not {own:.9g}."
     plain = facts.closed and facts.oriented and not facts.warnings and not facts.cavities
-    if plain and not _equal(facts.volume, abs(ours.signed_volume), 0.0):
+    mended = facts.volume_error * facts.volume
+    if plain and not _equal(facts.volume, abs(ours.signed_volume), mended):
         yield f"The facts say {facts.volume:.9g}, the facets of the file {abs(ours.signed_volume):.9g}."
 
 

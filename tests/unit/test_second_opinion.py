@@ -106,6 +106,13 @@ def test_a_carriage_return_within_a_line_is_no_difference() -> None:
     assert (state, "carriage return" in str(reason)) == ("not_possible", True)
 
 
+@pytest.mark.parametrize("broken", ["3 0 \r\n", "3 \n0 "])
+def test_a_facet_over_two_lines_is_no_difference(broken: str) -> None:
+    """Found by mutants: OFF is read by words here, and by lines there."""
+    state, reason = opinion_of(meshes.off(RING).replace(b"\n3 0 ", b"\n" + broken.encode(), 1))
+    assert (state, "on a line each" in str(reason)) == ("not_possible", True)
+
+
 def test_an_indented_line_is_no_difference() -> None:
     """Found by a mutant: trimesh looks for facets at the beginnings of lines."""
     body = meshes.obj(RING).replace(b"\nf ", b"\n\tf ", 1)
