@@ -54,9 +54,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     wants = options.name in WITH_FOLDER, options.name in (*WITH_FOLDER, *MAY_HAVE_FOLDER)
     if not wants[0] <= (options.folder is not None) <= wants[1]:
-        parser.error(
-            f"{' and '.join(WITH_FOLDER)} take a folder, {' and '.join(MAY_HAVE_FOLDER)} may, and nothing else does"
-        )
+        wanting, may = " and ".join(WITH_FOLDER), " and ".join(MAY_HAVE_FOLDER)
+        parser.error(f"{wanting} take a folder, {may} may, and nothing else does")
     if options.folder is not None:
         return run_over(options.name, options.folder, as_json=options.json)
     for name in [options.name] if options.name else NAMES:

@@ -36,6 +36,10 @@ AIOHTTP_VERSION = "3.14.5"
 BLOCKS_MAX = 2_000
 """Header blocks that are known, and as many ways in which their varying headers were filled in."""
 BLOCK_BYTES_MAX = 2_048
+PREFIX_BYTES = 24
+"""Shapes are looked for by what a block begins with."""
+SHAPES_MAX = 8
+"""Of one prefix; the oldest goes."""
 LINES_MAX = 10_000
 """First lines that are known, of all callers together."""
 LINE_BYTES_MAX = 1_024
@@ -44,16 +48,14 @@ SEEN_MAX = 8_192
 
 HEAD_END = b"\r\n\r\n"
 
-VARYING = re.compile(
-    rb"\r\n(?:"
-    rb"(x-request-id): ([A-Za-z0-9._:-]{1,64})|"
-    rb'(if-none-match): ((?:W/)?"[A-Za-z0-9_.+/=]{0,64}")|'
-    rb"(facet-position): ([0-9]{1,18}-[0-9]{1,18})"
-    rb")(?=\r\n)",
-    re.IGNORECASE,
-)
-"""Headers that may differ, with the values that need no second look."""
 VARYING_NAMES = ("x-request-id", "if-none-match", "facet-position")
+_VARYING = re.compile(rb"\r\n(%b): ([^\r\n]*)(?=\r\n)" % "|".join(VARYING_NAMES).encode(), re.IGNORECASE)
+_PLAIN_VALUES = (
+    re.compile(rb"[A-Za-z0-9._:-]{1,64}"),
+    re.compile(rb'(?:W/)?"[A-Za-z0-9_.+/=]{0,64}"'),
+    re.compile(rb"[0-9]{1,18}-[0-9]{1,18}"),
+)
+"""Values that need no second look."""
 
 MEANINGFUL = frozenset(
     {
@@ -107,18 +109,33 @@ class KnownBlock(NamedTuple):
     """What a header block says: who asks (by what they have asked for before), and what varies."""
 
     lines: dict[bytes, KnownLine]
-    request_id: bytes | None = None
-    tag: bytes | None = None
-    position: bytes | None = None
-
-
-class Varied(NamedTuple):
-    """A block less the values that vary, and these."""
-
-    key: bytes
     request_id: bytes | None
     tag: bytes | None
     position: bytes | None
+
+
+class BlockShape(NamedTuple):
+    """A header block but for the values that vary: what stands between these, and which value is where, of
+    VARYING_NAMES."""
+
+    segments: tuple[bytes, ...]
+    which: tuple[int, ...]
+
+    def values_of(self, block: bytes) -> list[bytes | None] | None:
+        """The values of a block of this shape, in the order of VARYING_NAMES; None when it has another."""
+        first, *others = self.segments
+        if not block.startswith(first):
+            return None
+        values: list[bytes | None] = [None, None, None]
+        at = len(first)
+        for which, segment in zip(self.which, others, strict=True):
+            end = block.find(b"\r", at)
+            value = block[at:end]
+            if not block.startswith(segment, end) or not _PLAIN_VALUES[which].fullmatch(value):
+                return None
+            values[which] = value
+            at = end + len(segment)
+        return values if at == len(block) else None
 
 
 def is_plain(message: RawRequestMessage) -> bool:
@@ -139,18 +156,18 @@ def is_plain(message: RawRequestMessage) -> bool:
     )
 
 
-def varied(block: bytes) -> Varied:
-    """A header block less its varying values."""
-    pieces, at = [], 0
+def shape_of(block: bytes) -> tuple[BlockShape, list[bytes | None]]:
+    """The shape of a header block, and its values."""
+    segments, which, at = [], [], 0
     values: list[bytes | None] = [None, None, None]
-    for match in VARYING.finditer(block):
-        which = match.lastindex or 0
-        values[which // 2 - 1] = match[which]
-        start = match.start(which)
-        pieces.append(block[at:start])
-        at = match.end(which)
-    pieces.append(block[at:])
-    return Varied(b"".join(pieces), values[0], values[1], values[2])
+    for match in _VARYING.finditer(block):
+        name = VARYING_NAMES.index(match[1].decode().lower())
+        if _PLAIN_VALUES[name].fullmatch(match[2]):
+            segments.append(block[at : match.start(2)])
+            which.append(name)
+            values[name] = match[2]
+            at = match.end(2)
+    return BlockShape((*segments, block[at:]), tuple(which)), values
 
 
 class HotPath:
@@ -161,15 +178,16 @@ class HotPath:
         self._freshness = storage.change_log.freshness
         self._monotonic_s = storage.clock.monotonic_s
         self._blocks: dict[bytes, KnownBlock] = {}
-        """By what remains of them without their varying values."""
-        self._whole: dict[bytes, KnownBlock] = {}
-        """By all of their bytes, varying values included."""
+        """By all of their bytes: those in which nothing varies."""
+        self._filled: dict[bytes, KnownBlock] = {}
+        """By all of their bytes: of a known shape, with values that come again."""
+        self._shapes: dict[bytes, dict[BlockShape, dict[bytes, KnownLine]]] = {}
         self._by_actor: dict[Actor, dict[bytes, KnownLine]] = {}
         self._lines = 0
         self._seen: set[int] = set()
         self._revocations = self._tokens.revocations
         self._epoch = self._head = -1
-        self._position = b""
+        self._untagged = self._tagged = self._unchanged = b""
         self._second = 0
         self._date = b""
         self.answered = 0
@@ -178,8 +196,8 @@ class HotPath:
         """The whole answer to a request of this first line and these headers (from the line end before them
         to their end), or None."""
         began_s = time.perf_counter()
-        known = self._whole.get(block)
-        if known is None and (line[:1] not in _METHODS or (known := self._varied(block)) is None):
+        known = self._blocks.get(block) or self._filled.get(block) or self._fill(block)
+        if known is None:
             return None
         lines, request_id, tag, position = known
         asked = lines.get(line)
@@ -189,55 +207,53 @@ class HotPath:
             return None
         tail = self._tail
         if tail.head != self._head or tail.epoch != self._epoch:
-            self._epoch, self._head = tail.epoch, tail.head
-            self._position = b"%d-%d" % (tail.epoch, tail.head)
-        if position is not None and position != self._position and not self._has_seen(position):
+            self._stand_at(tail.epoch, tail.head)
+        if position is not None and not self._has_seen(position):
             return None
         if (found := asked.peek()) is None:
             return None
         body, etag, more = found
-        status = 200
-        if tag is not None and etag:
-            if tag == etag:
-                status = 304
-            elif (compared := _compared(tag, etag)) is None:
-                return None
-            elif compared:
-                status = 304
-        answer = self._written(status, body, etag, more, request_id or new_request_id(), asked.heads)
-        self.answered += 1
-        asked.observe(status, time.perf_counter() - began_s)
-        return answer
-
-    def _written(
-        self, status: int, body: bytes, etag: bytes, more: bytes, request_id: bytes, heads: bool
-    ) -> bytes:
-        """Header for header as the normal path writes it."""
+        unchanged = tag is not None and etag != b"" and (tag == etag or _compared(tag, etag))
+        if unchanged is None:
+            return None
         if (second := int(time.time())) != self._second:
             self._second = second
             self._date = b"\r\nDate: %b\r\n\r\n" % rfc822_formatted_time().encode()
-        if status == 304:
-            return b"".join(
-                (_UNCHANGED, self._position, _ETAG, etag, _PRIVATE, more, _REQUEST_ID, request_id, self._date)
+        request_id = request_id or new_request_id()
+        if unchanged:
+            answer = b"".join(
+                (self._unchanged, etag, _PRIVATE, more, _REQUEST_ID, request_id, self._date),
             )
-        head = (
-            *(_OK, self._position, _ETAG if etag else b"", etag, more, _REQUEST_ID, request_id),
-            *(_CONTENT_LENGTH, b"%d" % len(body), self._date),
-        )
-        return b"".join(head) if heads else b"".join((*head, body))
+        else:
+            ok = self._tagged if etag else self._untagged
+            shown = b"" if asked.heads else body
+            length = b"%d" % len(body)
+            answer = b"".join(
+                (ok, etag, more, _REQUEST_ID, request_id, _CONTENT_LENGTH, length, self._date, shown)
+            )
+        self.answered += 1
+        asked.observe(304 if unchanged else 200, time.perf_counter() - began_s)
+        return answer
 
-    def _varied(self, block: bytes) -> KnownBlock | None:
-        if len(block) > BLOCK_BYTES_MAX:
+    def _stand_at(self, epoch: int, head: int) -> None:
+        """What the heads of answers begin with, header for header as the normal path writes them."""
+        self._epoch, self._head = epoch, head
+        self._untagged = b"%b%d-%d" % (_OK, epoch, head)
+        self._tagged = self._untagged + _ETAG
+        self._unchanged = b"%b%d-%d%b" % (_UNCHANGED, epoch, head, _ETAG)
+
+    def _fill(self, block: bytes) -> KnownBlock | None:
+        if (shapes := self._shapes.get(block[:PREFIX_BYTES])) is None or len(block) > BLOCK_BYTES_MAX:
             return None
-        key, request_id, tag, position = varied(block)
-        if (known := self._blocks.get(key)) is None:
-            return None
-        filled = KnownBlock(known.lines, request_id, tag, position)
-        if request_id is None and position is None:  # these are new each time
-            if len(self._whole) >= BLOCKS_MAX:
-                self._whole.clear()
-            self._whole[block] = filled
-        return filled
+        for shape, lines in shapes.items():
+            if (values := shape.values_of(block)) is not None:
+                filled = KnownBlock(lines, *values)
+                if filled.request_id is None and filled.position is None:  # these are new each time
+                    if len(self._filled) >= BLOCKS_MAX:
+                        self._filled.clear()
+                    self._filled[block] = filled
+                return filled
+        return None
 
     def _has_seen(self, position: bytes) -> bool:
         epoch, _, n = position.partition(b"-")
@@ -258,8 +274,8 @@ class HotPath:
             return
         if len(line) > LINE_BYTES_MAX or len(block) > BLOCK_BYTES_MAX:
             return
-        key, *values = varied(block)
-        if not self._seen_before(hash((key, line))) or not is_plain(message):
+        shape, values = shape_of(block)
+        if not self._seen_before(hash((shape, line))) or not is_plain(message):
             return
         if values != [_given(message.headers, name) for name in VARYING_NAMES]:
             return  # one of them is not written as it is here
@@ -269,17 +285,24 @@ class HotPath:
             return  # not allowed by this token, or not any more
         if (peek := make_peek()) is None:
             return
-        if self._lines >= LINES_MAX or (len(self._blocks) >= BLOCKS_MAX and key not in self._blocks):
+        if self._lines >= LINES_MAX or len(self._blocks) + len(self._shapes) >= BLOCKS_MAX:
             self.forget()
         lines = self._by_actor.setdefault(actor, {})
         self._lines += line not in lines
         lines[line] = KnownLine(peek, observe, message.method == "HEAD")
-        self._blocks[key] = KnownBlock(lines)
+        if not shape.which:
+            self._blocks[block] = KnownBlock(lines, None, None, None)
+        elif len(shape.segments[0]) >= PREFIX_BYTES:
+            shapes = self._shapes.setdefault(block[:PREFIX_BYTES], {})
+            if shape not in shapes and len(shapes) >= SHAPES_MAX:
+                del shapes[next(iter(shapes))]
+            shapes[shape] = lines
 
     def forget(self) -> None:
         """Everything that was learned."""
         self._blocks.clear()
-        self._whole.clear()
+        self._filled.clear()
+        self._shapes.clear()
         self._by_actor.clear()
         self._lines = 0
         self._revocations = self._tokens.revocations
@@ -310,7 +333,6 @@ def _given(headers: CIMultiDictProxy[str], name: str) -> bytes | None:
     return None if value is None else value.encode("utf-8", "surrogateescape")
 
 
-_METHODS = (b"G", b"H")
 _OK = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: private, no-cache\r\n"
     b"Cache-Status: %b\r\nFacet-Position: " % CacheStatus.LOCAL.encode()

@@ -68,9 +68,9 @@ class Quoting:
         self._clock = clock
         self._answers = PriceAnswers()
 
-    def current(self) -> tuple[PriceList, MetalFix]:
+    def current(self, now: datetime | None = None) -> tuple[PriceList, MetalFix]:
         """Raises HttpError 503 when no published version is valid now."""
-        now = self._clock.now()
+        now = now or self._clock.now()
         price_list, metal_fix = self.price_lists.current(now), self.metal_fixes.current(now)
         if price_list is None or metal_fix is None:
             raise HttpError(503, "no_price_list", "No price list is valid now.", {"Retry-After": "60"})
@@ -145,7 +145,8 @@ class Quoting:
 
     def answered(self, question: Question, model: Model) -> PriceAnswer | None:
         """What this question was answered before, while it still is the answer."""
-        return self._answers.get(question, model, self.current(), self._clock.now())
+        now = self._clock.now()
+        return self._answers.get(question, model, self.current(now), now)
 
     def keep_answer(self, question: Question, model: Model, body: bytes, etag: str) -> PriceAnswer:
         until = _midnight(self._clock.now()) + timedelta(days=1)

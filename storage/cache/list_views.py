@@ -113,11 +113,33 @@ class ListView:
             self._pages[limit] = _CachedPage(page, bound)
         return page
 
-    def _encode(self, limit: int, now: datetime) -> tuple[Page, Place | None]:
+    def page_behind(self, anchor: Place, limit: int, now: datetime) -> Page | None:
+        """The rows behind a place, as a list from there on would show them; None when they are not all held.
+        Not for lists by `updated_at`, whose walks leave out what has changed since they began."""
+        places = self._places
         if self._descending:
-            bodies, places = self._bodies[-limit:][::-1], self._places[-limit - 1 :][::-1]
+            end = bisect.bisect_left(places, anchor)
+            rows = slice(max(end - limit - 1, 0), end)
+            held = end
         else:
-            bodies, places = self._bodies[:limit], self._places[: limit + 1]
+            start = bisect.bisect_right(places, anchor)
+            rows = slice(start, start + limit + 1)
+            held = len(places) - start
+        if not self.complete and held <= limit:
+            return None
+        return self._encode_rows(rows, limit, now)[0]
+
+    def _encode(self, limit: int, now: datetime) -> tuple[Page, Place | None]:
+        count = len(self._places)
+        rows = slice(max(count - limit - 1, 0), count) if self._descending else slice(0, limit + 1)
+        return self._encode_rows(rows, limit, now)
+
+    def _encode_rows(self, rows: slice, limit: int, now: datetime) -> tuple[Page, Place | None]:
+        """A page of the first `limit` of these; one more says that there are more."""
+        bodies, places = self._bodies[rows], self._places[rows]
+        if self._descending:
+            bodies, places = bodies[::-1], places[::-1]
+        bodies = bodies[:limit]
         cursor: str | None = None
         bound: Place | None = None
         if bodies and (len(places) > limit or not self.complete):
@@ -159,7 +181,7 @@ class ListView:
                 del self._pages[limit]
 
 
-class CountsQuery(msgspec.Struct, frozen=True):
+class CountsQuery(msgspec.Struct, frozen=True, cache_hash=True):
     """How many orders of each status a filter lets through."""
 
     filter: OrderFilter

@@ -1,9 +1,12 @@
 """The maintained lists this process holds: loaded once for any number of callers, then kept up to date."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
+
+import msgspec
 
 from storage.bounds import Bounds
 from storage.cache.list_views import CountsQuery, CountsView, ListView, Page
@@ -17,7 +20,7 @@ from storage.log.tail import Tail
 from storage.memory.lru import MISS, Lru, Sentinel
 from storage.memory.single_flight import SingleFlight
 from storage.orders.encoded import EncodedOrder
-from storage.orders.filters import ALL, ListQuery, OrderFilter
+from storage.orders.filters import ALL, ListQuery, OrderFilter, Place, SortField
 from storage.orders.order import Order, encode_order
 from storage.orders.workflow import Status
 
@@ -50,6 +53,7 @@ class ViewCache:
         self._bounds = bounds
         self._views: Lru[Query, ListView | CountsView] = Lru(bounds.views, bounds.views_bytes)
         self._flights: SingleFlight[Query, ListView | CountsView] = SingleFlight()
+        self._deep: SingleFlight[tuple[ListQuery, int], ListView | CountsView] = SingleFlight()
         self._invalidations = 0
         self.loads = 0
 
@@ -59,6 +63,8 @@ class ViewCache:
 
     def peek_page(self, query: ListQuery, limit: int, now: datetime) -> Page | Sentinel:
         """The page from what is held here; MISS when a load is needed. Never waits."""
+        if (anchor := query.anchor) is not None:
+            return self._peek_behind(query, anchor, limit, now)
         view = self._current(query)
         if not isinstance(view, ListView) or not view.holds(limit):
             return MISS
@@ -66,8 +72,19 @@ class ViewCache:
             self._refill(query)
         return view.page(limit, now, self._bounds.view_pages)
 
+    def _peek_behind(self, query: ListQuery, anchor: Place, limit: int, now: datetime) -> Page | Sentinel:
+        """A page further on, cut from the list that it is of, when that is held and reaches so far."""
+        if query.sort.field is SortField.UPDATED_AT:
+            return MISS
+        view = self._current(msgspec.structs.replace(query, after=None))
+        page = view.page_behind(anchor, limit, now) if isinstance(view, ListView) else None
+        return MISS if page is None else page
+
     async def page(self, query: ListQuery, limit: int, now: datetime) -> tuple[Page, Position]:
         """Load the list and show its first rows, with the position they are complete to."""
+        if query.after is not None:
+            view = await self._load_deep(query, limit)
+            return view.page(limit, now, 0), Position(view.epoch, view.n)
         view = await self._loaded(query, ListView)
         return view.page(limit, now, self._bounds.view_pages), Position(view.epoch, view.n)
 
@@ -115,6 +132,7 @@ class ViewCache:
         self._invalidations += 1
         self._views.clear()
         self._flights.clear()
+        self._deep.clear()
 
     def _current(self, query: Query) -> ListView | CountsView | Sentinel:
         """The view, brought up to date, or MISS."""
@@ -145,10 +163,31 @@ class ViewCache:
         self._catch_up(view)
         return view
 
-    async def _load(self, query: Query) -> ListView | CountsView:
+    async def _load_deep(self, query: ListQuery, limit: int) -> ListView:
+        """A page far on in a list: its rows and no more, which nobody keeps. A walk through all orders then
+        takes nothing from those who look at the same lists again and again."""
         for attempt in range(LOAD_ATTEMPTS):
-            began = self._invalidations
-            view = await self._snapshot(query)
+            rows_max = limit << attempt  # more when some have left the list since the database had them
+            load = functools.partial(self._up_to_date, query, rows_max)
+            found = await self._deep.do((query, rows_max), load)
+            assert isinstance(found, ListView)
+            view = found
+            self._catch_up(view)
+            if view.complete or len(view) >= limit:
+                break
+        return view
+
+    async def _load(self, query: Query) -> ListView | CountsView:
+        began = self._invalidations
+        view = await self._up_to_date(query, self._bounds.view_rows)
+        if began == self._invalidations and view.epoch == self._tail.epoch:
+            self._views.put(query, view, view.byte_count)
+        return view
+
+    async def _up_to_date(self, query: Query, rows_max: int) -> ListView | CountsView:
+        """As the database has it, with what the log has brought since."""
+        for attempt in range(LOAD_ATTEMPTS):
+            view = await self._snapshot(query, rows_max)
             if view.n > self._tail.head:
                 await self._reach_head()
             if view.epoch != self._tail.epoch:
@@ -156,16 +195,13 @@ class ViewCache:
                     return view  # the database is in a new epoch of the log already: it has everything
                 await asyncio.sleep(EPOCH_PAUSE_S)
             elif self._catch_up(view):
-                if began == self._invalidations:
-                    self._views.put(query, view, view.byte_count)
                 return view
         raise Behind("The list changes faster than it can be loaded.")
 
-    async def _snapshot(self, query: Query) -> ListView | CountsView:
+    async def _snapshot(self, query: Query, rows_max: int) -> ListView | CountsView:
         if isinstance(query, CountsQuery):
             counts = await self._counts(query.filter)
             return CountsView(query, counts.counts, counts.position)
-        rows_max = self._bounds.view_rows
         snapshot = await self._list(query, rows_max + 1)
         complete = len(snapshot.rows) <= rows_max
         rows = [(order, self._body(order)) for order in snapshot.rows[:rows_max]]

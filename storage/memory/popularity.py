@@ -27,13 +27,13 @@ class Popularity:
     def __len__(self) -> int:
         return len(self._scores)
 
-    def count(self, key: str, now: datetime) -> float:
-        """One more request. Returns the score as of now (a first request scores 1)."""
+    def count(self, key: str, now: datetime, requests: float = 1.0) -> float:
+        """So many more requests. Returns the score as of now (a first request scores 1)."""
         weight = self._weight(now)
         if weight > RESCALE_AT:
             self._rescale(now)
             weight = 1.0
-        self._scores[key] = self._scores.get(key, 0.0) + weight
+        self._scores[key] = self._scores.get(key, 0.0) + weight * requests
         if len(self._scores) > self._entries_max:
             self._forget_least()
         return self._scores.get(key, weight) / weight

@@ -33,7 +33,7 @@ NO_OPERATOR = ""
 """In a filter: orders that are not taken (a name is never empty)."""
 
 
-class OrderFilter(msgspec.Struct, frozen=True, kw_only=True):
+class OrderFilter(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     """All given conditions hold. Times: `from` is included, `to` is not. `q` finds text, case folded."""
 
     statuses: frozenset[Status] = frozenset()
@@ -131,7 +131,7 @@ def decode_cursor(text: str, sort: Sort) -> Cursor:
     return cursor
 
 
-class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
+class ListQuery(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     """A list from some row on: what a maintained view is kept for."""
 
     filter: OrderFilter = ALL

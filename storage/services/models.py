@@ -175,10 +175,11 @@ class Models:
             raise ModelRefused(known.found)
         return await self._admit(known.found, tenant), known.source
 
-    def count(self, model: Model) -> None:
-        """One more request for a known model."""
-        self.popularity.count(model.sha256, self._clock.now())
-        self.records.add(self._hold(model), self._clock.now())
+    def count(self, model: Model, requests: float = 1.0) -> None:
+        """So many more requests for a known model."""
+        now = self._clock.now()
+        self.popularity.count(model.sha256, now, requests)
+        self.records.add(self._hold(model), now, requests=requests)
 
     async def drop_copy(self, sha256: str) -> None:
         await self.copies.drop(sha256)

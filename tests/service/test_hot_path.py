@@ -14,7 +14,7 @@ import server.app
 from server.app import build
 from server.config import ConfigError, load
 from server.http import hot_path
-from server.http.hot_path import HOT_PATH, MEANINGFUL, VARYING_NAMES, varied
+from server.http.hot_path import HOT_PATH, MEANINGFUL, VARYING_NAMES, shape_of
 from server.observability.metrics import METRICS
 from server.process import connections
 from storage.cache.read_through import ReadThrough
@@ -207,8 +207,9 @@ async def test_what_is_known_is_bounded(drill: Drill, monkeypatch: pytest.Monkey
         tagged = asking(path, f'If-None-Match: "x{n}"')
         for _ in range(3):
             await drill.ways.tell(drill.ways.hot, [tagged])
-        assert len(known._blocks) <= 20
-        assert len(known._whole) <= 20
+        assert len(known._blocks) + len(known._shapes) <= 20
+        assert len(known._filled) <= 20
+        assert all(len(shapes) <= hot_path.SHAPES_MAX for shapes in known._shapes.values())
         assert len(known._seen) <= 40
         assert sum(map(len, known._by_actor.values())) <= 30
     assert known.answered > 0
@@ -283,6 +284,7 @@ async def test_what_is_not_plain_is_never_learned(drill: Drill, odd: str) -> Non
         assert hot == cold
     assert drill.ways.hot_path.answered == before
     assert not drill.ways.hot_path._blocks
+    assert not drill.ways.hot_path._shapes
 
 
 async def test_it_counts_what_it_answers(drill: Drill) -> None:
@@ -293,11 +295,16 @@ async def test_it_counts_what_it_answers(drill: Drill) -> None:
 
 def test_values_that_vary_are_cut_out() -> None:
     block = b'\r\nHost: f\r\nx-request-ID: a.1\r\nIf-None-Match: W/"ab"\r\nFacet-Position: 3-14\r\n\r\n'
-    key, *values = varied(block)
+    shape, values = shape_of(block)
     assert values == [b"a.1", b'W/"ab"', b"3-14"]
-    assert key == b"\r\nHost: f\r\nx-request-ID: \r\nIf-None-Match: \r\nFacet-Position: \r\n\r\n"
+    assert shape.segments == (
+        *(b"\r\nHost: f\r\nx-request-ID: ", b"\r\nIf-None-Match: ", b"\r\nFacet-Position: ", b"\r\n\r\n"),
+    )
+    assert shape.values_of(block.replace(b"3-14", b"4-0")) == [b"a.1", b'W/"ab"', b"4-0"]
+    for odd in (b"a b", b"a\r\nX: y", b"", b"x" * 65, b"a.1 "):
+        assert shape.values_of(block.replace(b"a.1", odd)) is None
     for odd in (b"X-Request-Id: a b", b'If-None-Match: "1", "2"', b"Facet-Position: 3", b"X-Request-Id:a"):
-        assert varied(b"\r\n" + odd + b"\r\n\r\n").key == b"\r\n" + odd + b"\r\n\r\n"
+        assert shape_of(b"\r\n" + odd + b"\r\n\r\n")[0].which == ()
 
 
 def test_every_header_that_anything_reads_is_looked_at() -> None:

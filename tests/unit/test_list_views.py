@@ -71,6 +71,23 @@ def test_a_list_brought_up_to_date_shows_what_a_fresh_one_shows(data: st.DataObj
 
 
 @given(st.data())
+@settings(max_examples=70, deadline=None)
+def test_a_page_cut_from_a_list_is_that_of_a_list_from_there_on(data: st.DataObject) -> None:
+    population = newest(data.draw(histories(9, 20)))
+    query = data.draw(queries(wide_filters, population))
+    whole = msgspec.structs.replace(query, after=None)
+    view = view_of(population, whole, rows_max=data.draw(st.integers(1, 9)))
+    if query.anchor is None or query.sort.field is SortField.UPDATED_AT:
+        return
+    fresh = view_of(population, query)
+    for limit in range(1, 6):
+        page = view.page_behind(query.anchor, limit, NOW)
+        assert page in (None, fresh.page(limit, NOW, PAGES))
+        if view.complete:
+            assert page is not None
+
+
+@given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_page_that_a_list_keeps_is_never_stale(data: st.DataObject) -> None:
     """Every page is asked for after every change, so that all of them are kept when the next comes."""

@@ -103,9 +103,10 @@ routes = Routes("orders")
 
 
 def _peek_page(call: Call) -> Peek | None:
-    """The page as long as its list is held. A walk by the time of change begins anew with each request."""
+    """The first page, as long as its list is held. A walk by the time of change begins anew with each
+    request; further pages are asked for once."""
     query, limit = _listed(call)
-    if query.sort.field is SortField.UPDATED_AT:
+    if query.sort.field is SortField.UPDATED_AT or query.after is not None:
         return None
     peek_page, now = call.storage.reads.views.peek_page, call.storage.clock.now()
     raw_path, url = call.request.raw_path, call.request.rel_url
