@@ -13,6 +13,7 @@ Relies on the pinned aiohttp: a server refuses to start on another one, unless t
 """
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable
@@ -36,10 +37,10 @@ AIOHTTP_VERSION = "3.14.5"
 BLOCKS_MAX = 2_000
 """Header blocks that are known, and as many ways in which their varying headers were filled in."""
 BLOCK_BYTES_MAX = 2_048
-PREFIX_BYTES = 24
-"""Shapes are looked for by what a block begins with."""
+LENGTHS_MAX = 16
+"""Different lengths of what comes before the first value that varies: shapes are looked for by each."""
 SHAPES_MAX = 8
-"""Of one prefix; the oldest goes."""
+"""Of one beginning; the oldest goes."""
 LINES_MAX = 10_000
 """First lines that are known, of all callers together."""
 LINE_BYTES_MAX = 1_024
@@ -114,27 +115,32 @@ class KnownBlock(NamedTuple):
     position: bytes | None
 
 
-class BlockShape(NamedTuple):
-    """A header block but for the values that vary: what stands between these, and which value is where, of
-    VARYING_NAMES."""
+class Varying(NamedTuple):
+    """A value that varies in a header block, and what stands behind it. `which`: of VARYING_NAMES."""
 
-    segments: tuple[bytes, ...]
-    which: tuple[int, ...]
+    which: int
+    is_value: Callable[[bytes], object]
+    behind: bytes
+
+
+class BlockShape(NamedTuple):
+    """A header block but for the values that vary."""
+
+    first: bytes
+    varying: tuple[Varying, ...]
 
     def values_of(self, block: bytes) -> list[bytes | None] | None:
-        """The values of a block of this shape, in the order of VARYING_NAMES; None when it has another."""
-        first, *others = self.segments
-        if not block.startswith(first):
-            return None
+        """The values of a block that begins as this one does, in the order of VARYING_NAMES; None when it
+        goes on otherwise."""
         values: list[bytes | None] = [None, None, None]
-        at = len(first)
-        for which, segment in zip(self.which, others, strict=True):
+        at = len(self.first)
+        for which, is_value, behind in self.varying:
             end = block.find(b"\r", at)
             value = block[at:end]
-            if not block.startswith(segment, end) or not _PLAIN_VALUES[which].fullmatch(value):
+            if not block.startswith(behind, end) or not is_value(value):
                 return None
             values[which] = value
-            at = end + len(segment)
+            at = end + len(behind)
         return values if at == len(block) else None
 
 
@@ -158,16 +164,21 @@ def is_plain(message: RawRequestMessage) -> bool:
 
 def shape_of(block: bytes) -> tuple[BlockShape, list[bytes | None]]:
     """The shape of a header block, and its values."""
-    segments, which, at = [], [], 0
     values: list[bytes | None] = [None, None, None]
+    found, pieces, at = [], [], 0
     for match in _VARYING.finditer(block):
-        name = VARYING_NAMES.index(match[1].decode().lower())
-        if _PLAIN_VALUES[name].fullmatch(match[2]):
-            segments.append(block[at : match.start(2)])
-            which.append(name)
-            values[name] = match[2]
+        which = VARYING_NAMES.index(match[1].decode().lower())
+        if _PLAIN_VALUES[which].fullmatch(match[2]):
+            found.append(which)
+            values[which] = match[2]
+            pieces.append(block[at : match.start(2)])
             at = match.end(2)
-    return BlockShape((*segments, block[at:]), tuple(which)), values
+    first, *others = (*pieces, block[at:])
+    varying = [
+        Varying(which, _PLAIN_VALUES[which].fullmatch, behind)
+        for which, behind in zip(found, others, strict=True)
+    ]
+    return BlockShape(first, tuple(varying)), values
 
 
 class HotPath:
@@ -182,6 +193,8 @@ class HotPath:
         self._filled: dict[bytes, KnownBlock] = {}
         """By all of their bytes: of a known shape, with values that come again."""
         self._shapes: dict[bytes, dict[BlockShape, dict[bytes, KnownLine]]] = {}
+        """By what comes before the first value that varies, which has one of these lengths."""
+        self._lengths: dict[int, None] = {}
         self._by_actor: dict[Actor, dict[bytes, KnownLine]] = {}
         self._lines = 0
         self._seen: set[int] = set()
@@ -203,7 +216,8 @@ class HotPath:
         asked = lines.get(line)
         if asked is None or self._tokens.revocations != self._revocations:
             return None
-        if self._monotonic_s() > self._freshness.until_s:
+        until_s = self._freshness.until_s
+        if until_s != math.inf and self._monotonic_s() > until_s:
             return None
         tail = self._tail
         if tail.head != self._head or tail.epoch != self._epoch:
@@ -243,16 +257,18 @@ class HotPath:
         self._unchanged = b"%b%d-%d%b" % (_UNCHANGED, epoch, head, _ETAG)
 
     def _fill(self, block: bytes) -> KnownBlock | None:
-        if (shapes := self._shapes.get(block[:PREFIX_BYTES])) is None or len(block) > BLOCK_BYTES_MAX:
+        if len(block) > BLOCK_BYTES_MAX:
             return None
-        for shape, lines in shapes.items():
-            if (values := shape.values_of(block)) is not None:
-                filled = KnownBlock(lines, *values)
-                if filled.request_id is None and filled.position is None:  # these are new each time
-                    if len(self._filled) >= BLOCKS_MAX:
-                        self._filled.clear()
-                    self._filled[block] = filled
-                return filled
+        for length in self._lengths:
+            for shape, lines in self._shapes.get(block[:length], _NONE).items():
+                if (values := shape.values_of(block)) is not None:
+                    request_id, tag, position = values
+                    filled = KnownBlock(lines, request_id, tag, position)
+                    if request_id is None and position is None:  # these are new each time
+                        if len(self._filled) >= BLOCKS_MAX:
+                            self._filled.clear()
+                        self._filled[block] = filled
+                    return filled
         return None
 
     def _has_seen(self, position: bytes) -> bool:
@@ -285,24 +301,27 @@ class HotPath:
             return  # not allowed by this token, or not any more
         if (peek := make_peek()) is None:
             return
-        if self._lines >= LINES_MAX or len(self._blocks) + len(self._shapes) >= BLOCKS_MAX:
+        blocks, lengths = len(self._blocks) + len(self._shapes), len(self._lengths)
+        if self._lines >= LINES_MAX or blocks >= BLOCKS_MAX or lengths >= LENGTHS_MAX:
             self.forget()
         lines = self._by_actor.setdefault(actor, {})
         self._lines += line not in lines
         lines[line] = KnownLine(peek, observe, message.method == "HEAD")
-        if not shape.which:
+        if not shape.varying:
             self._blocks[block] = KnownBlock(lines, None, None, None)
-        elif len(shape.segments[0]) >= PREFIX_BYTES:
-            shapes = self._shapes.setdefault(block[:PREFIX_BYTES], {})
-            if shape not in shapes and len(shapes) >= SHAPES_MAX:
-                del shapes[next(iter(shapes))]
-            shapes[shape] = lines
+            return
+        shapes = self._shapes.setdefault(shape.first, {})
+        if shape not in shapes and len(shapes) >= SHAPES_MAX:
+            del shapes[next(iter(shapes))]
+        shapes[shape] = lines
+        self._lengths[len(shape.first)] = None
 
     def forget(self) -> None:
         """Everything that was learned."""
         self._blocks.clear()
         self._filled.clear()
         self._shapes.clear()
+        self._lengths.clear()
         self._by_actor.clear()
         self._lines = 0
         self._revocations = self._tokens.revocations
@@ -333,6 +352,7 @@ def _given(headers: CIMultiDictProxy[str], name: str) -> bytes | None:
     return None if value is None else value.encode("utf-8", "surrogateescape")
 
 
+_NONE: dict[BlockShape, dict[bytes, KnownLine]] = {}
 _OK = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: private, no-cache\r\n"
     b"Cache-Status: %b\r\nFacet-Position: " % CacheStatus.LOCAL.encode()

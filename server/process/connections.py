@@ -276,16 +276,17 @@ class Connection(RequestHandler):
     def _answered(self, data: bytes, hot_path: HotPath) -> bytes:
         """Answer from memory, in order, the requests that are understood without the parser. Returns those
         that are not, and all that comes behind them."""
-        answers, at, size = [], 0, 0
+        answers, size = [], 0
         try:
-            while size < ANSWERS_BYTES and (end := data.find(HEAD_END, at)) >= 0:
-                line_end = data.find(b"\r\n", at, end + 2)
-                answer = hot_path.answer(data[at:line_end], data[line_end : end + 4])
+            while size < ANSWERS_BYTES and (end := data.find(HEAD_END)) >= 0:
+                line_end = data.find(b"\r\n")
+                answer = hot_path.answer(data[:line_end], data[line_end : end + 4])
                 if answer is None:
                     break
                 answers.append(answer)
-                at = end + 4
                 size += len(answer)
+                if not (data := data[end + 4 :]):
+                    break
         except Exception:
             logger.exception("an answer from memory failed: the normal path answers")
             hot_path.forget()
@@ -294,7 +295,7 @@ class Connection(RequestHandler):
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
             if self._paused:
                 self._unread = self._loop.create_task(self._require_reading())
-        return data[at:]
+        return data
 
     async def _require_reading(self) -> None:
         """No handler waits for the reader of what was answered from memory."""

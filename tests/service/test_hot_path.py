@@ -209,6 +209,7 @@ async def test_what_is_known_is_bounded(drill: Drill, monkeypatch: pytest.Monkey
             await drill.ways.tell(drill.ways.hot, [tagged])
         assert len(known._blocks) + len(known._shapes) <= 20
         assert len(known._filled) <= 20
+        assert len(known._lengths) <= hot_path.LENGTHS_MAX
         assert all(len(shapes) <= hot_path.SHAPES_MAX for shapes in known._shapes.values())
         assert len(known._seen) <= 40
         assert sum(map(len, known._by_actor.values())) <= 30
@@ -297,14 +298,14 @@ def test_values_that_vary_are_cut_out() -> None:
     block = b'\r\nHost: f\r\nx-request-ID: a.1\r\nIf-None-Match: W/"ab"\r\nFacet-Position: 3-14\r\n\r\n'
     shape, values = shape_of(block)
     assert values == [b"a.1", b'W/"ab"', b"3-14"]
-    assert shape.segments == (
-        *(b"\r\nHost: f\r\nx-request-ID: ", b"\r\nIf-None-Match: ", b"\r\nFacet-Position: ", b"\r\n\r\n"),
-    )
+    assert shape.first == b"\r\nHost: f\r\nx-request-ID: "
+    behind = [varying.behind for varying in shape.varying]
+    assert behind == [b"\r\nIf-None-Match: ", b"\r\nFacet-Position: ", b"\r\n\r\n"]
     assert shape.values_of(block.replace(b"3-14", b"4-0")) == [b"a.1", b'W/"ab"', b"4-0"]
     for odd in (b"a b", b"a\r\nX: y", b"", b"x" * 65, b"a.1 "):
         assert shape.values_of(block.replace(b"a.1", odd)) is None
     for odd in (b"X-Request-Id: a b", b'If-None-Match: "1", "2"', b"Facet-Position: 3", b"X-Request-Id:a"):
-        assert shape_of(b"\r\n" + odd + b"\r\n\r\n")[0].which == ()
+        assert shape_of(b"\r\n" + odd + b"\r\n\r\n")[0].varying == ()
 
 
 def test_every_header_that_anything_reads_is_looked_at() -> None:
