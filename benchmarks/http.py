@@ -83,7 +83,7 @@ def run(checkout: Path | None = None, rounds: int = ROUNDS) -> dict[str, Any]:
             tried |= _left(ours, ids[0], "")
             other = stack.enter_context(facet(directory, "other", checkout.resolve()))
             tried |= _left(other, new_orders(other, 1)[0], "_other")
-        changed = ids[: ORDERS // 2], ids[ORDERS // 2 :]
+        changed = ids[ORDERS // 2 :], ids[: ORDERS // 2]  # the oldest change: the list shows the newest
         found = _rounds(tried, rounds, ours, changed)
     return {
         "name": "http",
@@ -100,8 +100,8 @@ def _cached(ours: Subject, ids: list[str]) -> dict[str, str]:
         sent(connection, PRICE, torus_stl(FACETS), Prefer="wait=60")
     sha256 = hashlib.sha256(torus_stl(FACETS)).hexdigest()
     return {
-        "status": f"/v1/orders/{ids[0]}/status",
-        "order": f"/v1/orders/{ids[0]}",
+        "status": f"/v1/orders/{ids[-1]}/status",
+        "order": f"/v1/orders/{ids[-1]}",
         "list": LIST,
         "counts": "/v1/orders/counts",
         "price": f"/v1/models/{sha256}/price?material=gold-585-yellow",

@@ -252,7 +252,7 @@ class Connection(RequestHandler):
         hot_path = self._hot_path
         while data and (due := self._due_bytes) is not None:
             if due == 0:
-                if hot_path is not None and self._is_idle() and not (data := self._answered(data, hot_path)):
+                if hot_path is not None and not (data := self._answered(data, hot_path)):
                     return
                 due = data.find(HEAD_END) + 4
                 if due < 4:
@@ -262,20 +262,18 @@ class Connection(RequestHandler):
         if data:
             self._parse_some_of_one(data)
 
-    def _is_idle(self) -> bool:
-        """Whether no request is under way, and all that was answered has been taken."""
-        waiter = self._waiter
-        return (
-            waiter is not None
-            and not waiter.done()  # about to be woken, or to end
-            and not self._paused
-            and self._half_closed is None
-            and not self._manager.leaving  # type: ignore[union-attr]
-        )
-
     def _answered(self, data: bytes, hot_path: HotPath) -> bytes:
         """Answer from memory, in order, the requests that are understood without the parser. Returns those
         that are not, and all that comes behind them."""
+        waiter, paused = self._waiter, self._paused
+        if (
+            waiter is None  # a request is under way
+            or waiter.done()  # or about to be, or the connection ends
+            or paused
+            or self._half_closed is not None
+            or self._manager.leaving  # type: ignore[union-attr]
+        ):
+            return data
         answers, size = [], 0
         try:
             while size < ANSWERS_BYTES and (end := data.find(HEAD_END)) >= 0:

@@ -103,7 +103,7 @@ def _held(
     """How an order in memory is shown, as long as its reader may see it."""
 
     def peek_of(call: Call) -> Peek:
-        get, sees, order_id = call.storage.reads.local.get, call.actor.sees, call.order_id
+        get, sees, order_id = call.storage.reads.local.lru.get, call.actor.sees, call.order_id
 
         def peek() -> Ready | None:
             held = get(order_id)
