@@ -9,7 +9,19 @@ from typing import Any
 
 from server.demo.private_servers.servers import ServerUnavailable
 
-NAMES = ("http", "pricing", "orders", "reads", "stall", "uploads", "attack", "writes", "coherence")
+NAMES = (
+    "http",
+    "pollers",
+    "walk",
+    "pricing",
+    "orders",
+    "reads",
+    "stall",
+    "uploads",
+    "attack",
+    "writes",
+    "coherence",
+)
 
 
 def show(result: dict[str, Any]) -> None:

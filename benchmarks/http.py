@@ -177,7 +177,7 @@ def _rounds(
     for _ in range(rounds):
         for name, (subject, requests) in tried.items():
             found[name].append(_load(subject, requests, name))
-        with _changing(ours, changed[1]):
+        with changing(ours, changed[1]):
             found["status_under_changes"].append(_load(ours, polled, "status"))
     return found
 
@@ -191,7 +191,7 @@ def _load(subject: Subject, requests: list[bytes], name: str) -> Answered:
 
 
 @contextlib.contextmanager
-def _changing(ours: Subject, ids: list[str]) -> Iterator[None]:
+def changing(ours: Subject, ids: list[str]) -> Iterator[None]:
     """So many keyed changes a second, of other orders, by a caller that waits for each."""
     over = threading.Event()
 
