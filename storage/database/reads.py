@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from storage.database.order_rows import ORDER_NAMES
-from storage.database.queries import counts_statement, list_statement
+from storage.database.queries import (
+    Values,
+    counts_question,
+    counts_statement,
+    list_question,
+    list_statement,
+)
 from storage.database.records import (
     CountsSnapshot,
     DeadLetter,
@@ -55,8 +61,9 @@ class Reads(ABC):
         """All rows of one statement. Raises DatabaseUnavailable."""
 
     @abstractmethod
-    async def _select(self, statement: sa.Select[Any]) -> list[Any]:
-        """The same of a composed statement; no row at all when it asks for what no column can hold."""
+    async def _select(self, statement: sa.Select[Any], values: Values) -> list[Any]:
+        """The same of a composed statement with these values for its names; no row at all when it asks for
+        what no column can hold."""
 
     async def _find(self, sql: str, *parameters: Any) -> list[Any]:
         """As `_fetch`, for values that callers give: one that no column can hold is not found."""
@@ -85,12 +92,14 @@ class Reads(ABC):
         return [self._rows.history_of(row) for row in rows]
 
     async def load_list(self, query: ListQuery, limit: int) -> ListSnapshot:
-        rows = await self._select(list_statement(query, limit))
+        shape, values = list_question(query, limit)
+        rows = await self._select(list_statement(shape), values)
         orders = [self._rows.order_of(row[2:]) for row in map(tuple, rows) if row[2] is not None]
         return ListSnapshot(await self._position_of(rows), orders)
 
     async def load_counts(self, order_filter: OrderFilter) -> CountsSnapshot:
-        rows = await self._select(counts_statement(order_filter))
+        shape, values = counts_question(order_filter)
+        rows = await self._select(counts_statement(shape), values)
         counts = {Status(row[2]): row[3] for row in rows if row[2] is not None}
         return CountsSnapshot(await self._position_of(rows), counts)
 

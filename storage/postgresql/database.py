@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
 
 from storage.database.batches import expected_versions
+from storage.database.queries import SHAPES_MAX, Values
 from storage.database.reads import Reads, Words
 from storage.database.records import (
     Member,
@@ -266,9 +268,14 @@ class PostgresDatabase(Reads):
     async def _find(self, sql: str, *parameters: Any) -> list[Any]:
         return await self._readers.find(sql, *parameters)
 
-    async def _select(self, statement: sa.Select[Any]) -> list[Any]:
-        compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
-        parameters = compiled.params
-        return await self._readers.find(
-            str(compiled), *(parameters[name] for name in compiled.positiontup or ())
-        )
+    async def _select(self, statement: sa.Select[Any], values: Values) -> list[Any]:
+        sql, names, own = _compiled(statement)
+        parameters = own | values
+        return await self._readers.find(sql, *(parameters[name] for name in names))
+
+
+@lru_cache(2 * SHAPES_MAX)
+def _compiled(statement: sa.Select[Any]) -> tuple[str, tuple[str, ...], Values]:
+    """Its SQL, the names of its values in their order, and those values that it has itself."""
+    compiled = statement.compile(dialect=_DIALECT)
+    return str(compiled), tuple(compiled.positiontup or ()), dict(compiled.params)

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite as dialects
 
 from storage.clock import to_text
+from storage.database.queries import SHAPES_MAX, Values
 from storage.database.reads import Reads, Words
 from storage.database.records import (
     Member,
@@ -204,13 +205,20 @@ class SqliteDatabase(Reads):
     async def _fetch(self, sql: str, *parameters: Any) -> list[Any]:
         return await self._readers.fetch(_translate(sql), parameters)
 
-    async def _select(self, statement: sa.Select[Any]) -> list[Any]:
-        compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+    async def _select(self, statement: sa.Select[Any], values: Values) -> list[Any]:
+        sql, own = _compiled(statement)
         parameters = {
             name: to_text(value) if isinstance(value, datetime) else value
-            for name, value in compiled.params.items()
+            for name, value in (own | values).items()
         }
-        return await self._readers.fetch(str(compiled), parameters)
+        return await self._readers.fetch(sql, parameters)
+
+
+@lru_cache(2 * SHAPES_MAX)
+def _compiled(statement: sa.Select[Any]) -> tuple[str, Values]:
+    """Its SQL, and the values of its names, where it has some itself."""
+    compiled = statement.compile(dialect=_DIALECT)
+    return str(compiled), dict(compiled.params)
 
 
 @cache
