@@ -301,20 +301,44 @@ class HotPath:
             return  # not allowed by this token, or not any more
         if (peek := make_peek()) is None:
             return
-        blocks, lengths = len(self._blocks) + len(self._shapes), len(self._lengths)
-        if self._lines >= LINES_MAX or blocks >= BLOCKS_MAX or lengths >= LENGTHS_MAX:
-            self.forget()
         lines = self._by_actor.setdefault(actor, {})
-        self._lines += line not in lines
+        if line not in lines:
+            self._make_room_for_line()
+            self._lines += 1
         lines[line] = KnownLine(peek, observe, message.method == "HEAD")
-        if not shape.varying:
+        if shape.varying:
+            self._learn_shape(shape, lines)
+        else:
+            if block not in self._blocks and len(self._blocks) >= BLOCKS_MAX:
+                del self._blocks[next(iter(self._blocks))]
             self._blocks[block] = KnownBlock(lines, None, None, None)
-            return
-        shapes = self._shapes.setdefault(shape.first, {})
+
+    def _make_room_for_line(self) -> None:
+        """Whoever has most of them loses his: nobody can fill this with his own."""
+        if self._lines >= LINES_MAX:
+            most = max(self._by_actor.values(), key=len)
+            self._lines -= len(most)
+            most.clear()
+
+    def _learn_shape(self, shape: BlockShape, lines: dict[bytes, KnownLine]) -> None:
+        """The oldest of them goes where there are too many."""
+        first, length = shape.first, len(shape.first)
+        if length not in self._lengths and len(self._lengths) >= LENGTHS_MAX:
+            oldest = next(iter(self._lengths))
+            del self._lengths[oldest]
+            self._shapes = {known: shapes for known, shapes in self._shapes.items() if len(known) != oldest}
+        if first not in self._shapes and len(self._shapes) >= BLOCKS_MAX:
+            del self._shapes[next(iter(self._shapes))]
+        shapes = self._shapes.setdefault(first, {})
         if shape not in shapes and len(shapes) >= SHAPES_MAX:
             del shapes[next(iter(shapes))]
         shapes[shape] = lines
-        self._lengths[len(shape.first)] = None
+        self._lengths[length] = None
+
+    def drop(self, line: bytes) -> None:
+        """It is answered by the normal path from now on, until it is learned anew."""
+        for lines in self._by_actor.values():
+            self._lines -= lines.pop(line, None) is not None
 
     def forget(self) -> None:
         """Everything that was learned."""

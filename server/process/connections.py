@@ -265,20 +265,23 @@ class Connection(RequestHandler):
     def _answered(self, data: bytes, hot_path: HotPath) -> bytes:
         """Answer from memory, in order, the requests that are understood without the parser. Returns those
         that are not, and all that comes behind them."""
-        waiter, paused = self._waiter, self._paused
+        waiter, paused, transport = self._waiter, self._paused, self.transport
         if (
             waiter is None  # a request is under way
             or waiter.done()  # or about to be, or the connection ends
             or paused
+            or transport is None
+            or transport.is_closing()
             or self._half_closed is not None
             or self._manager.leaving  # type: ignore[union-attr]
         ):
             return data
-        answers, size = [], 0
+        answers, size, line = [], 0, b""
         try:
             while size < ANSWERS_BYTES and (end := data.find(HEAD_END)) >= 0:
                 line_end = data.find(b"\r\n")
-                answer = hot_path.answer(data[:line_end], data[line_end : end + 4])
+                line = data[:line_end]
+                answer = hot_path.answer(line, data[line_end : end + 4])
                 if answer is None:
                     break
                 answers.append(answer)
@@ -287,11 +290,11 @@ class Connection(RequestHandler):
                     break
         except Exception:
             logger.exception("an answer from memory failed: the normal path answers")
-            hot_path.forget()
-        if answers and self.transport is not None:
-            self.transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
+            hot_path.drop(line)
+        if answers:
+            transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-            if self._paused:
+            if self._paused and (self._unread is None or self._unread.done()):
                 self._unread = self._loop.create_task(self._require_reading())
         return data
 
@@ -299,6 +302,8 @@ class Connection(RequestHandler):
         """No handler waits for the reader of what was answered from memory."""
         with contextlib.suppress(ConnectionError):
             await self._drain_helper()
+            if self._half_closed is not None and not (self._messages or self._held):
+                self.close()
 
     def _parse_some_of_one(self, data: bytes) -> None:
         """As aiohttp does, and note how much of the last request is missing."""
@@ -315,7 +320,9 @@ class Connection(RequestHandler):
         if payload is EMPTY_PAYLOAD and isinstance(message, RawRequestMessage):
             # The last request has no body, and a whole head stands at the end: nothing of another has begun.
             self._due_bytes = 0
-            if due == 0 and data[:1].isalpha():  # the parser passes over empty lines before a request
+            if (
+                due == 0 and self._hot_path is not None and data[:1].isalpha()
+            ):  # the parser passes over empty lines before a request
                 self._plain = (message, data)
         elif due == 0 and self._request_count == count + 1:
             self._due_bytes = self._body_bytes
@@ -412,6 +419,7 @@ class Connection(RequestHandler):
         if isinstance(self._manager, Connections) and self._manager.leaving and not resp.prepared:
             resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
+        self._plain = None
         if self._paused:
             await self._drain_helper()
         if self._may_go_on():
@@ -455,12 +463,12 @@ class Connection(RequestHandler):
         return True
 
     def _owes_answer(self) -> bool:
-        """Whether a request is here in full and not answered yet."""
+        """Whether a request is here in full, and its answer is not on its way in full."""
         request = self._current_request
         if request is not None and not request.content.is_eof():
             return False  # its body will never be complete
         waits = self._waiter is not None and not self._waiter.done()
-        return bool(self._messages or self._held) or not waits
+        return bool(self._messages or self._held) or self._paused or not waits
 
     def _end(self) -> None:
         if self.transport is not None and self.transport.get_write_buffer_size():

@@ -166,15 +166,17 @@ class ViewCache:
     async def _load_deep(self, query: ListQuery, limit: int) -> ListView:
         """A page far on in a list: its rows and no more, which nobody keeps. A walk through all orders then
         takes nothing from those who look at the same lists again and again."""
-        for attempt in range(LOAD_ATTEMPTS):
-            rows_max = limit << attempt  # more when some have left the list since the database had them
+        # More when some have left the list since the database had them.
+        for rows_max in (limit, 2 * limit, max(4 * limit, self._bounds.view_rows)):
             load = functools.partial(self._up_to_date, query, rows_max)
             found = await self._deep.do((query, rows_max), load)
             assert isinstance(found, ListView)
             view = found
             self._catch_up(view)
             if view.complete or len(view) >= limit:
-                break
+                return view
+        if not len(view):  # there may be more behind, and no row to go on from
+            raise Behind("The list changes faster than it can be loaded.")
         return view
 
     async def _load(self, query: Query) -> ListView | CountsView:

@@ -126,6 +126,8 @@ def decode_cursor(text: str, sort: Sort) -> Cursor:
                 raise ValueError(moment)
     except (ValueError, msgspec.MsgspecError, OverflowError):
         raise Invalid(("/cursor", "not a cursor of this service")) from None
+    if cursor.until is not None and sort.field is not SortField.UPDATED_AT:
+        raise Invalid(("/cursor", "not a cursor of this service"))
     if not is_id(cursor.id) or cursor.sort != sort_text(sort):
         raise Invalid(("/cursor", "not a cursor of this service"))
     return cursor

@@ -24,9 +24,11 @@ from tests.support.processes import ADMIN_TOKEN
 from tests.support.two_ways import Told, TwoWays, two_ways
 
 ORDERS = 4
-CHANGE_EVERY = 12
+CHANGE_EVERY = 5
 """Streams between two changes of an order; every so many of these a token is revoked."""
-REVOKE_EVERY = 40
+REVOKE_EVERY = 60
+FORGETS = 0.6
+"""The share of changes after which something that is held is forgotten."""
 RING = binary_stl(cube())
 PLAIN_HEADERS = (
     b"Accept: */*",
@@ -196,6 +198,12 @@ class Drill:
         body = b'{"comment":"another"}'
         told = await self.ways.tell(self.ways.cold, [_post(f"/v1/orders/{order_id}/comments", body)])
         assert b" 201 " in told.answers, told
+        if self.random.random() < FORGETS:
+            what = self.random.choice(("lists", f"orders/{order_id}", f"models/{self.seen.sha256}"))
+            forgetting = f"DELETE /v1/cache/{what} HTTP/1.1".encode()
+            headers = [b"Host: facet", f"Authorization: Bearer {ADMIN_TOKEN}".encode()]
+            told = await self.ways.tell(self.ways.cold, [_head(forgetting, headers)])
+            assert b" 204 " in told.answers, told
         if self.done % (CHANGE_EVERY * REVOKE_EVERY) == CHANGE_EVERY:
             await self._replace_token()
 

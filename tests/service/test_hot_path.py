@@ -16,16 +16,17 @@ from server.config import ConfigError, load
 from server.http import hot_path
 from server.http.hot_path import HOT_PATH, MEANINGFUL, VARYING_NAMES, shape_of
 from server.observability.metrics import METRICS
+from server.prices.quoting import QUOTING
 from server.process import connections
 from storage.cache.read_through import ReadThrough
 from storage.data_directory import DataDirectory
 from storage.orders.actors import Role
 from storage.orders.encoded import EncodedOrder
-from tests.drills.hot_path_fuzz import Drill, prepared
+from tests.drills.hot_path_fuzz import Drill, _post, prepared
 from tests.support.gates import until
 from tests.support.processes import ADMIN_TOKEN
 from tests.support.template import ROOT
-from tests.support.two_ways import TwoWays, two_ways
+from tests.support.two_ways import TwoWays, Wire, two_ways
 
 REQUESTS, STREAMS = 120, 250
 """A taste: `python -m tests.drills.hot_path_fuzz` sends 10,000 and 20,000."""
@@ -169,6 +170,21 @@ async def test_what_an_order_became_is_shown_and_a_version_to_come_is_waited_for
     assert hot == cold
 
 
+@pytest.mark.parametrize("path", ["/v1/orders?limit=2", "/v1/orders/counts", "/v1/orders/{}"])
+async def test_what_was_forgotten_before_the_first_answer_is_not_answered(drill: Drill, path: str) -> None:
+    request = asking(path.format(drill.seen.orders[0]))
+    for _ in range(2):  # learned, and never answered from memory yet
+        await drill.ways.tell(drill.ways.hot, [request])
+    reads = drill.ways.storage.reads
+    reads.views.clear()
+    reads.local.start_over()
+    before = drill.ways.hot_path.answered
+    hot, cold = await drill.ways.compare([request])
+    assert hot == cold
+    assert b"\r\n\r\n{" in hot.answers
+    assert drill.ways.hot_path.answered > before
+
+
 async def test_a_position_to_come_is_not_answered_from_memory(drill: Drill) -> None:
     path = status_of(drill)
     await learned(drill.ways, asking(path, "Facet-Position: 1-1"))
@@ -207,13 +223,91 @@ async def test_what_is_known_is_bounded(drill: Drill, monkeypatch: pytest.Monkey
         tagged = asking(path, f'If-None-Match: "x{n}"')
         for _ in range(3):
             await drill.ways.tell(drill.ways.hot, [tagged])
-        assert len(known._blocks) + len(known._shapes) <= 20
+        assert len(known._blocks) <= 20
+        assert len(known._shapes) <= 20
         assert len(known._filled) <= 20
         assert len(known._lengths) <= hot_path.LENGTHS_MAX
         assert all(len(shapes) <= hot_path.SHAPES_MAX for shapes in known._shapes.values())
         assert len(known._seen) <= 40
         assert sum(map(len, known._by_actor.values())) <= 30
     assert known.answered > 0
+
+
+async def test_nobody_can_make_others_be_forgotten(drill: Drill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With as many lines, blocks and layouts as there is room for, and more."""
+    monkeypatch.setattr(hot_path, "LINES_MAX", 40)
+    quiet, loud = drill.seen.tokens[4], drill.seen.tokens[5]
+    polled = asking(status_of(drill), token=quiet)
+    await learned(drill.ways, polled)
+    for n in range(60):
+        for _ in range(2):
+            layout = (f"User-Agent: {'x' * n}", "X-Request-Id: a")
+            await drill.ways.tell(drill.ways.hot, [asking(f"/v1/orders?limit={n + 1}", *layout, token=loud)])
+    known = drill.ways.hot_path
+    assert len(known._lengths) == hot_path.LENGTHS_MAX
+    assert known._lines == sum(map(len, known._by_actor.values())) <= 40
+    before = known.answered
+    await drill.ways.tell(drill.ways.hot, [polled])
+    assert known.answered == before + 1
+
+
+async def test_without_a_valid_price_list_the_normal_path_says_so(
+    drill: Drill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    price = asking(f"/v1/models/{drill.seen.sha256}/price?material=brass")
+    await learned(drill.ways, asking(status_of(drill)))
+    await learned(drill.ways, price)
+    monkeypatch.setattr(drill.ways.app[QUOTING].price_lists, "current", lambda now: None)
+    assert await answers_of(drill.ways, price) == [b"503"]
+    before = drill.ways.hot_path.answered
+    assert await answers_of(drill.ways, asking(status_of(drill))) == [b"200"]
+    assert drill.ways.hot_path.answered == before + 1
+
+
+async def test_who_has_sent_everything_gets_all_of_a_large_answer(drill: Drill) -> None:
+    """More than the system takes at once, to a reader that takes its time."""
+    for _ in range(60):
+        body = b'{"customer":"anna","note":"%b"}' % (b"x" * 1_900)
+        told = await drill.ways.tell(drill.ways.cold, [_post("/v1/orders", body)])
+        assert b" 201 " in told.answers
+    request = asking("/v1/orders?limit=200")
+    await learned(drill.ways, request)
+    whole = await drill.ways.tell(drill.ways.cold, [request])
+    loop = asyncio.get_running_loop()
+    with socket.socket() as listener, socket.socket() as connection:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setblocking(False)
+        serving = await loop.create_server(drill.ways.hot, sock=listener)
+        await loop.sock_connect(connection, listener.getsockname())
+        before, received = drill.ways.hot_path.answered, 0
+        await loop.sock_sendall(connection, request)
+        await until(lambda: drill.ways.hot_path.answered > before)
+        connection.shutdown(socket.SHUT_WR)
+        while read := await loop.sock_recv(connection, 4096):
+            received += len(read)
+        serving.close()
+    assert received > 100_000
+    assert received >= len(whole.answers)
+
+
+async def test_one_task_waits_for_a_reader(drill: Drill) -> None:
+    request = asking(status_of(drill))
+    await learned(drill.ways, request)
+    wire, connection = Wire(), drill.ways.hot()
+    assert isinstance(connection, connections.Connection)
+    wire.protocol = connection
+    connection.connection_made(wire)
+    await asyncio.sleep(0)
+    tasks = len(asyncio.all_tasks())
+    wire.write = lambda data: connection.pause_writing()  # type: ignore[method-assign]
+    for _ in range(50):
+        connection.data_received(request)
+        connection.resume_writing()
+    assert len(asyncio.all_tasks()) <= tasks + 1
+    wire.close()
+    await until(lambda: connection._manager is None)
 
 
 async def test_a_failure_is_answered_by_the_normal_path(

@@ -32,6 +32,7 @@ LINGERING_S = 0.0005
 FILLS_MAX = 4
 FIRST_ID = 10**9
 """So that all ids of requests have one length, and all answers."""
+_SOURCE = re.compile(rb"Cache-Status: [^\r]*")
 _OWN = re.compile(rb"Date: [^\r]*|[0-9a-f]{8}-1[0-9]{9}")
 
 
@@ -107,20 +108,23 @@ class TwoWays:
         return Told(_OWN.sub(b"?", bytes(wire.written)), closed, counted)
 
     async def compare(self, chunks: Sequence[bytes]) -> tuple[Told, Told]:
-        """Again when one of them has filled what the other found filled, or something has changed."""
+        """Again when something has changed between the two, or when one has filled what the other found
+        filled: then all but where it came from must be the same already."""
         for _ in range(FILLS_MAX):
             head = self.storage.tail.head
-            told = await self.tell(self.hot, chunks), await self.tell(self.cold, chunks)
-            if told[0] != told[1]:
-                # One unreadable request costs those that came in one chunk with it their answers, without the
-                # hot path: how a stream is cut is the network's affair.
-                told = (
-                    told[0],
-                    await self.tell(self.cold, [part for chunk in chunks for part in _heads(chunk)]),
-                )
-            if head == self.storage.tail.head and b"fwd=miss" not in told[0].answers + told[1].answers:
+            hot, cold = await self.tell(self.hot, chunks), await self.tell(self.cold, chunks)
+            if _but_source(hot) != _but_source(cold):
+                # One unreadable request costs those that came in one chunk with it their answers, where it is
+                # parsed with them: how a stream is cut is the network's affair.
+                cut = await self.tell(self.cold, [part for chunk in chunks for part in _heads(chunk)])
+                cold = cut if _but_source(hot) == _but_source(cut) else cold
+            if head == self.storage.tail.head and (hot == cold or _but_source(hot) != _but_source(cold)):
                 break
-        return told
+        return hot, cold
+
+
+def _but_source(told: Told) -> Told:
+    return told._replace(answers=_SOURCE.sub(b"?", told.answers))
 
 
 def _heads(chunk: bytes) -> list[bytes]:

@@ -109,3 +109,22 @@ async def test_a_deep_page_shows_what_has_changed_since_the_database_was_read(st
     database.reads.open()
     shown = ids_of((await reading).page)
     assert shown == [order_id for page in pages[3:] for order_id in ids_of(page)][5:65]
+
+
+async def test_a_deep_page_is_never_empty_while_there_is_more(storage: Storage) -> None:
+    """All that the database has of a page, and of some behind it, has left the list meanwhile."""
+    initiated = OrderFilter(statuses=frozenset({Status.INITIATED}))
+    query = ListQuery(filter=initiated, sort=Sort(SortField.CREATED_AT, False))
+    pages = [page async for page, _ in walked(storage, query, 5)]
+    behind = msgspec.structs.replace(query, after=decode_cursor(pages[49].next or "", query.sort))
+    database = storage.database
+    assert isinstance(database, GatedDatabase)
+    gone = [order_id for page in pages[50:54] for order_id in ids_of(page)]
+    leaving = [await storage.reads.order(order_id) for order_id in gone]
+    storage.reads.views.clear()
+    database.writes.close()
+    for order in leaving:
+        await Workshop(storage).step(order, Status.CANCELLED, SELLER, comment="not wanted")
+    found = await storage.reads.page(behind, 5, storage.clock.now())
+    database.writes.open()
+    assert ids_of(found.page) == ids_of(pages[54])

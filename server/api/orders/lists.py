@@ -13,10 +13,10 @@ from server.http.hot_path import Peek, Ready
 from server.http.request import Call
 from server.http.responses import json_response, read_answer, read_headers
 from server.http.routes import EVERYBODY, Routes
-from storage.cache.list_views import CountsQuery, Page
+from storage.cache.list_views import CountsQuery
 from storage.cache.read_through import CacheStatus
 from storage.errors import Behind, Invalid
-from storage.memory.lru import MISS, Lru, Sentinel
+from storage.memory.lru import Lru, Sentinel
 from storage.orders.actors import TENANT_ROLES, Actor, Role
 from storage.orders.fields import Moment, Name, Reference
 from storage.orders.filters import (
@@ -110,18 +110,14 @@ def _peek_page(call: Call) -> Peek | None:
         return None
     peek_page, now = call.storage.reads.views.peek_page, call.storage.clock.now()
     raw_path, url = call.request.raw_path, call.request.rel_url
-    page: Page | Sentinel = MISS
-    ready: Ready = (b"", b"", b"")
 
     def peek() -> Ready | None:
-        nonlocal page, ready
+        """Nothing of the page is kept here: what is held of lists has its bound elsewhere."""
         found = peek_page(query, limit, now)
-        if found is not page:
-            if isinstance(found, Sentinel):
-                return None
-            link = b"" if found.next is None else b"\r\nLink: " + _link(raw_path, url, found.next).encode()
-            page, ready = found, (found.body, found.etag.encode(), link)
-        return ready
+        if isinstance(found, Sentinel):
+            return None
+        link = b"" if found.next is None else b"\r\nLink: " + _link(raw_path, url, found.next).encode()
+        return found.body, found.etag.encode(), link
 
     return peek
 

@@ -23,6 +23,7 @@ from server.prices.previews import PREVIEWS
 from server.prices.quoting import QUOTING, view_of
 from server.prices.verification import VERIFICATIONS, verified_tag
 from server.uploads.model_body import is_form, received
+from storage.errors import StorageError
 from storage.log.entries import Answer
 from storage.orders.actors import PRICING_ROLES, Role
 from storage.orders.fields import Code
@@ -126,7 +127,11 @@ def _peek_price(call: Call) -> Peek:
     def peek() -> Ready | None:
         nonlocal asked
         model = models.peek_for(sha256, tenant)
-        if model is None or (answer := quoting.answered(question, model)) is None:
+        try:
+            answer = None if model is None else quoting.answered(question, model)
+        except (HttpError, StorageError):  # nothing is valid now: the normal path says so
+            return None
+        if model is None or answer is None:
             return None
         asked += 1
         if asked >= COUNTED_TOGETHER:
