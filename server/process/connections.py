@@ -50,6 +50,8 @@ PIPELINED_MAX = 4
 """Requests of one connection that wait for the answers before them; more are not read."""
 HELD_BYTES_TOTAL = 4 << 20
 """What all connections together may have sent before it is their turn."""
+READING = b"GH"
+"""What GET and HEAD begin with."""
 ANSWERS_BYTES = 64 << 10
 """How much is answered from memory at once; what is asked behind that goes the normal way, which waits for
 its reader."""
@@ -274,6 +276,7 @@ class Connection(RequestHandler):
             or transport.is_closing()
             or self._half_closed is not None
             or self._manager.leaving  # type: ignore[union-attr]
+            or data[0] not in READING
         ):
             return data
         answers, size, line = [], 0, b""
