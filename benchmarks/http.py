@@ -80,9 +80,13 @@ def run(checkout: Path | None = None, rounds: int = ROUNDS) -> dict[str, Any]:
         if (nginx := shutil.which("nginx")) is not None:
             tried |= _theirs("nginx", stack.enter_context(_static(nginx, directory, files)), files)
         if checkout is not None:
-            tried |= _left(ours, ids[0], "")
             other = stack.enter_context(facet(directory, "other", checkout.resolve()))
-            tried |= _left(other, new_orders(other, 1)[0], "_other")
+            others = new_orders(other, ORDERS)
+            _cached(other, others)  # both have the same to look after
+            left = _left(ours, ids[0], ""), _left(other, others[0], "_other")
+            tried |= dict(
+                pair for pairs in zip(*(each.items() for each in left), strict=True) for pair in pairs
+            )
         changed = ids[ORDERS // 2 :], ids[: ORDERS // 2]  # the oldest change: the list shows the newest
         found = _rounds(tried, rounds, ours, changed)
     return {
