@@ -1,4 +1,4 @@
 """Processes and sockets: one server, several workers on one socket, commands that talk to them.
 
-Reading order: `serve`, `listening`, `connections`, `workers`, `control`.
+Reading order: `serve`, `listening`, `connections`, `turns`, `workers`, `control`.
 """

@@ -27,6 +27,7 @@ ORDERS = 4
 CHANGE_EVERY = 5
 """Streams between two changes of an order; every so many of these a token is revoked."""
 REVOKE_EVERY = 60
+SLOW_READERS = 0.2
 FORGETS = 0.6
 """The share of changes after which something that is held is forgotten."""
 RING = binary_stl(cube())
@@ -179,11 +180,11 @@ class Drill:
         self.done = 0
 
     async def send(self, chunks: Sequence[bytes]) -> None:
-        """Raises Difference."""
+        """Some of them by a slow reader. Raises Difference."""
         if self.done % CHANGE_EVERY == 0:
             await self._change()
         self.done += 1
-        hot, cold = await self.ways.compare(chunks)
+        hot, cold = await self.ways.compare(chunks, slow=self.random.random() < SLOW_READERS)
         if hot != cold:
             raise Difference(chunks, hot, cold)
         for line in hot.answers.split(b"\r\n"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from aiohttp import web
 
 import server.app
 from server.app import build
@@ -18,6 +19,7 @@ from server.http.hot_path import HOT_PATH, MEANINGFUL, VARYING_NAMES, shape_of
 from server.observability.metrics import METRICS
 from server.prices.quoting import QUOTING
 from server.process import connections
+from storage.cache.list_views import Page
 from storage.cache.read_through import ReadThrough
 from storage.data_directory import DataDirectory
 from storage.orders.actors import Role
@@ -26,7 +28,7 @@ from tests.drills.hot_path_fuzz import Drill, _post, prepared
 from tests.support.gates import until
 from tests.support.processes import ADMIN_TOKEN
 from tests.support.template import ROOT
-from tests.support.two_ways import TwoWays, Wire, two_ways
+from tests.support.two_ways import TwoWays, Wire, settled, two_ways
 
 REQUESTS, STREAMS = 120, 250
 """A taste: `python -m tests.drills.hot_path_fuzz` sends 10,000 and 20,000."""
@@ -292,14 +294,53 @@ async def test_who_has_sent_everything_gets_all_of_a_large_answer(drill: Drill) 
     assert received >= len(whole.answers)
 
 
-async def test_one_task_waits_for_a_reader(drill: Drill) -> None:
-    request = asking(status_of(drill))
-    await learned(drill.ways, request)
+async def test_what_was_learned_keeps_no_page(drill: Drill) -> None:
+    """Ten thousand lists that somebody asked for once more must not be held by it."""
+    for path in ("/v1/orders?limit=3", "/v1/orders/counts", status_of(drill)):
+        await learned(drill.ways, asking(path))
+    lines = [line for lines in drill.ways.hot_path._by_actor.values() for line in lines.values()]
+    assert len(lines) >= 3
+    for line in lines:
+        kept = [cell.cell_contents for cell in getattr(line.peek, "__closure__", None) or ()]
+        assert not [each for each in kept if isinstance(each, bytes | Page | EncodedOrder | web.Request)]
+
+
+async def opened(drill: Drill) -> tuple[connections.Connection, Wire]:
     wire, connection = Wire(), drill.ways.hot()
     assert isinstance(connection, connections.Connection)
     wire.protocol = connection
     connection.connection_made(wire)
     await asyncio.sleep(0)
+    return connection, wire
+
+
+async def test_an_idle_connection_keeps_no_request(drill: Drill) -> None:
+    connection, wire = await opened(drill)
+    for request in (asking("/v1/me"), asking("/v1/nowhere"), asking("/v1/me", token="nonsense")):
+        connection.data_received(request)
+        await settled(connection, wire)
+        assert connection._plain is None
+    wire.close()
+    await until(lambda: connection._manager is None)
+
+
+async def test_nothing_is_written_to_a_connection_that_is_closing(drill: Drill) -> None:
+    request = asking(status_of(drill))
+    await learned(drill.ways, request)
+    connection, wire = await opened(drill)
+    wire.closed = True  # its end is not known here yet
+    before = drill.ways.hot_path.answered
+    connection._parse(request)
+    assert drill.ways.hot_path.answered == before
+    assert not wire.written
+    connection.connection_lost(None)
+    await until(lambda: connection._manager is None)
+
+
+async def test_one_task_waits_for_a_reader(drill: Drill) -> None:
+    request = asking(status_of(drill))
+    await learned(drill.ways, request)
+    connection, wire = await opened(drill)
     tasks = len(asyncio.all_tasks())
     wire.write = lambda data: connection.pause_writing()  # type: ignore[method-assign]
     for _ in range(50):

@@ -66,6 +66,38 @@ class Wire(asyncio.Transport):
         return 0
 
 
+class SlowWire(Wire):
+    """Takes nothing until it is told to: the reader is slow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unsent = bytearray()
+
+    def write(self, data: Any) -> None:
+        assert not self.closed
+        begins = not self.unsent
+        self.unsent += data
+        if begins:
+            self.protocol.pause_writing()
+
+    def take(self) -> None:
+        self.written += self.unsent
+        self.unsent.clear()
+        self.protocol.resume_writing()
+
+    def close(self) -> None:
+        self.written += self.unsent
+        self.unsent.clear()
+        super().close()
+
+    def abort(self) -> None:
+        self.unsent.clear()
+        super().close()
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.unsent)
+
+
 class Told(NamedTuple):
     """What a connection was answered, less what is each answer's own; whether it has ended; what was
     counted."""
@@ -85,10 +117,11 @@ class TwoWays:
         self.hot = runner._answering
         self.cold = Connections(runner._answering)
 
-    async def tell(self, way: Connections, chunks: Sequence[bytes]) -> Told:
-        """A new connection is sent these chunks, one after the other, each when nothing more comes."""
+    async def tell(self, way: Connections, chunks: Sequence[bytes], *, slow: bool = False) -> Told:
+        """A new connection is sent these chunks, one after the other, each when nothing more comes. `slow`:
+        by a caller that reads late, and then has sent all it will send."""
         before = dict(self.app[METRICS].requests)
-        wire = Wire()
+        wire = SlowWire() if slow else Wire()
         connection = way()
         assert isinstance(connection, Connection)
         wire.protocol = connection
@@ -99,7 +132,10 @@ class TwoWays:
             if wire.closed:
                 break
             connection.data_received(chunk)
-            await settled(connection)
+            await settled(connection, wire)
+        if isinstance(wire, SlowWire) and not wire.closed:
+            connection.eof_received()
+            await _read_to_the_end(wire)
         after = self.app[METRICS].requests
         counted = {what: n - before.get(what, 0) for what, n in after.items() if n != before.get(what, 0)}
         closed = wire.closed
@@ -107,16 +143,18 @@ class TwoWays:
         await _ended(connection)
         return Told(_OWN.sub(b"?", bytes(wire.written)), closed, counted)
 
-    async def compare(self, chunks: Sequence[bytes]) -> tuple[Told, Told]:
+    async def compare(self, chunks: Sequence[bytes], *, slow: bool = False) -> tuple[Told, Told]:
         """Again when something has changed between the two, or when one has filled what the other found
         filled: then all but where it came from must be the same already."""
         for _ in range(FILLS_MAX):
             head = self.storage.tail.head
-            hot, cold = await self.tell(self.hot, chunks), await self.tell(self.cold, chunks)
+            hot = await self.tell(self.hot, chunks, slow=slow)
+            cold = await self.tell(self.cold, chunks, slow=slow)
             if _but_source(hot) != _but_source(cold):
                 # One unreadable request costs those that came in one chunk with it their answers, where it is
                 # parsed with them: how a stream is cut is the network's affair.
-                cut = await self.tell(self.cold, [part for chunk in chunks for part in _heads(chunk)])
+                parts = [part for chunk in chunks for part in _heads(chunk)]
+                cut = await self.tell(self.cold, parts, slow=slow)
                 cold = cut if _but_source(hot) == _but_source(cut) else cold
             if head == self.storage.tail.head and (hot == cold or _but_source(hot) != _but_source(cold)):
                 break
@@ -132,16 +170,29 @@ def _heads(chunk: bytes) -> list[bytes]:
     return [part for part in re.split(rb"(?<=\r\n\r\n)", chunk) if part]
 
 
-async def settled(connection: Connection) -> None:
-    """Until all that can be answered is."""
+async def _read_to_the_end(wire: SlowWire) -> None:
+    """Late, and all of it."""
     async with asyncio.timeout(PATIENCE_S):
-        turns = 0
+        while not wire.closed:
+            for _ in range(SETTLED_TURNS):
+                await asyncio.sleep(0)
+            if wire.unsent:
+                wire.take()
+
+
+async def settled(connection: Connection, wire: Wire) -> None:
+    """Until all that can be answered is. Who waits for a reader is read from, late."""
+    async with asyncio.timeout(PATIENCE_S):
+        turns = late = 0
         while turns < SETTLED_TURNS:
             await asyncio.sleep(0)
             waiter = connection._waiter
             idle = waiter is not None and not waiter.done()
             if connection.transport is None or (idle and not connection._held and not connection._messages):
                 return
+            late += 1
+            if isinstance(wire, SlowWire) and wire.unsent and late % SETTLED_TURNS == 0:
+                wire.take()
             request = connection._current_request
             waits = request is not None and not request.content.is_eof() and not connection._held
             turns = turns + 1 if waits else 0

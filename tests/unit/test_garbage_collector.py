@@ -11,7 +11,8 @@ from aiohttp import StreamReader, web
 
 from server.http.body import Bodies, RawBody
 from server.http.problems import HttpError, problem_response
-from server.process.connections import ROUND_REQUESTS, Connection, Connections
+from server.process.connections import Connection, Connections
+from server.process.turns import ROUND_REQUESTS
 from tests.support.gates import until
 
 FORM = b"POST / HTTP/1.1\r\nHost: facet\r\nContent-Length: 100\r\n\r\nhalf"

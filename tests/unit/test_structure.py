@@ -44,6 +44,13 @@ BELONGS_TO = {
 }
 
 
+TOP = {
+    *("server", "pricing", "storage", "tests", "benchmarks", "deploy", "docs", ".ci"),
+    *("README.md", "CHANGELOG.md", "Dockerfile", "facet", "setup.cfg", "pyproject.toml", "ruff.toml"),
+    *("requirements.lock", "requirements-test.lock", "requirements-demo.lock", ".gitignore", ".dockerignore"),
+}
+
+
 @cache
 def tree_of(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
@@ -358,3 +365,9 @@ def test_compiled_functions_call_only_those_of_their_own_module(file: Path) -> N
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     assert not called & ours
+
+
+def test_nothing_lies_about_at_the_top() -> None:
+    """A data directory or a download that was added with everything else."""
+    ignored = {line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()}
+    assert {entry.name for entry in ROOT.iterdir()} - ignored - {".git"} == TOP
