@@ -233,9 +233,8 @@ class Connection(RequestHandler):
         if payload is EMPTY_PAYLOAD and isinstance(message, RawRequestMessage):
             # The last request has no body, and a whole head stands at the end: nothing of another has begun.
             self._due_bytes = 0
-            if (
-                due == 0 and self._hot_path is not None and data[:1].isalpha()
-            ):  # the parser passes over empty lines before a request
+            # The parser passes over empty lines before a request: nothing is learned of one behind them.
+            if due == 0 and self._hot_path is not None and data[:1].isalpha():
                 self._plain = (message, data)
         elif due == 0 and self._request_count == count + 1:
             self._due_bytes = self._body_bytes
