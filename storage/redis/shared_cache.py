@@ -6,7 +6,7 @@ through the log and its scripts instead.
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiocache import RedisCache
@@ -64,16 +64,15 @@ class RedisSharedCache:
     async def close(self) -> None:
         cache, self._cache = self._cache, None
         if cache is not None:
-            await cache.client.connection_pool.disconnect()
+            await _disconnect(cache)
 
     async def get(self, key: str) -> bytes | None:
-        if self._cache is None:
-            return None
-        value: bytes | None = await _or_none(self._cache.get(self._space + key), key)
-        if value is None:
-            self.misses += 1
-        else:
-            self.hits += 1
+        value: bytes | None = await self._ask(lambda cache: cache.get(self._space + key), key)
+        if self._cache is not None:
+            if value is None:
+                self.misses += 1
+            else:
+                self.hits += 1
         return value
 
     def put(self, key: str, value: bytes, ttl_s: float) -> None:
@@ -84,18 +83,24 @@ class RedisSharedCache:
         task.add_done_callback(self._puts.discard)
 
     async def keep(self, key: str, value: bytes, ttl_s: float) -> None:
-        if self._cache is not None:
-            await _or_none(self._cache.set(self._space + key, value, ttl=int(ttl_s)), key)
+        await self._ask(lambda cache: cache.set(self._space + key, value, ttl=int(ttl_s)), key)
 
     async def drop(self, key: str) -> None:
-        if self._cache is not None:
-            await _or_none(self._cache.delete(self._space + key), key)
+        await self._ask(lambda cache: cache.delete(self._space + key), key)
+
+    async def _ask(self, command: Callable[[BytesCache], Awaitable[Any]], key: str) -> Any:
+        """The answer; None when Redis gives none in time."""
+        if (cache := self._cache) is None:
+            return None
+        try:
+            return await command(cache)
+        except Exception as error:  # whatever a lost connection, or an invalid reply, raises
+            logger.debug("no copy of %s: %s", key, error)
+            return None
+        finally:
+            if cache is not self._cache:  # closed meanwhile, perhaps while this connection was being opened
+                await _disconnect(cache)
 
 
-async def _or_none(asked: Awaitable[Any], key: str) -> Any:
-    """The answer; None when Redis gives none in time."""
-    try:
-        return await asked
-    except Exception as error:  # whatever a lost connection, or an invalid reply, raises
-        logger.debug("no copy of %s: %s", key, error)
-        return None
+async def _disconnect(cache: BytesCache) -> None:
+    await cache.client.connection_pool.disconnect()

@@ -15,7 +15,7 @@ import redis
 from storage.redis.scripts import APPEND
 from tests.support.certificates import self_signed
 from tests.support.gates import until_true
-from tests.support.network import EVENTS, Network, network
+from tests.support.network import EVENTS, Connection, Network, network
 from tests.support.processes import Client, Service, clients_of
 from tests.support.visitors import Customer
 from tests.support.workshop import new_key
@@ -107,16 +107,17 @@ async def opened(before: Network, kind: str) -> None:
 
 
 async def harm_done(place: Place, before: Network, kind: str, name: str) -> None:
-    """Every connection of a kind (or of all) is harmed, and the server has noticed: of those that it keeps in
-    stock, one that it has used since."""
+    """Every connection of a kind (or of all) is harmed, and the server has noticed one. Those that it opens
+    meanwhile are harmed as well: what is at hand first may lie in stock, below one that it uses, for ever."""
     if kind:
         await opened(before, kind)
-    harmed = list(before.open[kind] if kind else before.all)
-    for connection in harmed:
-        EVENTS[name](connection)
+    harmed: set[Connection] = set()
 
     async def is_noticed() -> bool:
-        return any(connection not in before.all for connection in harmed)
+        for connection in (before.open[kind] if kind else before.all) - harmed:
+            EVENTS[name](connection)
+            harmed.add(connection)
+        return not harmed <= before.all
 
     try:
         await until_true(is_noticed, WHOLE_S)
