@@ -19,7 +19,9 @@ WORKERS = 4
 which may be more than this may use."""
 UNIT_WORKERS = 2
 """Unit tests wait for nothing, and each further process imports and collects all of them."""
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+UNLIKE_USERS = frozenset({"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"})
+"""What a machine that runs tests may have set, and who uses Facet has not."""
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in UNLIKE_USERS}
 """Hundreds of processes are started: they compile our modules once, not each for itself."""
 
 

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from server import VERSION
 from server.commands.export import add_export, export
@@ -35,13 +35,26 @@ PIPE_BROKEN = 128 + signal.SIGPIPE
 
 def main(arguments: list[str]) -> int:
     """The exit code."""
-    code = _run(arguments)
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:  # the output is closed: the interpreter must not fail on it at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return code or PIPE_BROKEN
-    return code
+        code = _run(arguments)
+    except SystemExit as end:  # argparse, when it has said what it had to say
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
+    lost = _let_go_of(sys.stdout)
+    _let_go_of(sys.stderr)  # nobody can be told that
+    return code or lost
+
+
+def _let_go_of(output: TextIO) -> int:
+    """Write what is left; the exit code. Nobody may read it any more, its terminal may have closed,
+    the disk may be full: the interpreter must not fail on that at its end."""
+    try:
+        output.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        if isinstance(error, BrokenPipeError):
+            return PIPE_BROKEN
+        return _complain(f"{output.name}: {error.strerror}")
+    return 0
 
 
 def _run(arguments: list[str]) -> int:

@@ -142,22 +142,40 @@ def test_doctor_finds_a_damaged_database(tmp_path: Path) -> None:
     assert "FAIL  database" in examined.stdout
 
 
-def test_an_output_that_nobody_reads_is_no_error_of_the_interpreter() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("price", "--help"), ("--version",), ("migrate",)], ids=" ".join)
+def test_an_output_that_nobody_reads_is_no_error_of_the_interpreter(
+    arguments: tuple[str, ...], unbuffered: str, tmp_path: Path
+) -> None:
     """Whatever is left to be written when the command is done: it finds out then."""
     reads, writes = os.pipe()
     os.close(reads)
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "server", "price", "--help"],
-            cwd=ROOT,
-            stdout=writes,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        done = with_output(writes, arguments, tmp_path, unbuffered)
     finally:
         os.close(writes)
     assert done.stderr == ""
     assert done.returncode in (0, 128 + signal.SIGPIPE)
+
+
+def test_an_output_that_does_not_fit_is_told_in_one_line(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = with_output(full.fileno(), ("migrate",), tmp_path, "")
+    assert (done.returncode, done.stderr) == (2, "facet: <stdout>: No space left on device\n")
+
+
+def with_output(
+    descriptor: int, arguments: tuple[str, ...], folder: Path, unbuffered: str
+) -> "subprocess.CompletedProcess[str]":
+    """A command, with the interpreter's buffers as a user has them, or none."""
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "FACET_DATA_DIR": str(folder)},
+        stdout=descriptor,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 # --- Paths, and who asks

@@ -5,7 +5,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +15,7 @@ from server.app import all_routes
 from storage.cache.read_through import CacheStatus
 from tests.drills.drill_world import FaultyProxy, Proxies
 from tests.support.engines import execute
+from tests.support.gates import until_true
 from tests.support.meshes import binary_stl, torus
 from tests.support.processes import Client, Clients, Reply, clients_of, served
 from tests.support.workshop import Workshop
@@ -83,9 +84,17 @@ async def workshop(pair: Pair) -> AsyncIterator[Workshop]:
 
 
 async def until_ready(clients: Clients) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while (await clients.nobody.get("/readyz")).json["status"] != "ready":
-            await asyncio.to_thread(lambda: None)
+    found: Any = None
+
+    async def is_ready() -> bool:
+        nonlocal found
+        found = (await clients.nobody.get("/readyz")).json
+        return bool(found["status"] == "ready")
+
+    try:
+        await until_true(is_ready, PATIENCE_S)
+    except TimeoutError:
+        pytest.fail(f"not ready: {found}")
 
 
 def path_of(template: str) -> str:
