@@ -44,6 +44,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that a maintained list holds from its beginning."""
     view_rows_min: int = 400
     """A shortened list is loaded again when it holds fewer rows than this and the database has more."""
+    view_rows_searched: int = 450
+    """Of a list that a text is looked for in: the further one looks, the longer it takes."""
     view_pages: int = 16
     """Encoded pages kept per view."""
     journal_entries: int = 4_096
@@ -164,6 +166,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
             "flush_batch_entries <= backlog_entries": self.flush_batch_entries <= self.backlog_entries,
             "flush_retry_s <= flush_retry_max_s": self.flush_retry_s <= self.flush_retry_max_s,
             "200 <= view_rows_min < view_rows": 200 <= self.view_rows_min < self.view_rows,
+            "view_rows_min < view_rows_searched": self.view_rows_min < self.view_rows_searched,
             "warm_orders <= view_rows": self.warm_orders <= self.view_rows,
             "warm_orders <= local_entries": self.warm_orders <= self.local_entries,
             "warm_models <= models_entries": self.warm_models <= self.models_entries,

@@ -181,7 +181,8 @@ class ViewCache:
 
     async def _load(self, query: Query) -> ListView | CountsView:
         began = self._invalidations
-        view = await self._up_to_date(query, self._bounds.view_rows)
+        rows_max = self._bounds.view_rows if query.filter.q is None else self._bounds.view_rows_searched
+        view = await self._up_to_date(query, rows_max)
         if began == self._invalidations and view.epoch == self._tail.epoch:
             self._views.put(query, view, view.byte_count)
         return view

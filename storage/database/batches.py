@@ -1,12 +1,46 @@
 """What both engines decide alike before a batch of entries becomes rows."""
 
 from collections.abc import Iterable, Sequence
+from enum import IntEnum
+
+from msgspec import UNSET
 
 from storage.log.entries import LogRecord, OrderChanged
 from storage.orders.order import Order
+from storage.orders.workflow import Kind
 
 LATER = "a later release has written this: it can bring it to the database"
 PARKED = "an earlier change of this order was set aside"
+
+
+class Reach(IntEnum):
+    """How much of an order a change can have changed."""
+
+    MOVED = 0
+    """The status alone: most changes."""
+    STEPPED = 1
+    """Anything but what an edit changes."""
+    EDITED = 2
+
+
+def reach_of(logged: LogRecord) -> Reach:
+    """Of a change of an order that was there before."""
+    assert isinstance(logged.entry, OrderChanged)
+    change = logged.entry.change
+    if change.kind is Kind.EDIT:
+        return Reach.EDITED
+    was = change.was
+    return Reach.MOVED if was.operator is was.quote is was.price is UNSET else Reach.STEPPED
+
+
+def widest_reach(changed: Iterable[tuple[LogRecord, Order]]) -> dict[str, Reach]:
+    """Of all changes of each order."""
+    widest: dict[str, Reach] = {}
+    for logged, order in changed:
+        reach = reach_of(logged)
+        if reach > widest.get(order.id, -1):
+            widest[order.id] = reach
+    return widest
 
 
 def changes_of(batch: Iterable[LogRecord]) -> list[tuple[LogRecord, Order]]:

@@ -103,6 +103,14 @@ class Database(Protocol):
     async def prune_answers(self, before: datetime, limit: int) -> int:
         """Forget at most `limit` answers given before that moment."""
 
+    async def tend_search(self, limit: int) -> int:
+        """Bring the search index nearer to the orders, by so many changes and older orders each at most, in
+        one transaction. Returns how many it were; 0 when all is done."""
+
+    async def fold_texts(self, limit: int) -> int:
+        """Store anew the texts of so many orders at most that an earlier release has stored in its form.
+        Returns how many it were; 0 when there are no more."""
+
     async def replay(self, order_id: str) -> None:
         """Apply the dead letters of one order, in order, and forget them. Raises Conflict with the
         database's words when one is still refused; then nothing is changed."""

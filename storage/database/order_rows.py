@@ -11,8 +11,8 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 import msgspec
 
 from storage.database.schema import ORDER_COLUMNS
-from storage.orders.filters import search_text
 from storage.orders.order import Order, OrderPrice
+from storage.orders.search import stored_text
 from storage.orders.unknown_fields import from_json
 from storage.orders.workflow import Status
 
@@ -22,6 +22,8 @@ STEP_NAMES = (
     *("operator", "quote", "price", "updated_at", "search"),
 )
 """What anything but an edit can change of an order."""
+MOVE_NAMES = ("id", "version", "status", "status_since", "status_version", "updated_at")
+"""What a change of the status alone changes of an order: most changes are such."""
 UPDATED_NAMES = [name for name in (*ORDER_COLUMNS, "search") if name not in ("id", "number", "created_by")]
 """What a newer state of an order replaces."""
 
@@ -36,10 +38,12 @@ _decode_price = msgspec.json.Decoder(OrderPrice).decode
 
 
 class OrderRows(NamedTuple):
-    """`row`: of ORDER_COLUMNS, then `search`; `step`: of STEP_NAMES; `order`: from a row of ORDER_COLUMNS."""
+    """`row`: of ORDER_COLUMNS, then `search`; `step`: of STEP_NAMES; `move`: of MOVE_NAMES; `order`: from a
+    row of ORDER_COLUMNS."""
 
     row: Callable[[Order], tuple[Any, ...]]
     step: Callable[[Order], tuple[Any, ...]]
+    move: Callable[[Order], tuple[Any, ...]]
     order: Callable[[Any], Order]
 
 
@@ -48,7 +52,7 @@ def order_rows(stored: Callable[[datetime], Any], loaded: Callable[[Any], dateti
     names = {
         "Order": Order,
         "Status": Status,
-        "search_text": search_text,
+        "stored_text": stored_text,
         "stored": stored,
         "loaded": loaded,
         "encode": msgspec.json.Encoder().encode,
@@ -58,13 +62,14 @@ def order_rows(stored: Callable[[datetime], Any], loaded: Callable[[Any], dateti
     return OrderRows(
         eval(f"lambda order: ({_values((*ORDER_COLUMNS, 'search'))})", names),
         eval(f"lambda order: ({_values(STEP_NAMES)})", names),
+        eval(f"lambda order: ({_values(MOVE_NAMES)})", names),
         eval(f"lambda row: Order({', '.join(fields)})", names),
     )
 
 
 def _values(names: tuple[str, ...]) -> str:
     return ", ".join(
-        "search_text(order)" if name == "search" else _form(name, 0, f"order.{name}") for name in names
+        "stored_text(order)" if name == "search" else _form(name, 0, f"order.{name}") for name in names
     )
 
 

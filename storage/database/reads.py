@@ -5,7 +5,7 @@ Statements have the placeholders of PostgreSQL, each once and in order: `$1`, `$
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from storage.database.order_rows import ORDER_NAMES
 from storage.database.queries import (
     Values,
+    Way,
     counts_question,
     counts_statement,
     list_question,
@@ -39,11 +40,12 @@ from storage.orders.workflow import Status
 class Words(NamedTuple):
     """Where the SQL of engines differs. `inserted`: a column that grows with every row; `tenants`: all of a
     model's, as one value that `read_tenants` understands; `most_popular`: an order by popularity, with the
-    half-life as its parameter."""
+    half-life as its parameter; `candidates`: numbers of orders that the search index has `:tokens` for."""
 
     inserted: str
     tenants: str
     most_popular: str
+    candidates: str
     read_tenants: Callable[[Any], frozenset[str]]
 
 
@@ -92,14 +94,21 @@ class Reads(ABC):
         return [self._rows.history_of(row) for row in rows]
 
     async def load_list(self, query: ListQuery, limit: int) -> ListSnapshot:
-        shape, values = list_question(query, limit)
-        rows = await self._select(list_statement(shape), values)
-        orders = [self._rows.order_of(row[2:]) for row in map(tuple, rows) if row[2] is not None]
-        return ListSnapshot(await self._position_of(rows), orders)
+        found: list[Order] = []
+        for way in _ways(query.filter):
+            shape, values = list_question(query, limit, way)
+            rows = await self._select(list_statement(shape, self._words.candidates), values)
+            found = [self._rows.order_of(row[2:]) for row in map(tuple, rows) if row[2] is not None]
+            if _is_whole(way, rows) or len(found) == limit:
+                break
+        return ListSnapshot(await self._position_of(rows), found)
 
     async def load_counts(self, order_filter: OrderFilter) -> CountsSnapshot:
-        shape, values = counts_question(order_filter)
-        rows = await self._select(counts_statement(shape), values)
+        for way in _ways(order_filter)[-2:]:
+            shape, values = counts_question(order_filter, way)
+            rows = await self._select(counts_statement(shape, self._words.candidates), values)
+            if _is_whole(way, rows):
+                break
         counts = {Status(row[2]): row[3] for row in rows if row[2] is not None}
         return CountsSnapshot(await self._position_of(rows), counts)
 
@@ -170,6 +179,15 @@ class Reads(ABC):
     async def find_answer(self, scope: str) -> tuple[Position, AnyEntry] | None:
         rows = await self._find("SELECT epoch, position, payload FROM answers WHERE scope = $1", scope)
         return answer_of(*rows[0]) if rows else None
+
+
+def _ways(order_filter: OrderFilter) -> Sequence[Way]:
+    """One after the other, until what is found is all there is to find."""
+    return (Way.SCAN,) if order_filter.q is None else (Way.FIRST_ROWS, Way.CANDIDATES, Way.SCAN)
+
+
+def _is_whole(way: Way, rows: Sequence[Any]) -> bool:
+    return way is Way.SCAN or (way is Way.CANDIDATES and bool(rows) and bool(rows[0][-1]))
 
 
 _SELECT_ORDER = f"SELECT {ORDER_NAMES} FROM orders WHERE id = $1"

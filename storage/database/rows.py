@@ -76,7 +76,7 @@ class Rows:
     def __init__(self, stored: Callable[[datetime], Any], loaded: Callable[[Any], datetime]) -> None:
         self._stored = stored
         self._loaded = loaded
-        self.order_row, self.step_row, self.order_of = order_rows(stored, loaded)
+        self.order_row, self.step_row, self.move_row, self.order_of = order_rows(stored, loaded)
 
     def history_row(self, logged: LogRecord, epoch: int) -> tuple[Any, ...]:
         """Of an entry that is an OrderChanged, in the order of HISTORY_NAMES."""

@@ -10,6 +10,19 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
+UNFOLDED = {
+    "sqlite": (
+        "instr(search, char(31)) = 0 AND (length(search) <> length(CAST(search AS BLOB))"
+        " OR length(search) - length(replace(search, char(10), '')) <> 4)"
+    ),
+    "postgresql": (
+        "strpos(search, chr(31)) = 0 AND (length(search) <> octet_length(search)"
+        " OR length(search) - length(replace(search, chr(10), '')) <> 4)"
+    ),
+}
+"""Of an order whose text a release has written that knew of case only, and that folding may change: by
+dialect, word for word as the index says it."""
+
 
 _MOMENT = sa.String(27).with_variant(sa.DateTime(timezone=True), "postgresql")
 _ID = sa.String(36).with_variant(sa.String(36, collation="C"), "postgresql")
@@ -47,6 +60,24 @@ orders = sa.Table(
     _moment("updated_at"),
     sa.Column("search", sa.Text, nullable=False),
     sa.Index("orders_by_created", "created_at"),
+    sa.Index(
+        "orders_by_due",
+        "due_at",
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    ),
+    sa.Index(
+        "orders_without_due",
+        "id",
+        sqlite_where=sa.text("due_at IS NULL"),
+        postgresql_where=sa.text("due_at IS NULL"),
+    ),
+    sa.Index(
+        "orders_unfolded",
+        "number",
+        sqlite_where=sa.text(UNFOLDED["sqlite"]),
+        postgresql_where=sa.text(UNFOLDED["postgresql"]),
+    ),
     sa.Index("orders_by_updated", "updated_at"),
     sa.Index("orders_by_status", "status", "created_at"),
     sa.Index("orders_by_customer", "customer", "created_at"),
@@ -227,6 +258,26 @@ secrets = sa.Table(
     sa.Column("value", sa.LargeBinary, nullable=False),
 )
 """Keys that all processes of this installation share. Secret."""
+
+search_pending = sa.Table(
+    "search_pending",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("was", sa.Text),
+    sa.Column("now", sa.Text),
+)
+"""Texts of orders that the search index has not taken in yet, in the order of their changes. Triggers write
+it, so that a release that knows nothing of the index keeps it right as well."""
+
+search_index = sa.Table(
+    "search_index",
+    metadata,
+    sa.Column("built", sa.BigInteger, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+)
+"""One row. Of the orders up to the number `until`, which were there before the index, it has those up to
+`built`. The index itself is the table `order_texts`, of each engine's own kind."""
 
 sequences = sa.Table(
     "sequences",

@@ -11,6 +11,7 @@ from storage.clock import from_micros, from_text, to_micros, to_text
 from storage.errors import Invalid
 from storage.ids import is_id
 from storage.orders.order import Order
+from storage.orders.search import finds
 from storage.orders.workflow import Status
 
 LIMIT_MAX = 200
@@ -34,7 +35,8 @@ NO_OPERATOR = ""
 
 
 class OrderFilter(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
-    """All given conditions hold. Times: `from` is included, `to` is not. `q` finds text, case folded."""
+    """All given conditions hold. Times: `from` is included, `to` is not. `q` is folded text,
+    see `storage.orders.search`."""
 
     statuses: frozenset[Status] = frozenset()
     operator: str | None = None
@@ -60,7 +62,7 @@ class OrderFilter(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
         return (
             (self.number is None or order.number == self.number)
             and (self.reference is None or order.reference == self.reference)
-            and (self.q is None or self.q in search_text(order))
+            and (self.q is None or finds(self.q, order))
             and _within(order.created_at, self.created_from, self.created_to)
             and _within(order.due_at, self.due_from, self.due_to)
         )
@@ -178,13 +180,6 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
             return False
         place = place_of(order, self.sort)
         return anchor is None or (place < anchor if self.sort.descending else place > anchor)
-
-
-def search_text(order: Order) -> str:
-    """What `q` looks through; stored beside the order so that SQL sees the same text."""
-    return "\n".join(
-        (str(order.number), order.customer, order.reference or "", order.note or "", order.operator or "")
-    ).casefold()
 
 
 def _within(moment: datetime | None, start: datetime | None, end: datetime | None) -> bool:

@@ -9,28 +9,30 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from msgspec import UNSET
-
-from storage.database.batches import LATER, PARKED, changes_of, expected_versions, misfit
+from storage.database.batches import (
+    LATER,
+    PARKED,
+    changes_of,
+    expected_versions,
+    misfit,
+    widest_reach,
+)
 from storage.database.records import Rejected
 from storage.database.rows import order_id_of
 from storage.database.schema import ORDERS_POSITION
 from storage.errors import Fenced
-from storage.log.entries import LogRecord, OrderChanged, Position
+from storage.log.entries import LogRecord, Position
 from storage.orders.order import Order
-from storage.orders.workflow import Kind
 from storage.postgresql.connection import FAILURES, Connection, StatementRefused, is_refusal, refusal
 from storage.postgresql.rows import (
-    EDITED,
+    CARRIED,
     HISTORY_LIST,
     INSERT_DEAD_LETTER,
     INSERT_GIVEN,
     KEEP_ANSWERS,
-    MOVED,
     ORDER_LIST,
     REPLACE_ANSWERS,
     ROWS,
-    STEPPED,
     STORE_OTHER,
     Carried,
     columns_of,
@@ -108,30 +110,16 @@ async def apply_together(
 
 def _rows_of(changed: list[tuple[LogRecord, Order]], before: dict[str, int], epoch: int) -> Changed:
     latest = {order.id: order for _, order in changed}
-    wider: dict[str, Carried] = {}
-    for logged, order in changed:
-        carried = _carried(logged)
-        if carried is not MOVED and wider.get(order.id) is not EDITED:
-            wider[order.id] = carried
-    known: dict[Carried, list[tuple[Order, int]]] = {EDITED: [], STEPPED: [], MOVED: []}
+    reaches = widest_reach(changed)
+    known: dict[Carried, list[tuple[Order, int]]] = {carried: [] for carried in CARRIED.values()}
     new = []
     # A reference is let go before another order takes it.
     for order in sorted(latest.values(), key=lambda order: order.reference is not None):
         if version := before[order.id]:
-            known[wider.get(order.id, MOVED)].append((order, version))
+            known[CARRIED[reaches[order.id]]].append((order, version))
         else:
             new.append(ROWS.order_row(order))
     return Changed(lambda: [ROWS.history_row(logged, epoch) for logged, _ in changed], known, new)
-
-
-def _carried(logged: LogRecord) -> Carried:
-    """What has to be carried of an order after this change."""
-    assert isinstance(logged.entry, OrderChanged)
-    change = logged.entry.change
-    if change.kind is Kind.EDIT:
-        return EDITED
-    was = change.was
-    return MOVED if was.operator is was.quote is was.price is UNSET else STEPPED
 
 
 async def _store(connection: Connection, rows: Changed, add: Add) -> int:

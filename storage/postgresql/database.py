@@ -20,6 +20,7 @@ from storage.database.records import (
 from storage.database.schema import ORDER_NUMBERS, ORDERS_POSITION
 from storage.errors import Conflict, Fenced
 from storage.log.entries import LogRecord, Position
+from storage.postgresql import search
 from storage.postgresql.apply import (
     COPIED_ROWS_MIN,
     any_parked,
@@ -53,6 +54,9 @@ _WORDS = Words(
     most_popular=(  # as `storage.memory.popularity.rank`
         "ln(greatest(requests_score, 1e-300)) / ln(2::float8)"
         " + extract(epoch FROM requested_at)::float8 / $1::float8"
+    ),
+    candidates=(
+        "SELECT number FROM order_texts WHERE string_to_array(tokens, ' ') @> string_to_array(:tokens, ' ')"
     ),
     read_tenants=frozenset,
 )
@@ -181,6 +185,20 @@ class PostgresDatabase(Reads):
 
     async def prune_answers(self, before: datetime, limit: int) -> int:
         return int((await self._readers.fetch(_PRUNE_ANSWERS, before, limit))[0][0])
+
+    async def tend_search(self, limit: int) -> int:
+        async def job(connection: Connection) -> int:
+            await hold_position(connection)
+            return await search.tend(connection, limit)
+
+        return await self._writer.run(job)
+
+    async def fold_texts(self, limit: int) -> int:
+        async def job(connection: Connection) -> int:
+            await hold_position(connection)
+            return await search.fold(connection, limit)
+
+        return await self._writer.run(job)
 
     async def replay(self, order_id: str) -> None:
         async def job(connection: Connection) -> None:

@@ -1,13 +1,15 @@
 """The statements that carry rows. Where there may be several, one statement takes a column of each, as an
 array or as a text: one round trip and one plan. New rows of a long batch come by COPY instead."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from storage.clock import to_micros
+from storage.database.batches import Reach
 from storage.database.order_rows import ORDER_NAMES, STEP_NAMES, UPDATED_NAMES
 from storage.database.rows import HISTORY_NAMES, KEEP_NEWER_FACTS, MODEL_COLUMNS, Rows
 from storage.database.schema import (
@@ -132,9 +134,14 @@ MOVED = Carried(
         | {name: _MOMENT.format(name) for name in ("status_since", "updated_at")},
     ),
 )
-"""What a change of the status alone changes of an order: most changes are such, and carry so much less."""
-STEPPED = _by_arrays(ROWS.step_row, STEP_NAMES, STEP_NAMES[1:])
-EDITED = _by_arrays(ROWS.order_row, ORDER_LIST, UPDATED_NAMES)
+CARRIED: Mapping[Reach, Carried] = MappingProxyType(
+    {
+        Reach.EDITED: _by_arrays(ROWS.order_row, ORDER_LIST, UPDATED_NAMES),
+        Reach.STEPPED: _by_arrays(ROWS.step_row, STEP_NAMES, STEP_NAMES[1:]),
+        Reach.MOVED: MOVED,
+    }
+)
+"""In the order in which they are brought in."""
 INSERT_GIVEN = {
     "orders": insert_many(orders, _STORED_NAMES),
     "order_history": insert_many(order_history, HISTORY_NAMES),

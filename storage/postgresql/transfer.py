@@ -1,6 +1,7 @@
 """All tables from one engine to the other, in one snapshot and one transaction.
 
-What belongs to running processes (leases, who is there) stays behind. Both sides have this release's schema.
+What belongs to running processes (leases, who is there) stays behind, and so does the search index. Both
+sides have this release's schema.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ ROWS_TOLD = 50_000
 """How often, in rows, a long table says how far it is."""
 Tell = Callable[[str, int], None]
 """Called with a table and the rows that it has brought so far."""
-_STAYS_BEHIND = ("leases", "processes")
+_STAYS_BEHIND = ("leases", "processes", "search_pending", "search_index")
 _SEEDED = ("log_positions", "sequences", "installation")
 """Tables that a migration puts a row into."""
 _INSERTION_ORDER = ("price_lists", "metal_fixes")

@@ -17,6 +17,7 @@ from storage.database.contract import Database
 from storage.database.health import DatabaseHealth
 from storage.database.lease import Lease, SoleLease, exclusive_lease
 from storage.database.pruning import Pruning
+from storage.database.search_upkeep import SearchUpkeep
 from storage.errors import Unavailable
 from storage.ids import new_id
 from storage.log.change_log import ChangeLog, Follower, Reload
@@ -61,6 +62,7 @@ class Storage:
             database, bounds, clock, tells_time=not self.change_log.tells_time
         )
         self.pruning = Pruning(database, self.lease, bounds, clock)
+        self.search_upkeep = SearchUpkeep(database, self.lease, clock, self.invalidate_lists)
         self.tokens = Tokens(self.change_log, bounds, clock)
         self.quotes = Quotes(database, self.change_log, self.tail, clock)
         self.models = Models(
@@ -107,6 +109,7 @@ class Storage:
         await self.numbers.open()
         self._start("pulse", self.database_health.run, failed)
         self._start("housekeeping", self.pruning.run, failed)
+        self._start("search", self.search_upkeep.run, failed)
         self._start("log", self.change_log.run, failed)
         self._start("write-behind", self.write_behind.run, failed)
         self._start("models", self.models.run, failed)
@@ -120,7 +123,7 @@ class Storage:
         await asyncio.wait([self._tasks["log"]], timeout=deadline_s)
         self.write_behind.stop()
         self.models.stop()
-        endless = {"lease", "pulse", "housekeeping", "outdated models", "unverified models"}
+        endless = {"lease", "pulse", "housekeeping", "search", "outdated models", "unverified models"}
         others = [task for name, task in self._tasks.items() if name not in {"log", *endless}]
         _, unfinished = await asyncio.wait(others, timeout=deadline_s)
         await end(*self._tasks.values())

@@ -2,6 +2,6 @@
 
 Exactly one connection writes (and checkpoints) each file; readers are opened read-only.
 
-Reading order: `database`, `log`, `connection`, `writer`, `apply`, `rows`, `models`, `leases`, `files`,
-`migrate`.
+Reading order: `database`, `log`, `connection`, `writer`, `apply`, `rows`, `models`, `search`, `leases`,
+`files`, `migrate`.
 """

@@ -12,7 +12,15 @@ from typing import Any
 import aiosqlite
 import msgspec
 
-from storage.database.batches import LATER, PARKED, changes_of, expected_versions, misfit
+from storage.database.batches import (
+    LATER,
+    PARKED,
+    Reach,
+    changes_of,
+    expected_versions,
+    misfit,
+    widest_reach,
+)
 from storage.database.records import Rejected
 from storage.database.rows import order_id_of
 from storage.database.schema import ORDERS_POSITION
@@ -23,6 +31,8 @@ from storage.sqlite.rows import (
     INSERT_DEAD_LETTER,
     INSERT_HISTORIES,
     INSERT_HISTORY,
+    MOVE_ORDER,
+    MOVE_ORDERS,
     ROWS,
     ROWS_TOGETHER,
     UPSERT_ORDER,
@@ -68,12 +78,28 @@ async def apply_together(connection: aiosqlite.Connection, batch: Sequence[LogRe
     if changed := changes_of(batch):
         history = [ROWS.history_row(logged, epoch) for logged, _ in changed]
         await _insert(connection, INSERT_HISTORY, INSERT_HISTORIES, history)
-        latest = {order.id: order for _, order in changed}
-        orders = [ROWS.order_row(order) for order in latest.values()]
-        await _insert(connection, UPSERT_ORDER, UPSERT_ORDERS, orders)
+        moved, others = _rows_of(changed)
+        await _insert(connection, UPSERT_ORDER, UPSERT_ORDERS, others)
+        await _insert(connection, MOVE_ORDER, MOVE_ORDERS, moved)
     for logged in batch:
         if (statement := other_statement(logged.entry)) is not None:
             await connection.execute(*statement)
+
+
+def _rows_of(
+    changed: Sequence[tuple[LogRecord, Order]],
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """The rows of orders whose status alone has changed, and those of the others."""
+    latest = {order.id: order for _, order in changed}
+    is_new = {order.id for _, order in changed if order.version == 1}
+    reaches = widest_reach(changed)
+    moved, others = [], []
+    for order in latest.values():
+        if reaches[order.id] is Reach.MOVED and order.id not in is_new:
+            moved.append(ROWS.move_row(order))
+        else:
+            others.append(ROWS.order_row(order))
+    return moved, others
 
 
 async def store_answers(

@@ -23,7 +23,7 @@ from storage.database.records import (
 from storage.database.schema import ORDER_NUMBERS, ORDERS_POSITION
 from storage.errors import Conflict, Fenced
 from storage.log.entries import LogRecord, Position
-from storage.sqlite import leases
+from storage.sqlite import leases, search
 from storage.sqlite.apply import (
     REFUSED,
     apply_one_by_one,
@@ -42,6 +42,7 @@ _WORDS = Words(
     inserted="rowid",
     tenants="json_group_array(tenant)",
     most_popular=RANK,
+    candidates="SELECT rowid AS number FROM order_texts WHERE order_texts MATCH :tokens",
     read_tenants=lambda text: frozenset(json.loads(text)),
 )
 _PLACEHOLDER = re.compile(r"\$\d+")
@@ -133,6 +134,12 @@ class SqliteDatabase(Reads):
 
     async def prune_answers(self, before: datetime, limit: int) -> int:
         return await self._writer.run(partial(leases.prune_answers, before=before, limit=limit))
+
+    async def tend_search(self, limit: int) -> int:
+        return await self._writer.run(partial(search.tend, limit=limit))
+
+    async def fold_texts(self, limit: int) -> int:
+        return await self._writer.run(partial(search.fold, limit=limit))
 
     async def replay(self, order_id: str) -> None:
         letters = [

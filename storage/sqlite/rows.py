@@ -3,7 +3,7 @@
 from typing import Any
 
 from storage.clock import from_text, to_text
-from storage.database.order_rows import ORDER_NAMES, UPDATED_NAMES
+from storage.database.order_rows import MOVE_NAMES, ORDER_NAMES, UPDATED_NAMES
 from storage.database.rows import HISTORY_NAMES, KEEP_NEWER_FACTS, MODEL_COLUMNS, Rows
 from storage.log.entries import Entry, MetalFixed, PriceListPublished, QuoteIssued, TokenIssued, TokenRevoked
 
@@ -25,6 +25,19 @@ def upsert_orders(count: int) -> str:
     )
 
 
+def move_orders(count: int) -> str:
+    """Rows of MOVE_NAMES, of orders that are there. Of the indexes of `orders` only those are touched that
+    have one of these columns: half of the work."""
+    rows = ", ".join([_placeholders(", ".join(MOVE_NAMES))] * count)
+    settings = ", ".join(
+        f"{name} = moved.column{place}" for place, name in enumerate(MOVE_NAMES, 1) if place > 1
+    )
+    return (
+        f"UPDATE orders SET {settings} FROM (VALUES {rows}) AS moved"
+        " WHERE orders.id = moved.column1 AND orders.version < moved.column2"
+    )
+
+
 def insert_history(count: int) -> str:
     rows = ", ".join([_placeholders(HISTORY_NAMES)] * count)
     return f"INSERT INTO order_history ({HISTORY_NAMES}) VALUES {rows}"
@@ -34,6 +47,7 @@ def _placeholders(names: str) -> str:
     return f"({', '.join('?' * (names.count(',') + 1))})"
 
 
+MOVE_ORDER, MOVE_ORDERS = move_orders(1), move_orders(ROWS_TOGETHER)
 UPSERT_ORDER, UPSERT_ORDERS = upsert_orders(1), upsert_orders(ROWS_TOGETHER)
 INSERT_HISTORY, INSERT_HISTORIES = insert_history(1), insert_history(ROWS_TOGETHER)
 STORE_OTHER: dict[type[Entry], str] = {

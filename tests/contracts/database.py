@@ -2,7 +2,7 @@
 says how rows of one order are refused."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +23,6 @@ from storage.database.records import (
 )
 from storage.errors import Conflict, Fenced
 from storage.log.entries import (
-    AnyEntry,
     MetalFixed,
     Position,
     PriceListPublished,
@@ -32,11 +31,12 @@ from storage.log.entries import (
     TokenRevoked,
 )
 from storage.orders.actors import Role
-from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField
+from storage.orders.filters import ALL, ListQuery, Sort, SortField
 from storage.orders.order import Change, Order, history_item
 from storage.orders.workflow import Kind, Status
 from storage.sqlite.database import SqliteDatabase
-from tests.support.changes import START, an_order, changed, created, entry_of, id_of, logged
+from tests.contracts.searches import SearchContract, tend
+from tests.support.changes import START, an_order, apply, changed, created, entry_of, id_of, logged
 from tests.support.orders_drawn import filters, listed, populations, queries, wide_filters
 from tests.support.stored_models import stored_model
 
@@ -70,15 +70,7 @@ def life(n: int = 1, versions: int = 4) -> list[Change]:
 GAP = entry_of(life(3)[1])
 
 
-async def apply(database: Database, entries: Sequence[AnyEntry], after: int = 0) -> list[str]:
-    """Bring entries to the database as write-behind does; the errors of those set aside."""
-    batch = logged(entries, after)
-    epoch = (await database.position()).epoch
-    rejected = await database.apply(batch, Position(epoch, after), Position(epoch, after + len(batch)))
-    return [item.error for item in rejected]
-
-
-class DatabaseContract:
+class DatabaseContract(SearchContract):
     @pytest.fixture
     def opened(self) -> Opened:
         """Opens a new, empty database as often as it is called; `keeps_answers` as the engines take it."""
@@ -393,6 +385,7 @@ class DatabaseContract:
             for query in data.draw(
                 st.lists(queries(filters | wide_filters, population), min_size=6, max_size=6)
             ):
+                await tend(database, data.draw(st.booleans()))
                 await agrees(database, population, query, data.draw(st.integers(1, 20)))
 
     async def test_a_list_and_its_position_are_of_one_moment(self, database: Database) -> None:
@@ -402,20 +395,6 @@ class DatabaseContract:
         snapshot = await database.load_list(ListQuery(), 10)
         assert snapshot == (Position(1, 1), [life()[0].order])
         assert await database.load_counts(ALL) == (Position(1, 1), {Status.INITIATED: 1})
-
-    @pytest.mark.parametrize("q", ["%", "_", "/", "ring%", "a_b", "50%/"])
-    async def test_what_sql_takes_for_a_pattern_is_only_text(self, database: Database, q: str) -> None:
-        plain, special = an_order(1, note="ring aXb 50 per cent"), an_order(2, note="ring% a_b 50%/")
-        await apply(database, [entry_of(created(order)) for order in (plain, special)])
-        snapshot = await database.load_list(ListQuery(filter=OrderFilter(q=q)), 10)
-        assert [order.id for order in snapshot.rows] == [special.id]
-
-    @pytest.mark.parametrize("q", ["ЁЛКА", "ёлка", "STRASSE", "straße", "İ"])
-    async def test_case_does_not_matter_in_any_language(self, database: Database, q: str) -> None:
-        order = an_order(1, customer="Straße", note="Ёлка", reference="İ")
-        await apply(database, [entry_of(created(order)), entry_of(created(an_order(2)))])
-        snapshot = await database.load_list(ListQuery(filter=OrderFilter(q=q.casefold())), 10)
-        assert [found.id for found in snapshot.rows] == [order.id]
 
     @pytest.mark.parametrize("descending", [False, True])
     async def test_orders_without_a_due_date_come_last(self, database: Database, descending: bool) -> None:

@@ -17,8 +17,8 @@ from storage.orders.filters import ListQuery
 from storage.postgresql.connection import connect, is_refusal, session, unavailable
 from storage.postgresql.database import PostgresDatabase
 from storage.postgresql.migrate import migrate_postgresql
-from tests.contracts.database import apply, life
-from tests.support.changes import entry_of, id_of, logged
+from tests.contracts.database import life
+from tests.support.changes import apply, entry_of, id_of, logged
 from tests.support.engines import execute, query
 from tests.support.gates import DEADLINE_S, until
 from tests.support.proxies import proxied

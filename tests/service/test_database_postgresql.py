@@ -15,12 +15,12 @@ from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.workflow import Kind, Status
 from storage.postgresql.database import PostgresDatabase
 from storage.postgresql.migrate import migrate_postgresql
-from tests.contracts.database import DatabaseContract, Opened, apply, life
-from tests.support.changes import an_order, changed, created, entry_of, id_of
+from tests.contracts.database import DatabaseContract, Opened, life
+from tests.support.changes import an_order, apply, changed, created, entry_of, id_of
 from tests.support.engines import execute, query
 
 READ_DEADLINE_S = 5.0
-SEEDED = ("log_positions", "sequences", "installation")
+SEEDED = ("log_positions", "sequences", "installation", "search_index")
 
 
 @pytest.fixture
@@ -44,7 +44,8 @@ def copies(postgres_url: str, template: str) -> Iterator[list[str]]:
 def empty(url: str) -> None:
     """As it was made: much quicker than making another."""
     names = [table.name for table in metadata.sorted_tables if table.name not in SEEDED]
-    execute(url, f"TRUNCATE {', '.join(names)}")
+    execute(url, f"TRUNCATE order_texts, {', '.join(names)}")
+    execute(url, "UPDATE search_index SET built = 0, until = 0")
     execute(url, "UPDATE log_positions SET epoch = 1, position = 0, lineage = 1")
     execute(url, f"UPDATE sequences SET next = {FIRST_ORDER_NUMBER}")
 
@@ -89,6 +90,9 @@ class TestPostgresDatabase(DatabaseContract):
             "CREATE TRIGGER poison BEFORE INSERT ON order_history FOR EACH ROW"
             f" WHEN (NEW.order_id = '{order_id}' AND {when}) EXECUTE FUNCTION poison()",
         )
+
+    def execute_sql(self, sql: str) -> None:
+        execute(self.url, sql)
 
     def cure(self) -> None:
         execute(self.url, "DROP TRIGGER poison ON order_history")

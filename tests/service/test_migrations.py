@@ -21,12 +21,21 @@ from tests.support.commands import facet
 from tests.support.gates import execute
 
 
+def _context(connection: sa.Connection) -> MigrationContext:
+    """Without the search index, which each engine has in its own way."""
+
+    def is_compared(thing: object, name: str | None, *_: object) -> bool:
+        return not (name or "").startswith("order_texts")
+
+    return MigrationContext.configure(connection, opts={"include_object": is_compared})
+
+
 def test_a_new_database_gets_exactly_the_tables_of_the_schema(tmp_path: Path) -> None:
     path = tmp_path / "facet.db"
     migrate_sqlite(path)
     engine = sa.create_engine(f"sqlite:///{path}")
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert compare_metadata(_context(connection), metadata) == []
     engine.dispose()
 
 
@@ -77,7 +86,7 @@ async def test_postgresql_gets_exactly_the_tables_of_the_schema(fresh_database: 
     )
 
     def differences(connection: sa.Connection) -> object:
-        return compare_metadata(MigrationContext.configure(connection), metadata)
+        return compare_metadata(_context(connection), metadata)
 
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
@@ -88,7 +97,8 @@ async def test_types_and_collations_are_those_that_the_schema_would_create(fresh
     """A comparison of names and kinds would not notice a collation."""
     columns = (
         "SELECT table_name, column_name, data_type, character_maximum_length, collation_name, is_nullable"
-        " FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
+        " FROM information_schema.columns WHERE table_schema = 'public'"
+        " AND table_name NOT IN ('alembic_version', 'order_texts')"
         " ORDER BY table_name, column_name"
     )
     await migrate_postgresql(fresh_database)

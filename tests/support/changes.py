@@ -1,13 +1,22 @@
 """Orders, changes and log entries for tests, with all that does not matter filled in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from storage.bounds import Bounds
-from storage.log.entries import Answer, AnyEntry, IdempotencyRecord, LogRecord, OrderChanged, encode_entry
+from storage.database.contract import Database
+from storage.log.entries import (
+    Answer,
+    AnyEntry,
+    IdempotencyRecord,
+    LogRecord,
+    OrderChanged,
+    Position,
+    encode_entry,
+)
 from storage.log.tail import AppliedEntry, Tail
 from storage.orders.order import Change, Order, Previous
 from storage.orders.rules import create
@@ -85,3 +94,11 @@ def followed(changes: Iterable[Change], after: int = 0) -> list[AppliedEntry]:
     """The changes as the followers of a log see them."""
     tail = Tail(Bounds(), ManualClock())
     return [tail.add(item) for item in logged(map(entry_of, changes), after)]
+
+
+async def apply(database: Database, entries: Sequence[AnyEntry], after: int = 0) -> list[str]:
+    """Bring entries to the database as write-behind does; the errors of those set aside."""
+    batch = logged(entries, after)
+    epoch = (await database.position()).epoch
+    rejected = await database.apply(batch, Position(epoch, after), Position(epoch, after + len(batch)))
+    return [item.error for item in rejected]

@@ -12,8 +12,8 @@ from storage.errors import DatabaseUnavailable
 from storage.log.entries import Position
 from storage.sqlite.database import SqliteDatabase
 from storage.sqlite.migrate import migrate_sqlite
-from tests.contracts.database import DatabaseContract, Opened, apply, life
-from tests.support.changes import an_order, created, entry_of, id_of
+from tests.contracts.database import DatabaseContract, Opened, life
+from tests.support.changes import an_order, apply, created, entry_of, id_of
 from tests.support.gates import cure, execute, locked, poison
 
 
@@ -49,6 +49,9 @@ class TestSqliteDatabase(DatabaseContract):
 
     def cure(self) -> None:
         cure(self.path)
+
+    def execute_sql(self, sql: str) -> None:
+        execute(self.path, sql)
 
     async def test_a_locked_file_takes_nothing_and_all_of_it_when_it_is_free(
         self, database: Database

@@ -29,6 +29,7 @@ from storage.orders.filters import (
     parse_sort,
 )
 from storage.orders.order import Order, OrderStatus, decode_order
+from storage.orders.search import fold
 from storage.orders.workflow import Status
 
 _meanings: Lru[tuple[Actor, str], tuple[ListQuery, int]] = Lru(2_000, 4 * 2**20)
@@ -256,9 +257,15 @@ def order_filter(filters: Filters, actor: Actor) -> OrderFilter:
         customer=customer,
         number=filters.number,
         reference=filters.reference,
-        q=None if filters.q is None else filters.q.casefold(),
+        q=_needle(filters.q),
         **moments,  # type: ignore[arg-type]
     )
+
+
+def _needle(text: str | None) -> str | None:
+    if text is not None and not (text := fold(text)):
+        raise Invalid(("/q", "nothing but accents"))
+    return text
 
 
 def _statuses(text: str | None) -> frozenset[Status]:
