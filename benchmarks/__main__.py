@@ -13,6 +13,7 @@ NAMES = (
     "http",
     "pollers",
     "walk",
+    "search",
     "pricing",
     "orders",
     "reads",

@@ -19,6 +19,7 @@ from server.config import ConfigError, Settings
 from server.engines import engines_of
 from server.garbage_collector import keep_collected, keep_trimmed, tune_gc
 from server.http.body import BODIES, Bodies
+from server.http.coding import CODED_BODIES, CodedBodies
 from server.http.hot_path import AIOHTTP_VERSION, HOT_PATH, HotPath, is_tested
 from server.http.keys import DIRECTORY, SETTINGS, STORAGE
 from server.http.routes import Route, add_routes
@@ -100,7 +101,8 @@ def build(
     app[DIRECTORY] = directory
     app[STORAGE] = storage
     add_pricing(app, pool, opinions, clock)
-    app[HOT_PATH] = hot_path_of(settings, storage)
+    app[CODED_BODIES] = CodedBodies()
+    app[HOT_PATH] = hot_path_of(settings, storage, app[CODED_BODIES])
     app[BODIES] = Bodies()
     app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
     app[JOBS] = Jobs(storage.change_log.shared_cache, respond.gone, clock)
@@ -153,7 +155,7 @@ def metrics_of(app: web.Application, pool: FactsPool) -> Metrics:
     return Metrics(app[STORAGE], pool, app[VERIFICATIONS], app[JOBS], monitor, disk, app[HOT_PATH])
 
 
-def hot_path_of(settings: Settings, storage: Storage) -> HotPath | None:
+def hot_path_of(settings: Settings, storage: Storage, bodies: CodedBodies) -> HotPath | None:
     """Raises ConfigError with an aiohttp that it was not tested against."""
     if not settings.hot_path or settings.access_log:  # each request is a line then
         return None
@@ -162,7 +164,7 @@ def hot_path_of(settings: Settings, storage: Storage) -> HotPath | None:
             f"this release answers from memory with aiohttp {AIOHTTP_VERSION} only: install that,"
             " or set FACET_HOT_PATH=0"
         )
-    return HotPath(storage)
+    return HotPath(storage, bodies)
 
 
 def add_pricing(app: web.Application, pool: FactsPool, opinions: FactsPool, clock: Clock) -> None:

@@ -25,6 +25,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import RawRequestMessage
 from multidict import CIMultiDictProxy
 
+from server.http.coding import CODED_BYTES_MIN, CODINGS, CodedBodies, Coding, chosen
 from server.http.request import new_request_id
 from storage.cache.read_through import CacheStatus
 from storage.orders.actors import Actor
@@ -53,7 +54,7 @@ VARYING_NAMES = ("x-request-id", "if-none-match", "facet-position")
 _VARYING = re.compile(rb"\r\n(%b): ([^\r\n]*)(?=\r\n)" % "|".join(VARYING_NAMES).encode(), re.IGNORECASE)
 _PLAIN_VALUES = (
     re.compile(rb"[A-Za-z0-9._:-]{1,64}"),
-    re.compile(rb'(?:W/)?"[A-Za-z0-9_.+/=]{0,64}"'),
+    re.compile(rb'(?:W/)?"[A-Za-z0-9_.+/=]{0,64}(?:-(?:%b))?"' % "|".join(c.name for c in CODINGS).encode()),
     re.compile(rb"[0-9]{1,18}-[0-9]{1,18}"),
 )
 """Values that need no second look."""
@@ -106,10 +107,19 @@ class KnownLine(NamedTuple):
     heads: bool
 
 
+class KnownLines(dict[bytes, KnownLine]):
+    """What has been asked for by a caller, who takes answers in this coding."""
+
+    def __init__(self, coding: Coding | None) -> None:
+        super().__init__()
+        self.coding = coding
+        self.head = b"" if coding is None else b"%b\r\nContent-Encoding: %b" % (_VARY, coding.name.encode())
+
+
 class KnownBlock(NamedTuple):
     """What a header block says: who asks (by what they have asked for before), and what varies."""
 
-    lines: dict[bytes, KnownLine]
+    lines: KnownLines
     request_id: bytes | None
     tag: bytes | None
     position: bytes | None
@@ -182,8 +192,9 @@ def shape_of(block: bytes) -> tuple[BlockShape, list[bytes | None]]:
 
 
 class HotPath:
-    def __init__(self, storage: Storage) -> None:
-        """Of an application whose handlers read from this storage."""
+    def __init__(self, storage: Storage, bodies: CodedBodies) -> None:
+        """Of an application whose handlers read from this storage, and encode with these bodies."""
+        self._bodies = bodies
         self._tokens = storage.tokens
         self._tail = storage.tail
         self._freshness = storage.change_log.freshness
@@ -192,10 +203,10 @@ class HotPath:
         """By all of their bytes: those in which nothing varies."""
         self._filled: dict[bytes, KnownBlock] = {}
         """By all of their bytes: of a known shape, with values that come again."""
-        self._shapes: dict[bytes, dict[BlockShape, dict[bytes, KnownLine]]] = {}
+        self._shapes: dict[bytes, dict[BlockShape, KnownLines]] = {}
         """By what comes before the first value that varies, which has one of these lengths."""
         self._lengths: dict[int, None] = {}
-        self._by_actor: dict[Actor, dict[bytes, KnownLine]] = {}
+        self._by_caller: dict[tuple[Actor, Coding | None], KnownLines] = {}
         self._lines = 0
         self._seen: set[int] = set()
         self._revocations = self._tokens.revocations
@@ -230,20 +241,38 @@ class HotPath:
         unchanged = tag is not None and etag != b"" and (tag == etag or _compared(tag, etag))
         if unchanged is None:
             return None
+        coding_lines = b""
+        if len(body) >= CODED_BYTES_MIN:
+            coding_lines = _VARY
+            if unchanged:
+                etag = etag if tag == etag else _told(tag, etag)
+            elif lines.coding is not None and (coded := self._bodies.find(body, lines.coding)) is not None:
+                body, etag, coding_lines = coded, lines.coding.tag_of_bytes(etag), lines.head
         if (second := int(time.time())) != self._second:
             self._second = second
             self._date = b"\r\nDate: %b\r\n\r\n" % rfc822_formatted_time().encode()
         request_id = request_id or new_request_id()
         if unchanged:
             answer = b"".join(
-                (self._unchanged, etag, _PRIVATE, more, _REQUEST_ID, request_id, self._date),
+                (self._unchanged, etag, _PRIVATE, more, coding_lines, _REQUEST_ID, request_id, self._date),
             )
         else:
             ok = self._tagged if etag else self._untagged
             shown = b"" if asked.heads else body
             length = b"%d" % len(body)
             answer = b"".join(
-                (ok, etag, more, _REQUEST_ID, request_id, _CONTENT_LENGTH, length, self._date, shown)
+                (
+                    ok,
+                    etag,
+                    more,
+                    coding_lines,
+                    _REQUEST_ID,
+                    request_id,
+                    _CONTENT_LENGTH,
+                    length,
+                    self._date,
+                    shown,
+                )
             )
         self.answered += 1
         asked.observe(304 if unchanged else 200, time.perf_counter() - began_s)
@@ -301,7 +330,10 @@ class HotPath:
             return  # not allowed by this token, or not any more
         if (peek := make_peek()) is None:
             return
-        lines = self._by_actor.setdefault(actor, {})
+        choice = chosen(message.headers.get(hdrs.ACCEPT_ENCODING))
+        if choice.never_plain:
+            return
+        lines = self._by_caller.setdefault((actor, choice.coding), KnownLines(choice.coding))
         if line not in lines:
             self._make_room_for_line()
             self._lines += 1
@@ -316,11 +348,11 @@ class HotPath:
     def _make_room_for_line(self) -> None:
         """Whoever has most of them loses his: nobody can fill this with his own."""
         if self._lines >= LINES_MAX:
-            most = max(self._by_actor.values(), key=len)
+            most = max(self._by_caller.values(), key=len)
             self._lines -= len(most)
             most.clear()
 
-    def _learn_shape(self, shape: BlockShape, lines: dict[bytes, KnownLine]) -> None:
+    def _learn_shape(self, shape: BlockShape, lines: KnownLines) -> None:
         """The oldest of them goes where there are too many."""
         first, length = shape.first, len(shape.first)
         if length not in self._lengths and len(self._lengths) >= LENGTHS_MAX:
@@ -337,7 +369,7 @@ class HotPath:
 
     def drop(self, line: bytes) -> None:
         """It is answered by the normal path from now on, until it is learned anew."""
-        for lines in self._by_actor.values():
+        for lines in self._by_caller.values():
             self._lines -= lines.pop(line, None) is not None
 
     def forget(self) -> None:
@@ -346,7 +378,7 @@ class HotPath:
         self._filled.clear()
         self._shapes.clear()
         self._lengths.clear()
-        self._by_actor.clear()
+        self._by_caller.clear()
         self._lines = 0
         self._revocations = self._tokens.revocations
 
@@ -363,7 +395,7 @@ def _compared(tag: bytes, etag: bytes) -> bool | None:
     """Whether a tag that is not the same text means the same, compared weakly; None when it may be of a newer
     version than is held here."""
     theirs, ours = tag.removeprefix(b"W/"), etag.removeprefix(b"W/")
-    if theirs == ours:
+    if theirs == ours or any(theirs == coding.tag_of_bytes(ours) for coding in CODINGS):
         return True
     version = theirs[1:-1]
     if version.isdigit() and not (ours[1:-1].isdigit() and int(version) < int(ours[1:-1])):
@@ -371,12 +403,20 @@ def _compared(tag: bytes, etag: bytes) -> bool | None:
     return False
 
 
+def _told(tag: bytes | None, etag: bytes) -> bytes:
+    """As `told_tag` in `server/http/coding.py`."""
+    for coding in CODINGS:
+        if tag is not None and (coded := coding.tag_of_bytes(etag)) in tag:
+            return coded
+    return etag
+
+
 def _given(headers: CIMultiDictProxy[str], name: str) -> bytes | None:
     value = headers.get(name)
     return None if value is None else value.encode("utf-8", "surrogateescape")
 
 
-_NONE: dict[BlockShape, dict[bytes, KnownLine]] = {}
+_NONE: dict[BlockShape, KnownLines] = {}
 _OK = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: private, no-cache\r\n"
     b"Cache-Status: %b\r\nFacet-Position: " % CacheStatus.LOCAL.encode()
@@ -385,6 +425,7 @@ _UNCHANGED = b"HTTP/1.1 304 Not Modified\r\nCache-Status: %b\r\nFacet-Position: 
 _ETAG = b"\r\nETag: "
 _PRIVATE = b"\r\nCache-Control: private, no-cache"
 _REQUEST_ID = b"\r\nX-Request-Id: "
+_VARY = b"\r\nVary: Accept-Encoding"
 _CONTENT_LENGTH = b"\r\nContent-Length: "
 
 

@@ -16,7 +16,11 @@ _BODILESS = frozenset({204, 304})
 
 
 class ReadyResponse(web.Response):
-    """A response with its whole body. Headers and body leave together."""
+    """A response with its whole body. Headers and body leave together.
+
+    `full_size`: of a 304, how long the body would have been."""
+
+    full_size: int | None = None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         if self.prepared or self._cookies or request.version != HttpVersion11:

@@ -43,5 +43,7 @@ def read_answer(
     if applied:
         headers.update(applied)
     if matches_etag(call.request, etag):
-        return ReadyResponse(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
+        response = ReadyResponse(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
+        response.full_size = len(body)
+        return response
     return json_response(body, headers=headers)

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from server.http.coding import encode
 from server.http.hot_path import HOT_PATH, Peek
 from server.http.keys import STORAGE
 from server.http.problems import HttpError, problem_response
@@ -121,6 +122,7 @@ def _endpoint(route: Route, observe: Observe) -> Callable[[web.Request], Awaitab
     takes_query = route.query is not None
     takes_body = route.uploads or route.body is not None or route.form is not None
     make_peek = route.peek
+    encodes = route.method == "GET"
 
     def refused(error: Exception, request: web.Request, request_id: str) -> web.Response:
         response = problem_response(error, request_id)
@@ -145,6 +147,8 @@ def _endpoint(route: Route, observe: Observe) -> Callable[[web.Request], Awaitab
             if not takes_body and request.body_exists and not _is_empty(request):
                 raise HttpError(400, "unexpected_body", "This request has no body.")
             response = await handler(call)
+            if encodes:
+                encode(request, response, held=make_peek is not None)
         except web.HTTPException as error:
             response = refused(HttpError(error.status, "refused", error.reason), request, request_id)
         except (web.RequestPayloadError, HttpProcessingError):

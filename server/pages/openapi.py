@@ -197,7 +197,7 @@ def _responses(route: Route) -> dict[str, Any]:
 
 
 def _refusals(route: Route) -> set[int]:
-    statuses = {*route.errors, 400, 415, 422}
+    statuses = {*route.errors, 400, 415, 422} | ({406} if route.method == "GET" else set())
     if route.roles is not None:
         statuses |= {401}
     if route.roles not in (None, EVERYBODY) or route.path == "/metrics":

@@ -19,7 +19,6 @@ from storage.database.search_sql import (
     InNumberOrReference,
     IsCandidate,
     are_all,
-    are_few,
     candidates,
 )
 from storage.orders.filters import NEWEST_FIRST, NO_OPERATOR, ListQuery, OrderFilter, Sort, SortField
@@ -250,7 +249,7 @@ def _matches(shape: QueryShape, text: sa.ColumnElement[Any]) -> list[sa.ColumnEl
     """Of the stored text of an order: what is looked for is in it."""
     conditions: list[sa.ColumnElement[bool]] = []
     if shape.way is Way.CANDIDATES:
-        conditions += [are_few(), IsCandidate(orders.c.number)]  # type: ignore[list-item]
+        conditions.append(IsCandidate(orders.c.number))
     if "short" in shape.given:
         conditions.append(InNumberOrReference(text, sa.bindparam("short", type_=sa.Text)))
     if "pattern" in shape.given:

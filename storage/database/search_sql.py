@@ -8,7 +8,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 SCANNED_ROWS = 2_000
 """Of a list, looked through first: where there are many that match, there are enough among them."""
-CANDIDATES_MAX = 10_000
+CANDIDATES_MAX = 7_000
 """Above that it takes longer to collect what the index has than to look through the list itself."""
 
 _LINE = "char(10)"
@@ -24,15 +24,15 @@ _SHORT_OF_POSTGRESQL = "split_part({0}, chr(10), 1) || chr(10) || split_part({0}
 CANDIDATES = "candidates"
 
 
-def are_few() -> sa.TextClause:
+def _are_few() -> str:
     """Whether there are no more candidates than are worth looking up."""
-    return sa.text(f"(SELECT count(*) FROM {CANDIDATES}) <= {CANDIDATES_MAX}")
+    return f"(SELECT count(*) FROM {CANDIDATES}) <= {CANDIDATES_MAX}"
 
 
 def are_all() -> sa.Label[bool]:
-    """Whether, besides, no order that matches is missing among them."""
+    """Whether no order that matches is missing among the candidates."""
     built = "(SELECT built >= until FROM search_index)"
-    return sa.literal_column(f"({built} AND {are_few().text})").label("are_all")
+    return sa.literal_column(f"({built} AND {_are_few()})").label("are_all")
 
 
 def candidates(words: str) -> sa.CTE:
@@ -45,7 +45,8 @@ def candidates(words: str) -> sa.CTE:
 
 
 class IsCandidate(FunctionElement[Any]):
-    """Of the number of an order. Each engine is led to look the candidates up, however many it expects."""
+    """Of the number of an order; of none when there are too many. Each engine is led to look the candidates
+    up, however many it expects."""
 
     type = sa.types.NullType()  # a Boolean would be compared with 1, which keeps SQLite from the index
     inherit_cache = True
@@ -62,12 +63,14 @@ class InNumberOrReference(FunctionElement[Any]):
 
 @compiles(IsCandidate, "sqlite")
 def _(element: IsCandidate, compiler: Any, **options: Any) -> str:
-    return f"{compiler.process(element.clauses, **options)} IN (SELECT number FROM {CANDIDATES})"
+    number = compiler.process(element.clauses, **options)
+    return f"{number} IN (SELECT number FROM {CANDIDATES} WHERE {_are_few()})"
 
 
 @compiles(IsCandidate, "postgresql")
 def _(element: IsCandidate, compiler: Any, **options: Any) -> str:
-    return f"{compiler.process(element.clauses, **options)} = ANY (ARRAY(SELECT number FROM {CANDIDATES}))"
+    number = compiler.process(element.clauses, **options)
+    return f"{number} = ANY (ARRAY(SELECT number FROM {CANDIDATES} WHERE {_are_few()}))"
 
 
 @compiles(InNumberOrReference, "sqlite")

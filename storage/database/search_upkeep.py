@@ -35,10 +35,14 @@ class SearchUpkeep:
         while True:
             await asyncio.sleep(INTERVAL_S)
             if self._lease.held:
-                try:
-                    await self._tend()
-                except StorageError as error:
-                    logger.debug("the search index stays as it is for now: %s", error)
+                await self.tend()
+
+    async def tend(self) -> None:
+        """All there is to do now."""
+        try:
+            await self._tend()
+        except StorageError as error:
+            logger.debug("the search index stays as it is for now: %s", error)
 
     async def _tend(self) -> None:
         if folded := await self._all_of(self._database.fold_texts):

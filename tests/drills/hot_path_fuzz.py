@@ -37,6 +37,8 @@ PLAIN_HEADERS = (
     b"Accept-Language: ru, en;q=0.8",
     b"Cookie: session=none",
     b"Sec-Fetch-Mode: cors",
+    b"Accept-Encoding: gzip, deflate, br, zstd",
+    b"Accept-Encoding: gzip",
     b"Connection: keep-alive",
 )
 ODD_HEADERS = (
@@ -44,6 +46,7 @@ ODD_HEADERS = (
     *(b"Prefer: wait=0", b"Prefer: respond-async", b"Content-Length: 0", b"X-Request-Id: not plain"),
     *(b"X-Request-Id:  spaces  ", b"If-None-Match: *", b'If-None-Match: "1", "2"'),
     *(b"If-None-Match: nonsense", b'If-None-Match: W/"1-gzip"', b"Facet-Position: nonsense"),
+    *(b"Accept-Encoding: gzip;q=0", b"Accept-Encoding: identity;q=0", b"Accept-Encoding: *;q=0, zstd"),
     *(b"Facet-Position: 0-0", b"Transfer-Encoding: chunked", b"Range: bytes=0-3", b"TE: trailers"),
     *(b"Content-Encoding: gzip", b"X-Broken", b"X-Folded: a\r\n b", b"Content-Length: 5"),
     *(b'If-Match: "1"', b"X-Large: " + b"x" * 3_000, b"Repr-Digest: nonsense", b"x-request-id: lower"),

@@ -231,7 +231,7 @@ async def test_what_is_known_is_bounded(drill: Drill, monkeypatch: pytest.Monkey
         assert len(known._lengths) <= hot_path.LENGTHS_MAX
         assert all(len(shapes) <= hot_path.SHAPES_MAX for shapes in known._shapes.values())
         assert len(known._seen) <= 40
-        assert sum(map(len, known._by_actor.values())) <= 30
+        assert sum(map(len, known._by_caller.values())) <= 30
     assert known.answered > 0
 
 
@@ -247,7 +247,7 @@ async def test_nobody_can_make_others_be_forgotten(drill: Drill, monkeypatch: py
             await drill.ways.tell(drill.ways.hot, [asking(f"/v1/orders?limit={n + 1}", *layout, token=loud)])
     known = drill.ways.hot_path
     assert len(known._lengths) == hot_path.LENGTHS_MAX
-    assert known._lines == sum(map(len, known._by_actor.values())) <= 40
+    assert known._lines == sum(map(len, known._by_caller.values())) <= 40
     before = known.answered
     await drill.ways.tell(drill.ways.hot, [polled])
     assert known.answered == before + 1
@@ -298,7 +298,7 @@ async def test_what_was_learned_keeps_no_page(drill: Drill) -> None:
     """Ten thousand lists that somebody asked for once more must not be held by it."""
     for path in ("/v1/orders?limit=3", "/v1/orders/counts", status_of(drill)):
         await learned(drill.ways, asking(path))
-    lines = [line for lines in drill.ways.hot_path._by_actor.values() for line in lines.values()]
+    lines = [line for lines in drill.ways.hot_path._by_caller.values() for line in lines.values()]
     assert len(lines) >= 3
     for line in lines:
         kept = [cell.cell_contents for cell in getattr(line.peek, "__closure__", None) or ()]

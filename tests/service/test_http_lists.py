@@ -98,6 +98,10 @@ async def test_filters_hold_all_together(workshop: Workshop) -> None:
     assert await found(operator="none", status="MANUFACTURING_APPROVED") == [approved]
     assert await found(reference=f"{name}/3") == [submitted]
     assert await found(q="гравировка ёлка") == [approved]
+    assert await found(q="GRAVIROVKA") == []
+    assert await found(q="Гравировка е\u0308лка") == await found(q="елка") == [approved]
+    assert await found(q="/3") == [submitted]  # two characters: in numbers and references
+    assert await found(q="ёл") == []
     assert await found(q="no such text") == []
     number = (await workshop.ivan.get(f"/v1/orders/{approved}")).json["number"]
     assert await found(number=number) == [approved]
@@ -324,6 +328,7 @@ async def test_any_text_can_be_looked_for(workshop: Workshop, text: str) -> None
 
 async def test_what_no_text_can_contain_is_refused(workshop: Workshop) -> None:
     problem(await workshop.shop.get("/v1/orders?q=%00"), 422, "invalid")
+    problem(await workshop.shop.get("/v1/orders?q=%CC%81"), 422, "invalid")  # an accent, on nothing
 
 
 def _quoted(text: str) -> str:

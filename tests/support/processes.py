@@ -191,5 +191,6 @@ class Clients:
 @contextlib.asynccontextmanager
 async def clients_of(url: str) -> AsyncIterator[Clients]:
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+    headers = {"Accept-Encoding": "identity"}  # tests look at bytes
+    async with aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=False) as session:
         yield Clients(session, url)
