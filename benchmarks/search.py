@@ -6,7 +6,9 @@ rows that a maintained list is made of; the reference is the same search without
 """
 
 import asyncio
+import contextlib
 import random
+import sqlite3
 import statistics
 import tempfile
 import time
@@ -136,8 +138,12 @@ class Sqlite:
         await connection.close()
 
     async def size_mb(self) -> float:
-        await self.execute("SELECT 1")
-        return self._path.stat().st_size / 1e6
+        with contextlib.closing(sqlite3.connect(self._path)) as connection:
+            used, page_bytes = connection.execute(
+                "SELECT page_count - freelist_count, page_size"
+                " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+            ).fetchone()
+        return float(used * page_bytes) / 1e6
 
 
 class Postgresql:

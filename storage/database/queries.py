@@ -123,7 +123,7 @@ def _page(shape: QueryShape) -> sa.Subquery:
 
 def _page_by_due(shape: QueryShape) -> sa.Subquery:
     """Orders without the date come last, whichever way the list is sorted. Those that have it and those that
-    have not are read each by an index of their own."""
+    have not are read apart, each part in the order of an index."""
     given, due, order_id = shape.given, orders.c.due_at, orders.c.id
     begins_dated = "after_moment" in given
     begins_undated = "after_id" in given and not begins_dated

@@ -60,18 +60,7 @@ orders = sa.Table(
     _moment("updated_at"),
     sa.Column("search", sa.Text, nullable=False),
     sa.Index("orders_by_created", "created_at"),
-    sa.Index(
-        "orders_by_due",
-        "due_at",
-        sqlite_where=sa.text("due_at IS NOT NULL"),
-        postgresql_where=sa.text("due_at IS NOT NULL"),
-    ),
-    sa.Index(
-        "orders_without_due",
-        "id",
-        sqlite_where=sa.text("due_at IS NULL"),
-        postgresql_where=sa.text("due_at IS NULL"),
-    ),
+    sa.Index("orders_by_due", "due_at"),
     sa.Index(
         "orders_unfolded",
         "number",
@@ -267,8 +256,9 @@ search_pending = sa.Table(
     sa.Column("was", sa.Text),
     sa.Column("now", sa.Text),
 )
-"""Texts of orders that the search index has not taken in yet, in the order of their changes. Triggers write
-it, so that a release that knows nothing of the index keeps it right as well."""
+"""Orders whose texts the search index has not taken in yet, in the order of their changes. Triggers write it,
+so that a release that knows nothing of the index keeps it right as well. `was`, `now`: the text before and
+after, which SQLite's index must be told."""
 
 search_index = sa.Table(
     "search_index",

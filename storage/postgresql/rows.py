@@ -78,9 +78,12 @@ class Carried(NamedTuple):
 def _update(names: Sequence[str], arrays: Iterable[str], replaced: dict[str, str]) -> str:
     """`arrays`: a column of the incoming rows each, the last is the version before. What is not replaced is
     set to itself: the server would look for old versions to delete in the indexes of columns that a
-    statement does not name, at twice the cost of the whole batch. Vacuum does that."""
+    statement does not name, at twice the cost of the whole batch. Vacuum does that. The text is in no index:
+    a statement that does not replace it does not name it, or a trigger would look at it."""
     settings = ", ".join(
-        f"{name} = {replaced.get(name, f'orders.{name}')}" for name in ORDER_LIST if name != "id"
+        f"{name} = {replaced.get(name, f'orders.{name}')}"
+        for name in ORDER_LIST
+        if name != "id" and (name != "search" or name in replaced)
     )
     return (
         f"UPDATE orders SET {settings} FROM unnest({', '.join(arrays)}) AS incoming"

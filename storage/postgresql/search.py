@@ -34,15 +34,19 @@ async def fold(connection: Connection, limit: int) -> int:
 
 async def _follow(connection: Connection, limit: int) -> int:
     """Take in what has changed."""
-    rows = await connection.fetch("SELECT id, number, now FROM search_pending ORDER BY id LIMIT $1", limit)
-    latest = {number: now for _, number, now in map(tuple, rows)}
-    gone = [number for number, now in latest.items() if now is None]
-    await _put_in(connection, {number: now for number, now in latest.items() if now is not None})
-    if gone:
+    rows = await connection.fetch("SELECT id, number FROM search_pending ORDER BY id LIMIT $1", limit)
+    if not rows:
+        return 0
+    numbers = {row[1] for row in rows}
+    found = await connection.fetch(
+        "SELECT number, search FROM orders WHERE number = ANY ($1::bigint[])", numbers
+    )
+    texts = {row[0]: row[1] for row in found}
+    await _put_in(connection, texts)
+    if gone := numbers - texts.keys():
         await connection.execute("DELETE FROM order_texts WHERE number = ANY ($1::bigint[])", gone)
-    if rows:
-        ids = [row[0] for row in rows]
-        await connection.execute("DELETE FROM search_pending WHERE id = ANY ($1::bigint[])", ids)
+    ids = [row[0] for row in rows]
+    await connection.execute("DELETE FROM search_pending WHERE id = ANY ($1::bigint[])", ids)
     return len(rows)
 
 

@@ -22,10 +22,10 @@ from tests.support.gates import execute
 
 
 def _context(connection: sa.Connection) -> MigrationContext:
-    """Without the search index, which each engine has in its own way."""
+    """Without what each engine has in its own way: the search index, and orders without a date."""
 
     def is_compared(thing: object, name: str | None, *_: object) -> bool:
-        return not (name or "").startswith("order_texts")
+        return not (name or "").startswith(("order_texts", "orders_without_due"))
 
     return MigrationContext.configure(connection, opts={"include_object": is_compared})
 
