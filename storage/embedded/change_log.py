@@ -22,6 +22,7 @@ from storage.log.entries import LEVEL, AnyEntry, OrderChanged, Position, require
 from storage.log.log import Log
 from storage.log.replica import Replica
 from storage.log.tail import AppliedEntry, Tail
+from storage.memory.bloom import BloomFilter
 from storage.memory.lru import MISS, Sentinel
 from storage.orders.order import Order
 from storage.shared.cache import NoSharedCache, SharedCache
@@ -31,6 +32,8 @@ from storage.trouble import Trouble
 logger = logging.getLogger("facet.log")
 
 REPLAY_BATCH = 1_000
+ANSWERED_BITS = 2**25
+"""4 MiB: of the keyed requests of a day, a million say, one of several thousand is looked for in vain."""
 TRIM_INTERVAL_S = 1.0
 DURABILITY = "survives SIGKILL and power loss (WAL, synchronous=FULL)"
 
@@ -57,6 +60,8 @@ class EmbeddedChangeLog(Replica):
         self._queue: deque[tuple[AnyEntry, asyncio.Future[int]]] = deque()
         self._under_way: dict[str, int] = {}
         self._of_earlier_lives: set[str] = set()
+        self._answered = BloomFilter(ANSWERED_BITS)
+        """Scopes of all that the log has, and perhaps more: a key that is new is not looked for in it."""
         self._wake = asyncio.Event()
         self._stopping = False
         self._stalled = False
@@ -88,6 +93,7 @@ class EmbeddedChangeLog(Replica):
         reloaded, letters = await self._reload(), await self._database.load_dead_letters()
         self._start_from(flushed, reloaded, parked(letters))
         await self._list_earlier_answers()
+        await self._list_answers()
         await self._replay(flushed.n)
 
     async def append(self, entry: AnyEntry, seen: Position | None = None) -> Position:
@@ -112,7 +118,7 @@ class EmbeddedChangeLog(Replica):
         known = self._remembered.get(scope)
         if not isinstance(known, Sentinel):
             return known
-        found = await self._log.find_remembered(scope)
+        found = await self._log.find_remembered(scope) if scope in self._answered else None
         if found is None and scope in self._of_earlier_lives:
             found = await self._database.find_answer(scope)
         return found
@@ -190,6 +196,13 @@ class EmbeddedChangeLog(Replica):
             self._of_earlier_lives.update(scopes)
             after = scopes[-1]
 
+    async def _list_answers(self) -> None:
+        after = 0
+        while found := await self._log.scopes(after, REPLAY_BATCH):
+            for _, scope in found:
+                self._answered.add(scope)
+            after = found[-1][0]
+
     async def _replay(self, after: int) -> None:
         while batch := await self._log.read(after, REPLAY_BATCH):
             for logged in batch:
@@ -217,6 +230,9 @@ class EmbeddedChangeLog(Replica):
         deadline = asyncio.get_running_loop().call_later(
             self._bounds.log_deadline_s, self._give_up, [accepted for _, accepted in group]
         )
+        for entry, _ in group:
+            if entry.remembered is not None:
+                self._answered.add(entry.remembered.scope)  # first: it may land, whatever is heard of it
         try:
             logged = await self._log.append([entry for entry, _ in group])
         except LogUnavailable as error:

@@ -34,6 +34,9 @@ class Log(Protocol):
     async def find_remembered(self, scope: str) -> tuple[Position, AnyEntry] | None:
         """The entry that answered this keyed request, while the log keeps it."""
 
+    async def scopes(self, after: int, limit: int) -> list[tuple[int, str]]:
+        """Positions and scopes of so many answers that the log keeps, behind this position, in order."""
+
     async def trim(self, flushed: int, keyed_before: datetime, limit: int) -> int:
         """Forget at most `limit` entries up to the flushed position; keyed ones only when older than that."""
 

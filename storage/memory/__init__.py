@@ -1,4 +1,4 @@
 """Maps and locks in the memory of one process.
 
-Reading order: `lru`, `ttl`, `single_flight`, `keyed_locks`, `popularity`.
+Reading order: `lru`, `ttl`, `single_flight`, `keyed_locks`, `popularity`, `bloom`.
 """

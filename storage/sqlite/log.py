@@ -102,6 +102,13 @@ class SqliteLog:
         found = require_known(_decoded(rows)[0])
         return Position(self._epoch, found.n), found.entry
 
+    async def scopes(self, after: int, limit: int) -> list[tuple[int, str]]:
+        return await self._readers.fetch(
+            "SELECT position, scope FROM entries WHERE position > ? AND scope IS NOT NULL"
+            " ORDER BY position LIMIT ?",
+            (after, limit),
+        )
+
     async def trim(self, flushed: int, keyed_before: datetime, limit: int) -> int:
         """Entries without a key go in ranges, each looked at once; keyed ones by their time."""
         upto = min(flushed, self._trimmed + limit)

@@ -132,6 +132,15 @@ class LogContract:
         await log.trim(3, LATER, 100)
         assert await log.find_remembered("scope a") is None
 
+    async def test_the_scopes_of_all_answers_come_in_their_order_so_many_at_a_time(self, log: Log) -> None:
+        await log.append([keyed(str(n)) if n % 3 else plain(n) for n in range(1, 9)])
+        after, found = 0, []
+        while some := await log.scopes(after, 2):
+            assert len(some) <= 2
+            found += some
+            after = some[-1][0]
+        assert found == [(n, f"scope {n}") for n in (1, 2, 4, 5, 7, 8)]
+
     async def test_a_new_epoch_is_empty_and_counts_from_the_beginning(self, opens: Opens) -> None:
         log = await opens()
         await log.append([plain(1), keyed("a")])
