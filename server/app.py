@@ -101,8 +101,7 @@ def build(
     app[DIRECTORY] = directory
     app[STORAGE] = storage
     add_pricing(app, pool, opinions, clock)
-    app[CODED_BODIES] = CodedBodies()
-    app[HOT_PATH] = hot_path_of(settings, storage, app[CODED_BODIES])
+    add_hot_path(app)
     app[BODIES] = Bodies()
     app[UPLOADS] = Uploads(directory.uploads, settings.upload_bytes_max)
     app[JOBS] = Jobs(storage.change_log.shared_cache, respond.gone, clock)
@@ -155,16 +154,20 @@ def metrics_of(app: web.Application, pool: FactsPool) -> Metrics:
     return Metrics(app[STORAGE], pool, app[VERIFICATIONS], app[JOBS], monitor, disk, app[HOT_PATH])
 
 
-def hot_path_of(settings: Settings, storage: Storage, bodies: CodedBodies) -> HotPath | None:
-    """Raises ConfigError with an aiohttp that it was not tested against."""
+def add_hot_path(app: web.Application) -> None:
+    """What answers from memory, and in which codings. Raises ConfigError with an aiohttp that the former was
+    not tested against."""
+    app[CODED_BODIES] = CodedBodies()
+    settings = app[SETTINGS]
     if not settings.hot_path or settings.access_log:  # each request is a line then
-        return None
+        app[HOT_PATH] = None
+        return
     if not is_tested():
         raise ConfigError(
             f"this release answers from memory with aiohttp {AIOHTTP_VERSION} only: install that,"
             " or set FACET_HOT_PATH=0"
         )
-    return HotPath(storage, bodies)
+    app[HOT_PATH] = HotPath(app[STORAGE], app[CODED_BODIES])
 
 
 def add_pricing(app: web.Application, pool: FactsPool, opinions: FactsPool, clock: Clock) -> None:

@@ -10,9 +10,9 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
-from server.http.fair_share import FairShare
 from server.http.headers import announced_digest
 from server.http.problems import HttpError
+from storage.memory.fair_share import FairShare
 
 AWAITED_MAX = 1_024
 """Bodies that are waited for at once. Each costs a connection and its handler, some 20 KB."""

@@ -47,17 +47,17 @@ CODINGS = (
 _NAMES = {"x-gzip": "gzip"}
 
 
-class Choice(NamedTuple):
+class Accepted(NamedTuple):
     """What a caller wants: a coding or none, and whether none is out of the question."""
 
     coding: Coding | None
     never_plain: bool = False
 
 
-PLAIN = Choice(None)
+PLAIN = Accepted(None)
 
 
-def chosen(header: str | None) -> Choice:
+def chosen(header: str | None) -> Accepted:
     """Of `Accept-Encoding`. Raises HttpError 406 for a caller who takes neither ours nor none."""
     if header is None:
         return PLAIN
@@ -71,10 +71,10 @@ def chosen(header: str | None) -> Choice:
     return known
 
 
-_choices: Lru[str, Choice] = Lru(CHOICES_MAX, CHOICES_MAX * HEADER_CHARS_MAX)
+_choices: Lru[str, Accepted] = Lru(CHOICES_MAX, CHOICES_MAX * HEADER_CHARS_MAX)
 
 
-def _chosen(header: str) -> Choice:
+def _chosen(header: str) -> Accepted:
     weights = _weights(header[:HEADER_CHARS_MAX])
     anything = weights.get("*")
     plain = weights.get("identity", anything if anything == 0 else None)
@@ -87,7 +87,7 @@ def _chosen(header: str) -> Choice:
         best, best_weight = _unless_refused(weights), anything
     if plain is not None and plain > best_weight:
         return PLAIN
-    return Choice(best, plain == 0)
+    return Accepted(best, plain == 0)
 
 
 def _unless_refused(weights: dict[str, float]) -> Coding | None:
@@ -140,7 +140,7 @@ class CodedBodies:
 CODED_BODIES: web.AppKey[CodedBodies] = web.AppKey("coded_bodies", CodedBodies)
 
 
-def is_considered(size: int, choice: Choice) -> bool:
+def is_considered(size: int, choice: Accepted) -> bool:
     """Whether a text of this size is worth a coding, or must have one."""
     return size >= CODED_BYTES_MIN or choice.never_plain
 

@@ -252,28 +252,14 @@ class HotPath:
             self._second = second
             self._date = b"\r\nDate: %b\r\n\r\n" % rfc822_formatted_time().encode()
         request_id = request_id or new_request_id()
+        more += coding_lines + _REQUEST_ID + request_id
         if unchanged:
-            answer = b"".join(
-                (self._unchanged, etag, _PRIVATE, more, coding_lines, _REQUEST_ID, request_id, self._date),
-            )
+            answer = b"".join((self._unchanged, etag, _PRIVATE, more, self._date))
         else:
             ok = self._tagged if etag else self._untagged
             shown = b"" if asked.heads else body
             length = b"%d" % len(body)
-            answer = b"".join(
-                (
-                    ok,
-                    etag,
-                    more,
-                    coding_lines,
-                    _REQUEST_ID,
-                    request_id,
-                    _CONTENT_LENGTH,
-                    length,
-                    self._date,
-                    shown,
-                )
-            )
+            answer = b"".join((ok, etag, more, _CONTENT_LENGTH, length, self._date, shown))
         self.answered += 1
         asked.observe(304 if unchanged else 200, time.perf_counter() - began_s)
         return answer

@@ -154,15 +154,12 @@ def _endpoint(route: Route, observe: Observe) -> Callable[[web.Request], Awaitab
         except (web.RequestPayloadError, HttpProcessingError):
             response = refused(_malformed_body(), request, request_id)
             response.force_close()
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError):
             observe(499, clock() - began_s)
             raise
         except Exception as error:
             response = refused(_as_far_as_known(error, call), request, request_id)
             _end_unread(request, response)
-        except asyncio.CancelledError:
-            observe(499, clock() - began_s)
-            raise
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id
             if roles is not None:

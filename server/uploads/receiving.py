@@ -14,9 +14,9 @@ from typing import Self
 from aiohttp import web
 
 from server.http.body import ByteSource
-from server.http.fair_share import FairShare
 from server.http.problems import HttpError
 from server.uploads.spool import BUFFER_BYTES, Chunks, Spool
+from storage.memory.fair_share import FairShare
 
 MEMORY_BYTES_MAX = 1 << 20
 """A larger upload is written to disk while it arrives."""

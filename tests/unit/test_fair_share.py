@@ -2,7 +2,7 @@
 
 import asyncio
 
-from server.http.fair_share import FairShare
+from storage.memory.fair_share import FairShare
 
 
 async def test_so_many_bytes_are_taken_in_each_round_first_come_first_served() -> None:
