@@ -12,12 +12,14 @@ import sqlalchemy as sa
 
 from storage.database.order_rows import ORDER_NAMES
 from storage.database.queries import (
+    QueryShape,
     Values,
     Way,
     counts_question,
     counts_statement,
     list_question,
     list_statement,
+    rows_statement,
 )
 from storage.database.records import (
     CountsSnapshot,
@@ -97,11 +99,18 @@ class Reads(ABC):
         found: list[Order] = []
         for way in _ways(query.filter):
             shape, values = list_question(query, limit, way)
-            rows = await self._select(list_statement(shape, self._words.candidates), values)
+            rows = await self._rows_of(shape, values)
             found = [self._rows.order_of(row[2:]) for row in map(tuple, rows) if row[2] is not None]
             if _is_whole(way, rows) or len(found) == limit:
                 break
         return ListSnapshot(await self._position_of(rows), found)
+
+    async def _rows_of(self, shape: QueryShape, values: Values) -> list[Any]:
+        """Position and columns of the rows of a list, all of one snapshot; of an empty one a row of nulls."""
+        statement = rows_statement(shape)
+        if statement is not None and (rows := await self._select(statement, values)):
+            return rows
+        return await self._select(list_statement(shape, self._words.candidates), values)
 
     async def load_counts(self, order_filter: OrderFilter) -> CountsSnapshot:
         for way in _ways(order_filter)[-2:]:
