@@ -572,5 +572,5 @@ class People:
 @contextlib.asynccontextmanager
 async def people_of(floor: Floor) -> AsyncIterator[People]:
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+    async with aiohttp.ClientSession(connector=connector) as session:  # takes what is encoded, as callers do
         yield People(session, floor)
