@@ -44,7 +44,7 @@ class ListView:
     def __init__(
         self,
         query: ListQuery,
-        rows: list[tuple[Order, bytes]],
+        rows: list[tuple[Place, bytes]],
         complete: bool,
         position: Position,
         rows_max: int,
@@ -55,7 +55,7 @@ class ListView:
         self._descending = query.sort.descending
         self._rows_max = rows_max
         rows = rows[::-1] if self._descending else rows
-        self._places = [place_of(order, query.sort) for order, _ in rows]
+        self._places = [place for place, _ in rows]
         self._bodies = [body for _, body in rows]
         self._pages: dict[int, _CachedPage] = {}
 

@@ -13,14 +13,14 @@ from storage.cache.list_views import CountsQuery, CountsView, ListView, Page
 from storage.cache.local_orders import LocalOrders
 from storage.cache.snapshots import Snapshots
 from storage.database.contract import Database
-from storage.database.records import CountsSnapshot, ListSnapshot
+from storage.database.records import CountsSnapshot, ListSnapshot, RowsSnapshot
 from storage.errors import Behind
 from storage.log.entries import Position
 from storage.log.tail import Tail
 from storage.memory.lru import MISS, Lru, Sentinel
 from storage.memory.single_flight import SingleFlight
 from storage.orders.encoded import EncodedOrder
-from storage.orders.filters import ALL, ListQuery, OrderFilter, Place, SortField
+from storage.orders.filters import ALL, ListQuery, OrderFilter, Place, SortField, place_of
 from storage.orders.order import Order, encode_order
 from storage.orders.workflow import Status
 
@@ -205,15 +205,21 @@ class ViewCache:
         if isinstance(query, CountsQuery):
             counts = await self._counts(query.filter)
             return CountsView(query, counts.counts, counts.position)
-        snapshot = await self._list(query, rows_max + 1)
-        complete = len(snapshot.rows) <= rows_max
-        rows = [(order, self._body(order)) for order in snapshot.rows[:rows_max]]
-        view = ListView(query, rows, complete, snapshot.position, rows_max)
+        position, rows = await self._rows(query, rows_max + 1)
+        view = ListView(query, rows[:rows_max], len(rows) <= rows_max, position, rows_max)
         for order_id in self._tail.parked:
             pending = self._tail.pending(order_id)
             if pending is not None:  # the database has an older state, and will not get a newer one by itself
                 view.put(order_id, pending.order)
         return view
+
+    async def _rows(self, query: ListQuery, limit: int) -> RowsSnapshot:
+        if query.after is not None:
+            self.loads += 1
+            return await self._database.load_rows(query, limit)
+        snapshot = await self._list(query, limit)
+        rows = [(place_of(order, query.sort), self._body(order)) for order in snapshot.rows[:limit]]
+        return RowsSnapshot(snapshot.position, rows)
 
     async def _list(self, query: ListQuery, limit: int) -> ListSnapshot:
         """As another process has read it, else from the database."""

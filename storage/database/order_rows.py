@@ -39,16 +39,24 @@ _decode_price = msgspec.json.Decoder(OrderPrice).decode
 
 class OrderRows(NamedTuple):
     """`row`: of ORDER_COLUMNS, then `search`; `step`: of STEP_NAMES; `move`: of MOVE_NAMES; `order`: from a
-    row of ORDER_COLUMNS."""
+    row of ORDER_COLUMNS; `body`: from such a row as `encode_order` encodes the order, without making one."""
 
     row: Callable[[Order], tuple[Any, ...]]
     step: Callable[[Order], tuple[Any, ...]]
     move: Callable[[Order], tuple[Any, ...]]
     order: Callable[[Any], Order]
+    body: Callable[[Any], bytes]
 
 
-def order_rows(stored: Callable[[datetime], Any], loaded: Callable[[Any], datetime]) -> OrderRows:
-    """`stored` makes of a moment what the engine keeps, `loaded` the reverse."""
+_Shown = msgspec.defstruct("_Shown", [(name, Any) for name in _TYPES], gc=False)
+"""The fields of an order, of whatever types an engine keeps."""
+
+
+def order_rows(
+    stored: Callable[[datetime], Any], loaded: Callable[[Any], datetime], shown: Callable[[Any], Any]
+) -> OrderRows:
+    """`stored` makes of a moment what the engine keeps, `loaded` the reverse, and `shown` what is encoded as
+    the moment is."""
     names = {
         "Order": Order,
         "Status": Status,
@@ -57,6 +65,8 @@ def order_rows(stored: Callable[[datetime], Any], loaded: Callable[[Any], dateti
         "loaded": loaded,
         "encode": msgspec.json.Encoder().encode,
         "decode": _price_of,
+        "shown": shown,
+        "Shown": _Shown,
     }
     fields = (f"{name}={_form(name, 1, f'row[{at}]')}" for at, name in enumerate(ORDER_COLUMNS))
     return OrderRows(
@@ -64,6 +74,7 @@ def order_rows(stored: Callable[[datetime], Any], loaded: Callable[[Any], dateti
         eval(f"lambda order: ({_values(STEP_NAMES)})", names),
         eval(f"lambda order: ({_values(MOVE_NAMES)})", names),
         eval(f"lambda row: Order({', '.join(fields)})", names),
+        eval(f"lambda row: encode(Shown({', '.join(map(_shown, _TYPES))}))", names),
     )
 
 
@@ -71,6 +82,13 @@ def _values(names: tuple[str, ...]) -> str:
     return ", ".join(
         "stored_text(order)" if name == "search" else _form(name, 0, f"order.{name}") for name in names
     )
+
+
+def _shown(name: str) -> str:
+    """An expression of what is encoded of this field."""
+    value = f"row[{ORDER_COLUMNS.index(name)}]"
+    form = _form(name, 1, value)
+    return form.replace("loaded(", "shown(") if "Status(" not in form else value
 
 
 def _form(name: str, which: int, value: str) -> str:

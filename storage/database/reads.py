@@ -26,6 +26,7 @@ from storage.database.records import (
     DeadLetter,
     Epoch,
     ListSnapshot,
+    RowsSnapshot,
     StoredModel,
     StoredQuote,
     StoredToken,
@@ -96,14 +97,24 @@ class Reads(ABC):
         return [self._rows.history_of(row) for row in rows]
 
     async def load_list(self, query: ListQuery, limit: int) -> ListSnapshot:
-        found: list[Order] = []
+        position, rows = await self._load(query, limit)
+        return ListSnapshot(position, [self._rows.order_of(row) for row in rows])
+
+    async def load_rows(self, query: ListQuery, limit: int) -> RowsSnapshot:
+        position, rows = await self._load(query, limit)
+        place_of, body_of, sort = self._rows.place_of, self._rows.body_of, query.sort
+        return RowsSnapshot(position, [(place_of(row, sort), body_of(row)) for row in rows])
+
+    async def _load(self, query: ListQuery, limit: int) -> tuple[Position, list[Any]]:
+        """Rows of ORDER_COLUMNS, and more behind them."""
+        found: list[Any] = []
         for way in _ways(query.filter):
             shape, values = list_question(query, limit, way)
             rows = await self._rows_of(shape, values)
-            found = [self._rows.order_of(row[2:]) for row in map(tuple, rows) if row[2] is not None]
+            found = [row[2:] for row in map(tuple, rows) if row[2] is not None]
             if _is_whole(way, rows) or len(found) == limit:
                 break
-        return ListSnapshot(await self._position_of(rows), found)
+        return await self._position_of(rows), found
 
     async def _rows_of(self, shape: QueryShape, values: Values) -> list[Any]:
         """Position and columns of the rows of a list, all of one snapshot; of an empty one a row of nulls."""

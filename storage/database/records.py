@@ -7,6 +7,7 @@ import msgspec
 
 from storage.log.entries import LogRecord, Position
 from storage.orders.actors import Role
+from storage.orders.filters import Place
 from storage.orders.order import Order
 from storage.orders.workflow import Status
 
@@ -16,6 +17,13 @@ class ListSnapshot(NamedTuple):
 
     position: Position
     rows: list[Order]
+
+
+class RowsSnapshot(NamedTuple):
+    """The same as places and as what answers show."""
+
+    position: Position
+    rows: list[tuple[Place, bytes]]
 
 
 class CountsSnapshot(NamedTuple):

@@ -16,6 +16,7 @@ from storage.database.records import (
     StoredVersion,
     Verification,
 )
+from storage.database.schema import ORDER_COLUMNS
 from storage.log.entries import (
     AnyEntry,
     Entry,
@@ -32,6 +33,7 @@ from storage.log.entries import (
     require_known,
 )
 from storage.orders.actors import Role
+from storage.orders.filters import Place, Sort, place_at
 from storage.orders.order import HistoryItem, Previous
 from storage.orders.unknown_fields import from_json
 from storage.orders.workflow import Kind, Status
@@ -71,12 +73,24 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Rows:
-    """`stored` makes of a moment what the engine keeps, `loaded` the reverse."""
+    """`stored` makes of a moment what the engine keeps, `loaded` the reverse, `shown` what answers show."""
 
-    def __init__(self, stored: Callable[[datetime], Any], loaded: Callable[[Any], datetime]) -> None:
+    def __init__(
+        self,
+        stored: Callable[[datetime], Any],
+        loaded: Callable[[Any], datetime],
+        shown: Callable[[Any], Any],
+    ) -> None:
         self._stored = stored
         self._loaded = loaded
-        self.order_row, self.step_row, self.move_row, self.order_of = order_rows(stored, loaded)
+        self.order_row, self.step_row, self.move_row, self.order_of, self.body_of = order_rows(
+            stored, loaded, shown
+        )
+
+    def place_of(self, row: Any, sort: Sort) -> Place:
+        """Where the order of a row of ORDER_COLUMNS stands."""
+        moment = row[ORDER_COLUMNS.index(sort.field)]
+        return place_at(None if moment is None else self._loaded(moment), row[0], sort)
 
     def history_row(self, logged: LogRecord, epoch: int) -> tuple[Any, ...]:
         """Of an entry that is an OrderChanged, in the order of HISTORY_NAMES."""

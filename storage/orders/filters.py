@@ -83,9 +83,13 @@ FIRST_MICROS, LAST_MICROS = -(2**62), 2**62
 
 
 def place_of(order: Order, sort: Sort) -> Place:
-    if (moment := getattr(order, sort.field)) is None:
-        return Place(FIRST_MICROS if sort.descending else LAST_MICROS, order.id)
-    return Place(to_micros(moment), order.id)
+    return place_at(getattr(order, sort.field), order.id, sort)
+
+
+def place_at(moment: datetime | None, order_id: str, sort: Sort) -> Place:
+    if moment is None:
+        return Place(FIRST_MICROS if sort.descending else LAST_MICROS, order_id)
+    return Place(to_micros(moment), order_id)
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):

@@ -29,7 +29,7 @@ def _same(moment: datetime) -> datetime:
     return moment
 
 
-ROWS = Rows(_same, _same)
+ROWS = Rows(_same, _same, _same)
 
 
 def array_type(column: "sa.Column[Any]") -> str:

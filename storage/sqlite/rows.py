@@ -7,7 +7,13 @@ from storage.database.order_rows import MOVE_NAMES, ORDER_NAMES, UPDATED_NAMES
 from storage.database.rows import HISTORY_NAMES, KEEP_NEWER_FACTS, MODEL_COLUMNS, Rows
 from storage.log.entries import Entry, MetalFixed, PriceListPublished, QuoteIssued, TokenIssued, TokenRevoked
 
-ROWS = Rows(to_text, from_text)
+
+def _shown(text: str) -> str:
+    """Whole seconds have no fraction in what is encoded."""
+    return f"{text[:-8]}Z" if text.endswith(".000000Z") else text
+
+
+ROWS = Rows(to_text, from_text, _shown)
 
 ROWS_TOGETHER = 16
 """Rows that one statement carries where there are so many: the driver gives up the interpreter lock for every

@@ -31,8 +31,8 @@ from storage.log.entries import (
     TokenRevoked,
 )
 from storage.orders.actors import Role
-from storage.orders.filters import ALL, ListQuery, Sort, SortField
-from storage.orders.order import Change, Order, history_item
+from storage.orders.filters import ALL, ListQuery, Sort, SortField, place_of
+from storage.orders.order import Change, Order, encode_order, history_item
 from storage.orders.workflow import Kind, Status
 from storage.sqlite.database import SqliteDatabase
 from tests.contracts.searches import SearchContract, tend
@@ -545,7 +545,10 @@ class DatabaseContract(SearchContract):
 async def agrees(database: Database, population: list[Order], query: ListQuery, limit: int) -> None:
     """The database's list and counts are those that the definition gives."""
     snapshot = await database.load_list(query, limit)
-    assert snapshot.rows == listed(population, query)[:limit]
+    rows = listed(population, query)[:limit]
+    assert snapshot.rows == rows
+    shown = [(place_of(order, query.sort), encode_order(order)) for order in rows]
+    assert await database.load_rows(query, limit) == (snapshot.position, shown)
     covered = {order.id for order in population if query.covers(order)}
     assert {order.id for order in listed(population, query)} == covered
     counts: dict[Status, int] = {}

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Any, cast
 
-from storage.database.records import CountsSnapshot, ListSnapshot, Rejected
+from storage.database.records import CountsSnapshot, ListSnapshot, Rejected, RowsSnapshot
 from storage.errors import DatabaseUnavailable, LogUnavailable
 from storage.log.entries import AnyEntry, LogRecord, Position
 from storage.orders.filters import ListQuery, OrderFilter
@@ -100,6 +100,11 @@ class GatedDatabase(SqliteDatabase):
 
     async def load_list(self, query: ListQuery, limit: int) -> ListSnapshot:
         snapshot = await super().load_list(query, limit)
+        await self.reads.enter()
+        return snapshot
+
+    async def load_rows(self, query: ListQuery, limit: int) -> RowsSnapshot:
+        snapshot = await super().load_rows(query, limit)
         await self.reads.enter()
         return snapshot
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from storage.cache.list_views import CountsQuery, CountsView, ListView, Page
 from storage.log.entries import Position
-from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField, decode_cursor
+from storage.orders.filters import ALL, ListQuery, OrderFilter, Sort, SortField, decode_cursor, place_of
 from storage.orders.order import Change, Order, encode_order
 from storage.orders.workflow import Status
 from tests.support.changes import START, an_order, changed, created, followed, id_of
@@ -38,7 +38,7 @@ def newest(changes: list[Change]) -> list[Order]:
 def view_of(population: list[Order], query: ListQuery, n: int = 0, rows_max: int = ROWS) -> ListView:
     """A list as it is loaded from a database that holds this."""
     rows = listed(population, query)
-    shown = [(order, encode_order(order)) for order in rows[:rows_max]]
+    shown = [(place_of(order, query.sort), encode_order(order)) for order in rows[:rows_max]]
     return ListView(query, shown, len(rows) <= rows_max, Position(1, n), rows_max)
 
 

@@ -1,7 +1,7 @@
 """Walks through a list by cursor: pages of a held list cost no read, deep ones keep nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -47,6 +47,14 @@ async def walked(
         pages = None if pages is None else pages - 1
 
 
+def counting(load: Callable[[ListQuery, int], Awaitable[object]], limits: list[int]) -> object:
+    async def load_counted(query: ListQuery, limit: int) -> object:
+        limits.append(limit)
+        return await load(query, limit)
+
+    return load_counted
+
+
 def ids_of(page: Page) -> list[str]:
     return [item["id"] for item in msgspec.json.decode(page.body)["items"]]
 
@@ -67,7 +75,9 @@ async def test_pages_of_a_held_list_are_cut_from_it(storage: Storage) -> None:
     assert sources == [CacheStatus.LOCAL] * 20
 
 
-async def test_a_walk_takes_nothing_from_those_who_look_at_lists(storage: Storage) -> None:
+async def test_a_walk_takes_nothing_from_those_who_look_at_lists(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     views, now = storage.reads.views, storage.clock.now()
     used = [ListQuery(filter=OrderFilter(customer=f"customer {n}")) for n in range(7)]
     for query in used:
@@ -75,13 +85,8 @@ async def test_a_walk_takes_nothing_from_those_who_look_at_lists(storage: Storag
     loads, held, bytes_held = views.loads, set(views.lru), views.lru.byte_count
     rows_read: list[int] = []
     database = storage.database
-    load_list = database.load_list
-
-    async def counting(query: ListQuery, limit: int) -> object:
-        rows_read.append(limit)
-        return await load_list(query, limit)
-
-    database.load_list = counting  # type: ignore[assignment, method-assign]
+    for name in ("load_list", "load_rows"):
+        monkeypatch.setattr(database, name, counting(getattr(database, name), rows_read))
     pages = [page async for page, _ in walked(storage, ListQuery(), 50)]
     assert sum(len(ids_of(page)) for page in pages) == ORDERS
     assert set(views.lru) == held | {ListQuery()}
