@@ -6,6 +6,7 @@ tag says in which coding its representation is.
 """
 
 import gzip
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -140,30 +141,25 @@ class CodedBodies:
 CODED_BODIES: web.AppKey[CodedBodies] = web.AppKey("coded_bodies", CodedBodies)
 
 
-def is_considered(size: int, choice: Accepted) -> bool:
-    """Whether a text of this size is worth a coding, or must have one."""
-    return size >= CODED_BYTES_MIN or choice.never_plain
-
-
 def encode(request: web.Request, response: web.StreamResponse, *, held: bool) -> None:
     """Give an answer to GET the coding that its caller wants. `held`: it is answered from memory, perhaps
     with the same bytes again. Raises HttpError 406."""
-    size = _size_of(response)
-    if size is None or hdrs.CONTENT_ENCODING in response.headers:
-        return
-    given = request.headers.getall(hdrs.ACCEPT_ENCODING, None)
-    choice = PLAIN if given is None else chosen(",".join(given))
-    if not is_considered(size, choice):
-        return
+    size = response.text_bytes if type(response) is ReadyResponse else _size_of(response)
+    if size < CODED_BYTES_MIN and not (size and _REFUSES_PLAIN.search(_accepted(request) or "")):
+        return  # most answers
     headers = response.headers
+    if response.status not in (200, 304) or hdrs.CONTENT_ENCODING in headers:
+        return
+    accepted = chosen(_accepted(request))
+    if size < CODED_BYTES_MIN and not accepted.never_plain:
+        return
     headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
     if response.status == 304:
         headers["ETag"] = told_tag(request.headers[hdrs.IF_NONE_MATCH], headers["ETag"])
-    elif choice.coding is not None and isinstance(response, web.Response):
-        body = response.body
+    elif accepted.coding is not None and isinstance(response, web.Response):
+        body, coding = response.body, accepted.coding
         assert isinstance(body, bytes)
-        once = choice.never_plain or not held
-        coding = choice.coding
+        once = accepted.never_plain or not held
         coded = coding.encode(body) if once else request.app[CODED_BODIES].find(body, coding)
         if coded is not None:
             response.body = coded
@@ -172,15 +168,22 @@ def encode(request: web.Request, response: web.StreamResponse, *, held: bool) ->
                 headers["ETag"] = coding.tag_of(headers["ETag"])
 
 
-def _size_of(response: web.StreamResponse) -> int | None:
-    """Of the text that is answered, or that is not because the caller has it; None for anything else."""
-    if isinstance(response, ReadyResponse) and response.status == 304:
-        return response.full_size
-    if response.status != 200 or not isinstance(response, web.Response):
+_REFUSES_PLAIN = re.compile(r"identity|\*", re.IGNORECASE)
+"""May stand in a header that allows no answer without a coding."""
+
+
+def _size_of(response: web.StreamResponse) -> int:
+    """Of a text; 0 for anything else."""
+    if not isinstance(response, web.Response) or not isinstance(response.body, bytes):
+        return 0
+    return len(response.body) if response.headers.get(hdrs.CONTENT_TYPE, "").startswith(TEXTS) else 0
+
+
+def _accepted(request: web.Request) -> str | None:
+    headers = request.headers
+    if hdrs.ACCEPT_ENCODING not in headers:
         return None
-    if not isinstance(response.body, bytes) or not response.headers.get("Content-Type", "").startswith(TEXTS):
-        return None
-    return len(response.body)
+    return ",".join(headers.getall(hdrs.ACCEPT_ENCODING))
 
 
 def told_tag(given: str, etag: str) -> str:

@@ -18,9 +18,9 @@ _BODILESS = frozenset({204, 304})
 class ReadyResponse(web.Response):
     """A response with its whole body. Headers and body leave together.
 
-    `full_size`: of a 304, how long the body would have been."""
+    `text_bytes`: of a text, how long it is, or would be if its reader had not got it already."""
 
-    full_size: int | None = None
+    text_bytes = 0
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         if self.prepared or self._cookies or request.version != HttpVersion11:

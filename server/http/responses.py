@@ -14,11 +14,15 @@ from storage.log.entries import Position
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A record or ready bytes."""
-    return ReadyResponse(
-        body=body if isinstance(body, bytes) else msgspec.json.encode(body),
+    if not isinstance(body, bytes):
+        body = msgspec.json.encode(body)
+    response = ReadyResponse(
+        body=body,
         status=status,
         headers={"Content-Type": "application/json", "Cache-Control": "private, no-cache", **(headers or {})},
     )
+    response.text_bytes = len(body)
+    return response
 
 
 NOTHING_APPLIED: Mapping[str, str] = {}
@@ -44,6 +48,6 @@ def read_answer(
         headers.update(applied)
     if matches_etag(call.request, etag):
         response = ReadyResponse(status=304, headers={**headers, "Cache-Control": "private, no-cache"})
-        response.full_size = len(body)
+        response.text_bytes = len(body)
         return response
     return json_response(body, headers=headers)
