@@ -18,6 +18,8 @@ from server.http.ready_response import ReadyResponse
 from storage.memory.lru import Lru, Sentinel
 
 CODED_BYTES_MIN = 1024
+CODED_BYTES_MAX = 256 * 1024
+"""Above that, encoding would hold the event loop for milliseconds: only who takes nothing else gets it."""
 HELD_MAX = 1_000
 HELD_BYTES_MAX = 16 * 2**20
 """Bodies that were served lately, and what was made of them."""
@@ -152,6 +154,8 @@ def encode(request: web.Request, response: web.StreamResponse, *, held: bool) ->
         return
     accepted = chosen(_accepted(request))
     if size < CODED_BYTES_MIN and not accepted.never_plain:
+        return
+    if size > CODED_BYTES_MAX and not accepted.never_plain:
         return
     headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
     if response.status == 304:

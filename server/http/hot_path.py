@@ -25,7 +25,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import RawRequestMessage
 from multidict import CIMultiDictProxy
 
-from server.http.coding import CODED_BYTES_MIN, CODINGS, CodedBodies, Coding, chosen
+from server.http.coding import CODED_BYTES_MAX, CODED_BYTES_MIN, CODINGS, CodedBodies, Coding, chosen
 from server.http.request import new_request_id
 from storage.cache.read_through import CacheStatus
 from storage.orders.actors import Actor
@@ -242,7 +242,7 @@ class HotPath:
         if unchanged is None:
             return None
         coding_lines = b""
-        if len(body) >= CODED_BYTES_MIN:
+        if CODED_BYTES_MIN <= len(body) <= CODED_BYTES_MAX:
             coding_lines = _VARY
             if unchanged:
                 etag = etag if tag == etag else _told(tag, etag)

@@ -96,6 +96,20 @@ async def test_what_is_small_or_no_text_is_never_encoded(workshop: Workshop, pat
     assert (forced.headers["Content-Encoding"], plain(forced)[:1]) == ("gzip", b"{")
 
 
+async def test_what_would_take_long_is_encoded_only_for_who_takes_nothing_else(workshop: Workshop) -> None:
+    name = str(uuid4())
+    for _ in range(130):
+        await workshop.order(customer=name, note="x" * 2_000)
+    path = f"/v1/orders?customer={name}&limit=130"
+    for _ in range(4):
+        reply = await get(workshop.admin, path, BROWSER)
+        assert len(reply.raw) > 256 * 1024
+        assert "Content-Encoding" not in reply.headers
+        assert "Vary" not in reply.headers
+    forced = await get(workshop.admin, path, "gzip, identity;q=0")
+    assert plain(forced) == reply.raw
+
+
 @pytest.mark.parametrize("accepted", ["identity;q=0", "*;q=0", "br, identity;q=0"])
 async def test_who_takes_no_coding_that_there_is_is_told_which_there_are(
     workshop: Workshop, path: str, accepted: str
