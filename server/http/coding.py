@@ -24,6 +24,7 @@ HELD_MAX = 1_000
 HELD_BYTES_MAX = 16 * 2**20
 """Bodies that were served lately, and what was made of them."""
 HEADER_CHARS_MAX = 1_000
+"""A longer one is read anew each time."""
 CHOICES_MAX = 1_000
 TEXTS = ("application/json", "application/problem+json", "text/", "image/svg+xml", "application/javascript")
 
@@ -67,7 +68,8 @@ def chosen(header: str | None) -> Accepted:
     known = _choices.get(header)
     if isinstance(known, Sentinel):
         known = _chosen(header)
-        _choices.put(header, known, len(header))
+        if len(header) <= HEADER_CHARS_MAX:
+            _choices.put(header, known, len(header))
     if known.never_plain and known.coding is None:
         names = ", ".join(coding.name for coding in CODINGS)
         raise HttpError(406, "not_acceptable", f"An answer here is plain or encoded with {names}.")
@@ -78,7 +80,7 @@ _choices: Lru[str, Accepted] = Lru(CHOICES_MAX, CHOICES_MAX * HEADER_CHARS_MAX)
 
 
 def _chosen(header: str) -> Accepted:
-    weights = _weights(header[:HEADER_CHARS_MAX])
+    weights = _weights(header)
     anything = weights.get("*")
     plain = weights.get("identity", anything if anything == 0 else None)
     best, best_weight = None, 0.0

@@ -9,6 +9,7 @@ from storage.clock import Clock
 from storage.database.contract import Database
 from storage.database.lease import Lease
 from storage.errors import StorageError
+from storage.trouble import Trouble
 
 logger = logging.getLogger("facet.storage")
 
@@ -29,6 +30,14 @@ class SearchUpkeep:
         self._lease = lease
         self._clock = clock
         self._found_anew = found_anew
+        self._trouble = Trouble(
+            logger, "searches take longer: the index stays behind", "the search index is kept up again"
+        )
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the index is not kept up."""
+        return self._trouble.error
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -38,18 +47,30 @@ class SearchUpkeep:
                 await self.tend()
 
     async def tend(self) -> None:
-        """All there is to do now."""
-        try:
-            await self._tend()
-        except StorageError as error:
-            logger.debug("the search index stays as it is for now: %s", error)
+        """All there is to do now. What the database refuses of a text (a trigger's veto) keeps nothing but
+        other texts waiting: a search is right without."""
+        errors = []
+        for work in (self._fold, self._take_in):
+            try:
+                await work()
+            except StorageError as error:
+                errors.append(error.detail)
+            except Exception as error:  # an index is no reason for a server to end
+                errors.append(repr(error))
+        if errors:
+            self._trouble.met("; ".join(errors))
+        else:
+            self._trouble.over()
 
-    async def _tend(self) -> None:
+    async def _fold(self) -> None:
         if folded := await self._all_of(self._database.fold_texts):
             await self._found_anew()
-        taken_in = await self._all_of(self._database.tend_search)
-        if folded + taken_in >= LONG_ORDERS:
-            logger.info("searches: %d texts stored anew, %d orders taken into the index", folded, taken_in)
+        if folded >= LONG_ORDERS:
+            logger.info("%d texts of orders are stored in the form of this release", folded)
+
+    async def _take_in(self) -> None:
+        if (done := await self._all_of(self._database.tend_search)) >= LONG_ORDERS:
+            logger.info("the search index has taken in %d orders", done)
 
     async def _all_of(self, work: Callable[[int], Awaitable[int]]) -> int:
         """All there is to do, in half of the time; how much it was."""

@@ -15,6 +15,7 @@ from storage.errors import (
     DuplicateReference,
     Incompatible,
     LogUnavailable,
+    StorageError,
     Unavailable,
 )
 from storage.log.change_log import Freshness, InShared, LogStatus
@@ -27,6 +28,7 @@ from storage.memory.lru import MISS, Sentinel
 from storage.orders.order import Order
 from storage.shared.cache import NoSharedCache, SharedCache
 from storage.shared.locks import Locks, NoLocks
+from storage.tasks import end
 from storage.trouble import Trouble
 
 logger = logging.getLogger("facet.log")
@@ -62,6 +64,10 @@ class EmbeddedChangeLog(Replica):
         self._of_earlier_lives: set[str] = set()
         self._answered = BloomFilter(ANSWERED_BITS)
         """Scopes of all that the log has, and perhaps more: a key that is new is not looked for in it."""
+        self._listing: asyncio.Task[None] | None = None
+        self._listed = False
+        """Whether those are among them that the log had at the start. To list them may take seconds: until
+        then every key is looked for."""
         self._wake = asyncio.Event()
         self._stopping = False
         self._stalled = False
@@ -93,7 +99,7 @@ class EmbeddedChangeLog(Replica):
         reloaded, letters = await self._reload(), await self._database.load_dead_letters()
         self._start_from(flushed, reloaded, parked(letters))
         await self._list_earlier_answers()
-        await self._list_answers()
+        self._listing = asyncio.create_task(self._list_answers(), name="answers")
         await self._replay(flushed.n)
 
     async def append(self, entry: AnyEntry, seen: Position | None = None) -> Position:
@@ -118,7 +124,9 @@ class EmbeddedChangeLog(Replica):
         known = self._remembered.get(scope)
         if not isinstance(known, Sentinel):
             return known
-        found = await self._log.find_remembered(scope) if scope in self._answered else None
+        found = (
+            await self._log.find_remembered(scope) if scope in self._answered or not self._listed else None
+        )
         if found is None and scope in self._of_earlier_lives:
             found = await self._database.find_answer(scope)
         return found
@@ -153,6 +161,8 @@ class EmbeddedChangeLog(Replica):
             logger.warning("%s", error.detail)
 
     async def close(self) -> None:
+        if self._listing is not None:
+            await end(self._listing)
         await self._log.close()
 
     async def run(self) -> None:
@@ -198,10 +208,15 @@ class EmbeddedChangeLog(Replica):
 
     async def _list_answers(self) -> None:
         after = 0
-        while found := await self._log.scopes(after, REPLAY_BATCH):
-            for _, scope in found:
-                self._answered.add(scope)
-            after = found[-1][0]
+        try:
+            while found := await self._log.scopes(after, REPLAY_BATCH):
+                for _, scope in found:
+                    self._answered.add(scope)
+                after = found[-1][0]
+        except StorageError as error:
+            logger.debug("every key is looked for in the log: %s", error.detail)
+        else:
+            self._listed = True
 
     async def _replay(self, after: int) -> None:
         while batch := await self._log.read(after, REPLAY_BATCH):

@@ -48,16 +48,15 @@ WRITE_DEADLINE_S = 5.0
 _DIALECT = dialects.dialect()  # type: ignore[no-untyped-call]
 _CHANGE_NOTHING = "UPDATE log_positions SET position = position WHERE FALSE"
 """Refused by a server that only reads: a standby, or one that was told so."""
-_WORDS = Words(
+WORDS = Words(
     inserted="ctid",
     tenants="coalesce(array_agg(tenant), '{}')",
     most_popular=(  # as `storage.memory.popularity.rank`
         "ln(greatest(requests_score, 1e-300)) / ln(2::float8)"
         " + extract(epoch FROM requested_at)::float8 / $1::float8"
     ),
-    candidates=(  # planned as if all were wanted: a plan for the first few would read the whole table
-        "SELECT number FROM (WITH named AS MATERIALIZED (SELECT number FROM order_texts"
-        " WHERE string_to_array(tokens, ' ') @> string_to_array(:tokens, ' ')) SELECT number FROM named) AS f"
+    candidates=(
+        "SELECT number FROM order_texts WHERE search_tokens(tokens) @> string_to_array(:tokens, ' ')"
     ),
     read_tenants=frozenset,
 )
@@ -110,7 +109,7 @@ class PostgresDatabase(Reads):
         keeps_answers: bool,
         copied_rows_min: int = COPIED_ROWS_MIN,
     ) -> None:
-        super().__init__(ROWS, _WORDS)
+        super().__init__(ROWS, WORDS)
         self._copied_rows_min = copied_rows_min
         self._url = url
         self._keeps_answers = keeps_answers

@@ -13,7 +13,7 @@ from storage.database.schema import FIRST_ORDER_NUMBER, metadata
 from storage.log.entries import Position
 from storage.orders.filters import ListQuery, OrderFilter
 from storage.orders.workflow import Kind, Status
-from storage.postgresql.database import PostgresDatabase
+from storage.postgresql.database import WORDS, PostgresDatabase
 from storage.postgresql.migrate import migrate_postgresql
 from tests.contracts.database import DatabaseContract, Opened, life
 from tests.support.changes import an_order, apply, changed, created, entry_of, id_of
@@ -96,6 +96,16 @@ class TestPostgresDatabase(DatabaseContract):
 
     def cure(self) -> None:
         execute(self.url, "DROP TRIGGER poison ON order_history")
+
+    async def test_the_planner_uses_the_index_for_a_text_that_many_have(self, database: Database) -> None:
+        execute(
+            self.url,
+            "INSERT INTO order_texts SELECT n, CASE WHEN n % 10 = 0 THEN 'abc ' ELSE '' END || 'def ' || n"
+            " FROM generate_series(1, 3000) AS n",
+        )
+        execute(self.url, "ANALYZE order_texts")
+        planned = query(self.url, "EXPLAIN " + WORDS.candidates.replace(":tokens", "'abc'"))
+        assert "order_texts_by_token" in str(planned)
 
     @pytest.mark.parametrize(
         "fields", [{"note": "a\0b"}, {"quantity": 2**63}, {"customer": "x" * 201}, {"reference": "\0"}]

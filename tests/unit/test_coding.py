@@ -39,6 +39,7 @@ ZSTD, GZIP = CODINGS
         ("gzip;q=2", None),
         ("gzip;q=nan", None),
         (", ,gzip", "gzip"),
+        ("x" * 995 + ", gzip;q=0", None),
     ],
 )
 def test_what_a_caller_gets(header: str | None, name: str | None) -> None:

@@ -28,6 +28,10 @@ async def storage(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Storage]:
         yield storage
 
 
+def error_of(storage: Storage) -> str | None:
+    return storage.search_upkeep.last_error
+
+
 async def count_found(storage: Storage) -> tuple[int, str]:
     found = await storage.reads.page(NEEDLE, 10, storage.clock.now())
     return found.page.body.count(b'"id"'), found.source
@@ -49,17 +53,40 @@ async def test_texts_are_stored_anew_then_taken_in_and_lists_are_read_again(
         await storage.search_upkeep.tend()
     assert await count_found(storage) == (5, CacheStatus.MISS)
     assert execute(path, "SELECT count(*) FROM search_pending") == [(0,)]
-    assert "5 texts stored anew" in caplog.text
+    assert "5 texts of orders are stored" in caplog.text
     await storage.search_upkeep.tend()
     assert await count_found(storage) == (5, CacheStatus.LOCAL)
+
+
+async def test_what_the_database_refuses_ends_nothing_and_keeps_nothing_else_waiting(
+    storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "data" / "facet.db"
+    await storage.search_upkeep.tend()
+    execute(path, "UPDATE orders SET search = number || char(10) || 'ёлка' WHERE reference = 'R0'")
+    execute(
+        path, "CREATE TRIGGER veto BEFORE UPDATE OF search ON orders BEGIN SELECT RAISE(ABORT, 'veto'); END"
+    )
+    await storage.search_upkeep.tend()
+    assert "veto" in (error_of(storage) or "")
+    assert execute(path, "SELECT count(*) FROM search_pending") == [(0,)]
+    execute(path, "DROP TRIGGER veto")
+    await storage.search_upkeep.tend()
+    assert error_of(storage) is None
+    assert await count_found(storage) == (5, CacheStatus.MISS)
+    assert caplog.text.count("the index stays behind") == 1
 
 
 async def test_a_database_that_is_away_ends_nothing(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(limit: int) -> int:
-        raise DatabaseUnavailable("away")
+        raise DatabaseUnavailable("The database is away.")
 
-    monkeypatch.setattr(storage.database, "fold_texts", away)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage.database, "fold_texts", away)
+        await storage.search_upkeep.tend()
+        assert error_of(storage) == "The database is away."
     await storage.search_upkeep.tend()
+    assert error_of(storage) is None
     assert await count_found(storage) == (5, CacheStatus.MISS)
