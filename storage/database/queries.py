@@ -29,6 +29,7 @@ _COLUMNS = [orders.c[name] for name in ORDER_COLUMNS]
 _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC)
 SHAPES_MAX = 256
+_NARROWING = frozenset({"operator", "customer", "number", "reference", "created_from", "created_to"})
 _ESCAPE = "/"
 
 Values = dict[str, Any]
@@ -61,8 +62,6 @@ def list_question(query: ListQuery, limit: int, way: Way = Way.SCAN) -> tuple[Qu
         values["after_id"] = query.after.id
         if query.after.moment is not None:
             values["after_moment"] = from_text(query.after.moment)
-        elif query.sort.field is not SortField.DUE_AT:
-            values["after_moment"] = _missing(query.sort)
     if query.until is not None:
         values["until"] = query.until
     return QueryShape(frozenset(values), len(query.filter.statuses), query.sort, way), values
@@ -109,7 +108,7 @@ def list_statement(shape: QueryShape, words: str) -> sa.Select[Any]:
     One row of nulls behind the position when the list is empty. By candidates, a last column says whether
     they are all that may match; if not, there are no rows. `words`: in which the engine names candidates.
     """
-    page = _page_by_due(shape) if shape.sort.field is SortField.DUE_AT else _page(shape)
+    page = _page_by_due(shape) if _is_walked_by_due(shape) else _page(shape)
     columns = [page.c[column.name] for column in _COLUMNS]
     return _beside_position(shape, words, page, columns).order_by(
         *_ordering(shape, page.c.sort_key, page.c.id)
@@ -120,7 +119,7 @@ def list_statement(shape: QueryShape, words: str) -> sa.Select[Any]:
 def rows_statement(shape: QueryShape) -> sa.Select[Any] | None:
     """The same rows in less time, but none for an empty list: then it is not known which snapshot that is of.
     None for lists that have to be put together."""
-    if shape.way is not Way.SCAN or shape.sort.field is SortField.DUE_AT:
+    if shape.way is not Way.SCAN or _is_walked_by_due(shape):
         return None
     at = (log_positions.c[name] for name in ("epoch", "position"))
     stands = [sa.select(column).where(_IS_ORDERS).scalar_subquery() for column in at]
@@ -132,8 +131,16 @@ def _page(shape: QueryShape) -> sa.Subquery:
     return _first_page(shape).subquery("page")
 
 
+def _is_walked_by_due(shape: QueryShape) -> bool:
+    """Whether a list by due date is of most orders. Where a filter narrows it, what it lets through is read
+    and sorted instead."""
+    return shape.sort.field is SortField.DUE_AT and not shape.statuses and not shape.given & _NARROWING
+
+
 def _first_page(shape: QueryShape) -> sa.Select[Any]:
-    key = orders.c[shape.sort.field.value]
+    key: sa.ColumnElement[Any] = orders.c[shape.sort.field.value]
+    if shape.sort.field is SortField.DUE_AT:
+        key = sa.func.coalesce(key, _missing_literal(shape))
     behind = [_behind(shape, key)] if "after_id" in shape.given else []
     return _first_rows(shape, key, behind, (key, orders.c.id))
 
@@ -152,7 +159,7 @@ def _page_by_due(shape: QueryShape) -> sa.Subquery:
         dated.append(sa.false())
         after = sa.bindparam("after_id", type_=order_id.type)
         undated.append(order_id < after if shape.sort.descending else order_id > after)
-    missing = sa.literal(_missing(shape.sort), due.type)
+    missing = _missing_literal(shape)
     parts = sa.union_all(
         sa.select(_first_rows(shape, due, dated, (due, order_id)).subquery("dated")),
         sa.select(_first_rows(shape, missing, undated, (order_id,)).subquery("undated")),
@@ -195,7 +202,8 @@ def _rows() -> sa.BindParameter[int]:
 
 
 def _behind(shape: QueryShape, key: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    place = sa.tuple_(_moment("after_moment"), sa.bindparam("after_id", type_=orders.c.id.type))
+    moment = _moment("after_moment") if "after_moment" in shape.given else _missing_literal(shape)
+    place = sa.tuple_(moment, sa.bindparam("after_id", type_=orders.c.id.type))
     row = sa.tuple_(key, orders.c.id)
     return row < place if shape.sort.descending else row > place
 
@@ -235,6 +243,10 @@ def _beside_position(
 def _missing(sort: Sort) -> datetime:
     """What stands for a missing date: the last in the list."""
     return _EARLIEST if sort.descending else _LATEST
+
+
+def _missing_literal(shape: QueryShape) -> sa.BindParameter[Any]:
+    return sa.literal(_missing(shape.sort), orders.c.created_at.type)
 
 
 def _moment(name: str) -> sa.BindParameter[Any]:
