@@ -31,6 +31,7 @@ from server.app import build
 from server.config import load
 from server.process.listening import Runner, runner_of
 from storage.data_directory import DataDirectory
+from storage.database import search_upkeep
 
 ROOT = Path(__file__).parents[2]
 ADMIN_TOKEN = "an-admin-token-for-the-trips"
@@ -59,6 +60,7 @@ STATIONS = frozenset(
 )
 """Where the work is done: a body is read, facts are found, a price is made, a rule decides, an entry is
 appended, rows are written, a list is shown, an answer is sent."""
+NEVER_S = 3_600.0
 POOL = "pricing/pool.py"
 CONNECTIONS = "server/process/connections.py"
 
@@ -179,6 +181,7 @@ async def _serve(request: web.Request, handler: Any) -> web.StreamResponse:
 
 @contextlib.asynccontextmanager
 async def _service(directory: Path) -> AsyncIterator[str]:
+    usual_s, search_upkeep.INTERVAL_S = search_upkeep.INTERVAL_S, NEVER_S  # its own work is nobody's trip
     settings = load({"FACET_DATA_DIR": str(directory), "FACET_ADMIN_TOKEN": ADMIN_TOKEN})
     data = DataDirectory(settings.data_dir)
     data.create()
@@ -193,6 +196,7 @@ async def _service(directory: Path) -> AsyncIterator[str]:
         yield f"http://{host}:{port}"
     finally:
         await runner.cleanup()
+        search_upkeep.INTERVAL_S = usual_s
 
 
 async def _travel(directory: Path) -> dict[str, Trip]:
